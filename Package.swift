@@ -1,0 +1,60 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+let swiftSettings: [SwiftSetting] = [
+  .swiftLanguageMode(.v6),
+  .enableUpcomingFeature("ExistentialAny"),
+  .enableUpcomingFeature("InternalImportsByDefault"),
+  .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+// Kernels at -O0 would make the tests crawl, so debug builds optimise them too.
+let kernelSettings: [CSetting] = [.unsafeFlags(["-O3"], .when(configuration: .debug))]
+
+func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+func tool(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .executableTarget(
+    name: name,
+    dependencies: dependencies + [.product(name: "ArgumentParser", package: "swift-argument-parser")],
+    path: "tools/\(name)", swiftSettings: swiftSettings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+  .testTarget(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
+}
+
+let package = Package(
+  name: "rwkv",
+  products: [
+    .library(name: "RWKV", targets: ["RWKV"]),
+    .executable(name: "rwkv-run", targets: ["rwkv-run"]),
+    .executable(name: "rwkv-quantize", targets: ["rwkv-quantize"]),
+  ],
+  dependencies: [
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0")
+  ],
+  targets: [
+    .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+    .target(name: "CRWKVKernels", cSettings: kernelSettings),
+
+    library("RWKVTokenizer", []),
+    library("RWKVFormat", ["CZstd"]),
+    library("RWKVCheckpoint", []),
+    library("RWKV", ["RWKVFormat", "RWKVTokenizer", "CRWKVKernels"]),
+    library("RWKVQuantization", ["RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
+
+    tool("rwkv-run", ["RWKV", "RWKVFormat", "RWKVTokenizer"]),
+    tool("rwkv-quantize", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
+
+    tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
+    tests("FormatTests", ["RWKVFormat"]),
+    tests("CheckpointTests", ["RWKVCheckpoint"]),
+    tests("TokenizerTests", ["RWKVTokenizer"]),
+    tests("ModelTests", ["RWKV", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
+    tests("QuantizationTests", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "CRWKVKernels"]),
+    tests("CommandTests", []),
+  ]
+)

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: MIT
+/// The kernels: pure functions on pointers. They allocate nothing, keep nothing and start no threads.
+///
+/// `rk_kernels_best()` returns a table of functions for the best instruction set that this CPU (and the environment
+/// variable RWKV_ISA=scalar|sse41|avx2|avx512|neon as a cap) allows. Every table computes the same numbers:
+/// - integer parts (dot products of codes) are exact;
+/// - floating-point parts follow one order of operations with fused multiply-add, so that tables with FMA hardware and
+///   the scalar one (fmaf) agree bit for bit;
+/// - a block of T tokens gives bit for bit what T calls with one token give.
+///
+/// Layouts of weights: formats/rwkv-v1.md section 4. Letters: D embedding, N head size, K columns, T tokens.
+#ifndef RK_KERNELS_H
+#define RK_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __clang__
+#pragma clang assume_nonnull begin
+#define RK_NULLABLE _Nullable
+#else
+#define RK_NULLABLE
+#endif
+
+/// Weight formats, numbered as in the file format.
+enum { RK_F32 = 1, RK_F16 = 2, RK_BF16 = 3, RK_INT4 = 4, RK_INT5 = 5, RK_INT8 = 8 };
+
+/// Activations of T tokens in the two forms that matrix kernels read. K is padded with zeros to `stride`.
+/// A block of 32 values is x = scale · (128·high + low): 15 bits. INT4 and INT5 kernels read `high` alone
+/// (x ≈ 128·scale·high, 8 bits); INT8 kernels read both; F32, F16, BF16 kernels read `values`.
+typedef struct {
+  const float *values;   ///< [T, stride]
+  const int8_t *high;    ///< [T, stride]      −127…127
+  const int8_t *low;     ///< [T, stride]      −64…63
+  const float *scale;    ///< [T, stride/32]
+  const int32_t *sum;    ///< [T, stride/16]   Σ high over 16 values
+  const int32_t *sum15;  ///< [T, stride/32]   Σ (128·high + low) over 32 values
+  ptrdiff_t stride;      ///< values from one token to the next, a multiple of 64
+} rk_input;
+
+/// One head of RWKV-7 time mixing after its matrices, T tokens.  arXiv:2503.14456; BlinkDL `rwkv` model.py
+/// Pointers are to the head's first channel; token t is `stride` floats further. Vectors are [N].
+///
+///     w = exp(-exp(-0.5) σ(w0 + decay))      a = σ(a0 + rate)
+///     kk = normalize(k · k_k)                k = k · (1 + (a − 1) · k_a)
+///     v = v + (v_first − v) · σ(v0 + v_mix)                                  (layers after the first)
+///     S ← S diag(w) − (S kk)(kk · a)ᵀ + v kᵀ        y = S r
+///     y = (groupNorm(y) + (r · k · r_k summed) v) · g
+typedef struct {
+  ptrdiff_t T, N, stride;
+  const float *r, *k, *v, *g;
+  const float *decay, *rate;          ///< before w0, a0 and the activation
+  const float *RK_NULLABLE v_mix;     ///< before v0 and the activation; NULL in layer 0
+  float *v_first;                     ///< [T, stride]: written in layer 0, read in the others
+  const float *w0, *a0;
+  const float *RK_NULLABLE v0;        ///< NULL in layer 0
+  const float *k_k, *k_a, *r_k, *ln_weight, *ln_bias;
+  float epsilon;                      ///< of the group norm
+  float *state;                       ///< [N key, N value]: the transpose of S above
+  float *y;                           ///< [T, stride]
+} rk_wkv7;
+
+/// One head of RWKV-5 (decay and bonus constant) or RWKV-6 (decay per token) time mixing after its matrices.
+///
+///     y_j = Σ_i r_i (S_ij + u_i k_i v_j)      S_ij ← w_i S_ij + k_i v_j      y = groupNorm(y) · silu(g)
+typedef struct {
+  ptrdiff_t T, N, stride;
+  const float *r, *k, *v;
+  const float *RK_NULLABLE g;         ///< gate before silu; NULL in 5.0
+  const float *w;                     ///< decay in (0, 1): [N], or [T, stride] where w_stride = stride
+  ptrdiff_t w_stride;                 ///< 0 or stride
+  const float *u, *ln_weight, *ln_bias;
+  float epsilon;
+  float *state;                       ///< [N key, N value]
+  float *y;                           ///< [T, stride]
+} rk_wkv6;
+
+/// `n` channels of RWKV-4 time mixing after its matrices, T tokens; `aa bb pp` as in the reference.
+///
+///     y = σ(r) · (e^{p−q} a + e^{u+k−q} v) / (e^{p−q} b + e^{u+k−q})
+typedef struct {
+  ptrdiff_t T, n, stride;
+  const float *r, *k, *v;             ///< [T, stride]; r before the sigmoid
+  const float *w, *u;                 ///< [n]  w = −exp(time_decay), u = time_first
+  float *aa, *bb, *pp;                ///< [n] state
+  float *y;                           ///< [T, stride]
+} rk_wkv4;
+
+typedef struct {
+  const char *name;  ///< "scalar", "sse41", "avx2", "avx512", "neon", "neon-dotprod", …
+
+  // ---- matrices ------------------------------------------------------------------------------------------------
+  /// y[t·ldy + 16·p + r] = Σ_c W[16·p + r][c] · x[t][c] for panels p of [first, first + count) and all T tokens.
+  void (*matmul)(int format, const void *panels, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
+                 const rk_input *x, ptrdiff_t T, float *y, ptrdiff_t ldy);
+  /// y[c] += Σ_i h[i] · rows[index[i]][c] for c of [from, to); from and to multiples of 32 (or to = columns).
+  /// Terms are added in the order of i, one fused multiply-add each.
+  void (*add_rows)(int format, const void *rows, ptrdiff_t columns, const int32_t *index, const float *h,
+                   ptrdiff_t n, ptrdiff_t from, ptrdiff_t to, float *y);
+  /// The same for T tokens: y[t][c] += Σ_j h[t·ldh + j] · rows[j][c], j of [first, first + count) ascending,
+  /// terms with h = 0 left out. Bit for bit what `add_rows` gives. `scratch`: RK_ADD_ROWS_SCRATCH floats.
+  void (*add_rows_block)(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
+                         const float *h, ptrdiff_t ldh, ptrdiff_t T, ptrdiff_t from, ptrdiff_t to, float *y,
+                         ptrdiff_t ldy, float *scratch);
+  /// Dequantizes one row of a single-row tensor, or row `r` of a panel, into `columns` floats.
+  void (*decode_row)(int format, const void *row, ptrdiff_t columns, float *out);
+  void (*decode_panel_row)(int format, const void *panel, ptrdiff_t columns, ptrdiff_t r, float *out);
+  /// Fills one token's part of an rk_input: n values, zero-padded to a multiple of 64.
+  void (*quantize_input)(const float *x, ptrdiff_t n, int8_t *high, int8_t *low, float *scale, int32_t *sum,
+                         int32_t *sum15);
+
+  // ---- element-wise, n any number ------------------------------------------------------------------------------
+  /// y = (x − mean) / sqrt(variance + epsilon) · weight + bias
+  void (*layer_norm)(const float *x, const float *weight, const float *bias, ptrdiff_t n, float epsilon, float *y);
+  /// y = x + (previous − x) · mu: token shift
+  void (*token_shift)(const float *x, const float *previous, const float *mu, ptrdiff_t n, float *y);
+  void (*add)(const float *x, ptrdiff_t n, float *y);                       ///< y += x
+  void (*tanh)(float *x, ptrdiff_t n);
+  void (*sigmoid)(float *x, ptrdiff_t n);
+  void (*multiply_sigmoid)(const float *r, ptrdiff_t n, float *y);          ///< y ·= σ(r)
+  void (*relu_squared)(float *x, ptrdiff_t n);
+  /// Decay of RWKV-5/6: y = exp(−exp(x + bias)); bias may be NULL
+  void (*decay)(const float *x, const float *RK_NULLABLE bias, ptrdiff_t n, float *y);
+  /// Writes indices and values of the non-zero elements of h[from…to) and returns their number.
+  ptrdiff_t (*nonzero)(const float *h, ptrdiff_t from, ptrdiff_t to, int32_t *index, float *value);
+  /// Σ x·y in 16 lanes with fused multiply-add (attention of RWKV-X).
+  float (*dot)(const float *x, const float *y, ptrdiff_t n);
+  void (*add_scaled)(float a, const float *x, ptrdiff_t n, float *y);       ///< y += a·x
+  /// x ← exp(x − max) and returns the sum: a softmax before its division
+  float (*exp_shifted)(float *x, ptrdiff_t n, float max);
+
+  // ---- recurrences, one head (or channel range) ------------------------------------------------------------------
+  void (*wkv4)(const rk_wkv4 *);
+  void (*wkv6)(const rk_wkv6 *);
+  void (*wkv7)(const rk_wkv7 *);
+
+  // ---- quantization: the same bytes from every table -------------------------------------------------------------
+  /// Packs 16 rows (row r at x + r·ldx; rows ≥ `rows` count as zero) of `columns` floats into one panel.
+  /// `scratch`: RK_ENCODE_SCRATCH(columns) bytes.
+  void (*encode_panel)(int format, const float *x, ptrdiff_t ldx, ptrdiff_t rows, ptrdiff_t columns, void *panel,
+                       void *scratch);
+  void (*encode_row)(int format, const float *x, ptrdiff_t columns, void *row);
+} rk_kernels;
+
+/// Floats of scratch that add_rows_block needs.
+#define RK_ADD_ROWS_SCRATCH 65536
+/// Bytes of scratch that encode_panel needs.
+#define RK_ENCODE_SCRATCH(columns) (((size_t)(columns) + 512) * 32)
+
+/// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
+size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);
+
+/// The best table for this machine; chosen once.
+const rk_kernels *rk_kernels_best(void);
+/// The table called `name`, or NULL if this build or this CPU does not have it.
+const rk_kernels *RK_NULLABLE rk_kernels_named(const char *name);
+
+#ifdef __clang__
+#pragma clang assume_nonnull end
+#endif
+#endif
