@@ -22,6 +22,15 @@
 #define RK_NULLABLE
 #endif
 
+/// Tells the CPU that this thread is waiting in a loop.
+static inline void rk_pause(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
 /// Weight formats, numbered as in the file format.
 enum { RK_F32 = 1, RK_F16 = 2, RK_BF16 = 3, RK_INT4 = 4, RK_INT5 = 5, RK_INT8 = 8 };
 
