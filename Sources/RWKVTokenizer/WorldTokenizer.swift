@@ -1,0 +1,68 @@
+/// The tokenizer of the RWKV World models: greedy longest match on bytes, left to right, without any
+/// normalization or splitting.
+public struct WorldTokenizer: Tokenizer {
+  private let table: TokenTable
+  private let trie: Trie
+
+  /// Reads the tensor `tokenizer` of a model file with `tokenizer.kind` "world".
+  public init(blob: [UInt8]) throws(TokenizerError) {
+    var reader = BlobReader(blob)
+    let table = try TokenTable(&reader)
+    try reader.end()
+    try self.init(table)
+  }
+
+  /// Reads the text of a vocabulary file such as `rwkv_vocab_v20230424.txt`: see `TokenTable.init(vocabulary:)`.
+  public init(vocabulary: [UInt8]) throws(TokenizerError) {
+    try self.init(TokenTable(vocabulary: vocabulary))
+  }
+
+  /// Throws unless no byte string occurs twice and each single byte is a token, so that every input can be encoded.
+  private init(_ table: TokenTable) throws(TokenizerError) {
+    self.table = table
+    self.trie = try Trie(completeVocabulary: table) { _ in true }
+  }
+
+  /// The contents of the tensor `tokenizer`.
+  public var blob: [UInt8] {
+    var blob: [UInt8] = []
+    table.write(to: &blob)
+    return blob
+  }
+
+  public var vocabularySize: Int { table.count }
+
+  public func bytes(of id: Int) -> [UInt8] {
+    Array(table.token(id))
+  }
+
+  public func encode(_ bytes: [UInt8]) -> [Int] {
+    var ids: [Int] = []
+    ids.reserveCapacity(bytes.count / 3)
+    bytes.withUnsafeBufferPointer { bytes in
+      var position = 0
+      while position < bytes.count {
+        guard let match = trie.longestMatch(bytes, from: position) else {
+          preconditionFailure("init(_:) has checked that each byte is a token")
+        }
+        ids.append(match.id)
+        position += match.length
+      }
+    }
+    return ids
+  }
+}
+
+extension Trie {
+  /// The trie of the tokens that satisfy `included`; throws when one occurs twice or a single byte is missing.
+  init(completeVocabulary table: TokenTable, where included: (Int) -> Bool) throws(TokenizerError) {
+    do {
+      try self.init(table, where: included)
+    } catch {
+      throw TokenizerError(.token(error.second), "has the same bytes as token \(error.first)")
+    }
+    for byte in UInt8.min...UInt8.max where find(CollectionOfOne(byte)) == nil {
+      throw TokenizerError(.vocabulary, "no token for the single byte \(byte); all 256 are needed")
+    }
+  }
+}
