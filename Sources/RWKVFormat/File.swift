@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+import Glibc
+
+/// An open file descriptor, closed with the object. Reads and writes at offsets, so any thread may use it.
+final class File: Sendable {
+  let descriptor: Int32
+  /// When it was opened [bytes].
+  let size: UInt64
+
+  /// Opens a regular file for reading. Returns at once for pipes and devices too: with an error.
+  init(reading path: String) throws(ModelFileError) {
+    descriptor = try File.call("open") { open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) }
+    var status = stat()
+    let descriptor = descriptor
+    do throws(ModelFileError) {
+      try File.call("fstat") { fstat(descriptor, &status) }
+      guard status.st_mode & S_IFMT == S_IFREG else { throw ModelFileError(.notRegularFile) }
+    } catch {
+      close(descriptor)
+      throw error
+    }
+    size = UInt64(status.st_size)
+  }
+
+  /// Creates a file that must not exist.
+  init(creating path: String) throws(ModelFileError) {
+    descriptor = try File.call("create") { open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o666) }
+    size = 0
+  }
+
+  deinit { close(descriptor) }
+
+  /// Repeats an interrupted call and turns −1 into an error.
+  @discardableResult
+  static func call(_ name: String, _ body: () -> Int32) throws(ModelFileError) -> Int32 {
+    while true {
+      let result = body()
+      if result >= 0 { return result }
+      let code = errno
+      if code != EINTR { throw ModelFileError(.system(call: name, errno: code)) }
+    }
+  }
+
+  /// Fills `buffer` with the bytes from `offset` on. A file that ends before is an error.
+  func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(ModelFileError) {
+    guard let base = buffer.baseAddress else { return }
+    var done = 0
+    while done < buffer.count {
+      let count = pread(descriptor, base + done, buffer.count - done, off_t(offset) + off_t(done))
+      if count > 0 {
+        done += count
+      } else if count == 0 {
+        let found = offset + UInt64(done)
+        throw ModelFileError(.wrongSize(expected: offset + UInt64(buffer.count), found: found), offset: found)
+      } else if errno != EINTR {
+        throw ModelFileError(.system(call: "read", errno: errno), offset: offset)
+      }
+    }
+  }
+
+  func write(_ bytes: [UInt8], at offset: UInt64) throws(ModelFileError) {
+    var done = 0
+    while done < bytes.count {
+      let count = bytes.withUnsafeBytes {
+        pwrite(descriptor, $0.baseAddress.map { $0 + done }, bytes.count - done, off_t(offset) + off_t(done))
+      }
+      if count >= 0 {
+        done += count
+      } else if errno != EINTR {
+        throw ModelFileError(.system(call: "write", errno: errno), offset: offset)
+      }
+    }
+  }
+
+  /// Waits until everything written is on the disk.
+  func synchronize() throws(ModelFileError) {
+    try File.call("fsync") { fsync(descriptor) }
+  }
+
+  /// Waits until a directory's entries are on the disk. File systems that cannot do that are left alone.
+  static func synchronizeDirectory(_ path: String) throws(ModelFileError) {
+    let descriptor = try call("open directory") { open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC) }
+    defer { close(descriptor) }
+    guard fsync(descriptor) != 0, errno != EINVAL, errno != EINTR else { return }
+    throw ModelFileError(.system(call: "fsync directory", errno: errno))
+  }
+}
+
+/// A whole model file mapped for reading: pages come from the disk when they are touched.
+///
+/// Stored tensors can be used in place (`ModelFile.storedOffset`). Nothing is checked on the way, and a file that
+/// another program cuts short kills the process with SIGBUS: map only files that nobody writes to.
+public final class FileMapping: Sendable {
+  /// The bytes of the file, valid as long as the object lives.
+  public nonisolated(unsafe) let bytes: UnsafeRawBufferPointer
+
+  public init(_ file: ModelFile) throws(ModelFileError) {
+    let size = Int(file.size)
+    guard let base = mmap(nil, size, PROT_READ, MAP_SHARED, file.file.descriptor, 0), base != MAP_FAILED
+    else {
+      throw ModelFileError(.system(call: "mmap", errno: errno), path: file.path)
+    }
+    bytes = UnsafeRawBufferPointer(start: base, count: size)
+  }
+
+  deinit { munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count) }
+}

@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: MIT
+import Glibc
+import Synchronization
+
+/// A tensor that is to be written. The name decides the size of chunks: `…emb.weight` is a table that is read by row.
+public struct TensorPlan: Sendable, Equatable {
+  public var name: String
+  public var format: WeightFormat
+  public var rows: Int
+  public var columns: Int
+  /// 1 or 16.
+  public var rowsPerRecord: Int
+  public var transposed: Bool
+
+  public init(
+    name: String, format: WeightFormat, rows: Int, columns: Int, rowsPerRecord: Int, transposed: Bool = false
+  ) {
+    self.name = name
+    self.format = format
+    self.rows = rows
+    self.columns = columns
+    self.rowsPerRecord = rowsPerRecord
+    self.transposed = transposed
+  }
+}
+
+/// A chunk as it will stand in the file, made by `ModelFileWriter.encode`.
+public struct EncodedChunk: Sendable {
+  public let tensor: Int
+  public let chunk: Int
+  /// The records, for the checksum of the whole tensor.
+  let raw: [UInt8]
+  /// One zstd frame; nil: the raw bytes are stored.
+  let frame: [UInt8]?
+  let hash: UInt64
+
+  /// [bytes] in the file.
+  public var storedLength: Int { frame?.count ?? raw.count }
+}
+
+/// Writes a model file: encode chunks on any number of threads, append them in file order, finish.
+///
+/// The bytes go to `.NAME.PID.partial` beside the destination, which `finish` syncs and renames. Without `finish` the
+/// object removes it when it goes; a tool that is interrupted calls `removePartialFiles()` first. The same input gives
+/// the same file whatever the number of threads. `tensors` and `encode` may be used from any thread; memory is that of
+/// the chunks in flight.
+public final class ModelFileWriter: Sendable {
+  /// In file order, without checksums.
+  public let tensors: [TensorInfo]
+
+  private let path: String
+  private let partialPath: String
+  private let overwrite: Bool
+  private let store: Bool
+  private let file: File
+  private let header: Header
+  private let metadata: [UInt8]
+
+  private struct State {
+    var tensor = 0
+    var chunk = 0
+    var end: UInt64
+    var tensorHash = XXH64()
+    var chunks: [Chunk] = []
+    var rawHashes: [UInt64] = []
+    var finished = false
+  }
+  private let state: Mutex<State>
+
+  /// Checks the plan and creates the partial file. `store`: nothing is compressed, so that the file can be mapped.
+  public init(
+    path: String, overwrite: Bool, metadata: Metadata, tensors plans: [TensorPlan], store: Bool
+  ) throws(ModelFileError) {
+    do throws(ModelFileError) {
+      let metadataBytes = try metadata.encoded()
+      let tensors = try Self.layOut(plans)
+      header = Header(
+        tensorCount: tensors.count, chunkCount: tensors.reduce(0) { $0 + $1.chunkCount },
+        metadataBytes: metadataBytes.count, nameBytes: tensors.reduce(0) { $0 + $1.name.utf8.count })
+      try Self.checkDestination(path, overwrite)
+      let partialPath = Self.partialPath(for: path)
+      file = try File(creating: partialPath)
+      Self.partialFiles.withLock { _ = $0.insert(partialPath) }
+      self.tensors = tensors
+      self.metadata = metadataBytes
+      (self.path, self.partialPath, self.overwrite, self.store) = (path, partialPath, overwrite, store)
+      state = Mutex(State(end: UInt64(header.payloadStart)))
+    } catch {
+      throw error.inFile(path)
+    }
+  }
+
+  deinit { if !state.withLock({ $0.finished }) { removePartialFile() } }
+
+  private static func layOut(_ plans: [TensorPlan]) throws(ModelFileError) -> [TensorInfo] {
+    guard (1...Index.maxTensors).contains(plans.count) else {
+      throw .unwritable("number of tensors", found: plans.count, expected: "1 to \(Index.maxTensors)")
+    }
+    var tensors: [TensorInfo] = []
+    var names: Set<String> = []
+    var chunks = 0
+    for plan in plans {
+      var tensor = try TensorInfo(plan)
+      guard names.insert(plan.name).inserted else {
+        throw .unwritable("tensor name", found: "'\(plan.name)' twice", expected: "unique names")
+      }
+      tensor.firstChunk = chunks
+      chunks += tensor.chunkCount
+      guard chunks <= Index.maxChunks else {
+        throw .unwritable("number of chunks", found: chunks, expected: "at most \(Index.maxChunks)")
+      }
+      tensors.append(tensor)
+    }
+    return tensors
+  }
+
+  // ---- chunks --------------------------------------------------------------------------------------------------
+
+  public func chunkCount(ofTensor tensor: Int) -> Int { tensors[tensor].chunkCount }
+
+  /// Records of a chunk; a record is one row or a panel of 16.
+  public func recordRange(ofTensor tensor: Int, chunk: Int) -> Range<Int> {
+    tensors[tensor].records(ofChunk: chunk)
+  }
+
+  /// Compresses the records of one chunk. Pure: any thread, each with its own `ChunkWriter`.
+  public func encode(
+    _ raw: UnsafeRawBufferPointer, chunk: Int, ofTensor tensor: Int, using writer: ChunkWriter
+  ) throws(ModelFileError) -> EncodedChunk {
+    let info = tensors[tensor]
+    precondition(raw.count == info.records(ofChunk: chunk).count * info.recordBytes)
+    do throws(ModelFileError) {
+      let frame = store ? nil : try writer.deflate(raw, info.layout)
+      let hash = frame.map { XXH64.hash($0) } ?? XXH64.hash(raw)
+      return EncodedChunk(tensor: tensor, chunk: chunk, raw: Array(raw), frame: frame, hash: hash)
+    } catch {
+      throw ModelFileError(error.reason, path: path, tensor: info.name)
+    }
+  }
+
+  /// Writes the next chunk. Chunks must come in file order: tensor by tensor, each from chunk 0 on.
+  public func append(_ encoded: EncodedChunk) throws(ModelFileError) {
+    try state.withLock { state throws(ModelFileError) in
+      precondition(encoded.tensor == state.tensor && encoded.chunk == state.chunk, "chunks in file order")
+      let tensor = tensors[encoded.tensor]
+      let codec = encoded.frame == nil ? Codec.stored : .zstd
+      let start = Index.chunkStart(after: state.end, codec: codec, firstOf: encoded.chunk == 0 ? tensor : nil)
+      // The gap before it becomes a hole, which reads as zeros.
+      do throws(ModelFileError) {
+        try file.write(encoded.frame ?? encoded.raw, at: start)
+      } catch {
+        throw error.inFile(path)
+      }
+      state.chunks.append(
+        Chunk(offset: start, hash: encoded.hash, length: encoded.storedLength, codec: codec))
+      state.end = start + UInt64(encoded.storedLength)
+      state.tensorHash.update(encoded.raw)
+      state.chunk += 1
+      if state.chunk == tensor.chunkCount {
+        state.rawHashes.append(state.tensorHash.value)
+        state.tensorHash = XXH64()
+        state.chunk = 0
+        state.tensor += 1
+      }
+    }
+  }
+
+  /// Encodes and appends all chunks of a tensor that is in memory.
+  public func write(
+    _ raw: UnsafeRawBufferPointer, tensor: Int, using writer: ChunkWriter
+  ) throws(ModelFileError) {
+    precondition(raw.count == tensors[tensor].rawBytes)
+    for chunk in 0..<chunkCount(ofTensor: tensor) {
+      let records = recordRange(ofTensor: tensor, chunk: chunk)
+      let bytes = tensors[tensor].recordBytes
+      let piece = raw[records.lowerBound * bytes..<records.upperBound * bytes]
+      try append(
+        try encode(UnsafeRawBufferPointer(rebasing: piece), chunk: chunk, ofTensor: tensor, using: writer))
+    }
+  }
+
+  // ---- the end -------------------------------------------------------------------------------------------------
+
+  /// Writes index and header, waits until all is on the disk and gives the file its name.
+  public func finish() throws(ModelFileError) {
+    try state.withLock { state throws(ModelFileError) in
+      precondition(state.tensor == tensors.count && !state.finished, "finish once, after all chunks")
+      do throws(ModelFileError) {
+        let index = index(state)
+        var header = header
+        header.fileSize = state.end
+        header.indexHash = XXH64.hash(index)
+        try file.write(index, at: UInt64(Header.size))
+        try file.write(header.encoded(), at: 0)
+        try file.synchronize()
+        try Self.checkDestination(path, overwrite)
+        try File.call("rename") { rename(partialPath, path) }
+        state.finished = true
+        Self.partialFiles.withLock { _ = $0.remove(partialPath) }
+        try File.synchronizeDirectory(Self.directory(of: path))
+      } catch {
+        throw error.inFile(path)
+      }
+    }
+  }
+
+  private func index(_ state: borrowing State) -> [UInt8] {
+    var bytes = metadata
+    var nameStart = 0
+    for (tensor, hash) in zip(tensors, state.rawHashes) {
+      var tensor = tensor
+      tensor.rawHash = hash
+      tensor.append(to: &bytes, nameStart: nameStart)
+      nameStart += tensor.name.utf8.count
+    }
+    for chunk in state.chunks { chunk.append(to: &bytes) }
+    for tensor in tensors { bytes += Array(tensor.name.utf8) }
+    return bytes
+  }
+
+  // ---- paths ---------------------------------------------------------------------------------------------------
+
+  /// Partial files of this process.
+  private static let partialFiles = Mutex<Set<String>>([])
+
+  /// Removes the partial files of all writers: for a tool that ends on a signal (from a dispatch source or a thread
+  /// that waits for signals, not from within a signal handler). Writers that go on fail when they finish.
+  public static func removePartialFiles() {
+    partialFiles.withLock { paths in
+      for path in paths { unlink(path) }
+      paths.removeAll()
+    }
+  }
+
+  private func removePartialFile() {
+    Self.partialFiles.withLock { paths in
+      if paths.remove(partialPath) != nil { unlink(partialPath) }
+    }
+  }
+
+  private static func directory(of path: String) -> String {
+    guard let slash = path.lastIndex(of: "/") else { return "." }
+    return slash == path.startIndex ? "/" : String(path[..<slash])
+  }
+
+  private static func partialPath(for path: String) -> String {
+    let name = path.split(separator: "/", omittingEmptySubsequences: false).last.map(String.init) ?? path
+    return String(path.dropLast(name.count)) + ".\(name).\(getpid()).partial"
+  }
+
+  private static func checkDestination(_ path: String, _ overwrite: Bool) throws(ModelFileError) {
+    var status = stat()
+    guard lstat(path, &status) == 0 else { return }
+    if status.st_mode & S_IFMT == S_IFDIR { throw ModelFileError(.system(call: "create", errno: EISDIR)) }
+    if !overwrite { throw ModelFileError(.exists) }
+  }
+}

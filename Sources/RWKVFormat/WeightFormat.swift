@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+
+/// How the numbers of a tensor are stored. Raw values are those of the file: formats/rwkv-v1.md section 4.
+public enum WeightFormat: UInt8, Sendable, CaseIterable {
+  case bytes = 0, f32 = 1, f16 = 2, bf16 = 3, int4 = 4, int5 = 5, int8 = 8
+
+  /// "INT4", as people write it.
+  public var name: String {
+    switch self {
+    case .bytes: "bytes"
+    case .f32: "F32"
+    case .f16: "F16"
+    case .bf16: "BF16"
+    case .int4: "INT4"
+    case .int5: "INT5"
+    case .int8: "INT8"
+    }
+  }
+
+  /// Bytes of one record of `rowsPerRecord` (1 or 16) rows; nil if there is no such record or it overflows.
+  public func recordBytes(columns: Int, rowsPerRecord: Int) -> Int? {
+    RecordLayout(format: self, columns: columns, rowsPerRecord: rowsPerRecord)?.recordBytes
+  }
+}
+
+/// What the bytes of a record are made of. The only place that knows these numbers.
+struct RecordLayout: Equatable, Sendable {
+  /// Classes of bytes in split order; F32, F16, BF16 and bytes have only `codes`, their values.
+  static let classCount = 4
+  enum ByteClass: Int { case d, scales, lowBits, codes }
+
+  /// Consecutive bytes of one class within a record.
+  struct Run: Equatable { var offset: Int, length: Int }
+
+  let format: WeightFormat
+  let isPanel: Bool
+  /// Columns, padded to a multiple of 32 (format bytes: 1).
+  let columns: Int
+  /// Bytes of each class in a record, indexed by `ByteClass`.
+  let classBytes: [Int]
+  let recordBytes: Int
+
+  init?(format: WeightFormat, columns: Int, rowsPerRecord: Int) {
+    // Every product below stays far under 2^63 since columns < 2^31.
+    guard columns >= 1, columns <= Int(Int32.max), rowsPerRecord == 1 || rowsPerRecord == 16 else {
+      return nil
+    }
+    if format == .bytes, columns != 1 || rowsPerRecord != 1 { return nil }
+    let isPanel = rowsPerRecord == 16
+    let padded = format == .bytes ? 1 : roundUp(columns, 32)
+    let classBytes =
+      isPanel ? Self.panelBytes(format, padded) : Self.rowBytes(format, padded)
+    self.format = format
+    self.isPanel = isPanel
+    self.columns = padded
+    self.classBytes = classBytes
+    recordBytes = classBytes.reduce(0, +)
+  }
+
+  /// [d, scales, low bits, codes] of a panel: whole lines of 64 bytes.
+  private static func panelBytes(_ format: WeightFormat, _ columns: Int) -> [Int] {
+    let d = roundUp(columns, 512) / 512 * 64
+    return switch format {
+    case .bytes: [0, 0, 0, 0]  // refused above
+    case .f32: [0, 0, 0, columns * 64]
+    case .f16, .bf16: [0, 0, 0, columns * 32]
+    case .int4: [d, roundUp(columns, 64), 0, columns * 8]
+    case .int5: [d, roundUp(columns, 64), columns * 2, columns * 8]
+    case .int8: [d, roundUp(columns, 128) / 2, 0, columns * 16]
+    }
+  }
+
+  /// [d, scales, low bits, codes] of a single row: each padded to a multiple of 16 bytes.
+  private static func rowBytes(_ format: WeightFormat, _ columns: Int) -> [Int] {
+    let d = roundUp(roundUp(columns, 256) / 128, 16)
+    return switch format {
+    case .bytes: [0, 0, 0, columns]
+    case .f32: [0, 0, 0, columns * 4]
+    case .f16, .bf16: [0, 0, 0, columns * 2]
+    case .int4: [d, roundUp(columns / 16, 16), 0, columns / 2]
+    case .int5: [d, roundUp(columns / 16, 16), roundUp(columns / 8, 16), columns / 2]
+    case .int8: [d, roundUp(columns / 32, 16), 0, columns]
+    }
+  }
+
+  /// Bytes of one element of a class: wider ones are split into byte planes.
+  func elementBytes(_ byteClass: Int) -> Int {
+    if byteClass == ByteClass.d.rawValue { return 2 }
+    guard byteClass == ByteClass.codes.rawValue else { return 1 }
+    return switch format {
+    case .f32: 4
+    case .f16, .bf16: 2
+    case .bytes, .int4, .int5, .int8: 1
+    }
+  }
+
+  /// Where the bytes of each class stand in a record, in stream order; indexed by `ByteClass`.
+  func runs() -> [[Run]] {
+    var runs = [[Run]](repeating: [], count: Self.classCount)
+    var offset = 0
+    func add(_ byteClass: ByteClass, _ length: Int) {
+      if length > 0 { runs[byteClass.rawValue].append(Run(offset: offset, length: length)) }
+      offset += length
+    }
+    guard isPanel, classBytes[ByteClass.d.rawValue] > 0 else {
+      add(.d, classBytes[0])
+      add(.scales, classBytes[1])
+      add(.lowBits, classBytes[2])
+      add(.codes, classBytes[3])
+      return runs
+    }
+    let span = format == .int8 ? 128 : 64  // columns of a line of scales
+    let codesPerColumn = format == .int8 ? 16 : 8
+    for column in stride(from: 0, to: columns, by: span) {
+      let width = min(span, columns - column)
+      if column % 512 == 0 { add(.d, 64) }
+      add(.scales, 64)
+      add(.lowBits, format == .int5 ? width * 2 : 0)
+      add(.codes, width * codesPerColumn)
+    }
+    return runs
+  }
+
+  // ---- chunks --------------------------------------------------------------------------------------------------
+
+  /// The fewest records whose length is a multiple of 64 bytes.
+  var recordsPerGroup: Int { 64 / min(64, recordBytes & -recordBytes) }
+
+  /// Records of a chunk: whole groups, as many as fit into `limit` bytes, at least one group.
+  func recordsPerChunk(records: Int, limit: Int) -> Int {
+    let group = recordsPerGroup
+    return min(records, max(group, limit / recordBytes / group * group))
+  }
+}
+
+/// `value` rounded up to a multiple of `step`. The caller knows that it cannot overflow.
+func roundUp(_ value: Int, _ step: Int) -> Int { (value + step - 1) / step * step }
