@@ -1,0 +1,63 @@
+/// How the next token is chosen. The defaults are those of the `rwkv` Python package.
+public struct SamplingOptions: Sendable {
+  /// Flattens (> 1) or sharpens (< 1) what the cuts left; 0 takes the most likely token.
+  public var temperature = 1.0
+  /// Keeps the most likely tokens whose probabilities add up to this; 1 keeps all.
+  public var topP = 0.85
+  /// Keeps at most this many tokens; 0 is no limit.
+  public var topK = 0
+  /// Taken off the logit of each token written before, once.
+  public var presencePenalty = 0.2
+  /// Taken off for each time that the token was written before.
+  public var frequencyPenalty = 0.2
+  /// What a count is multiplied by at each further token; 1 never forgets.
+  public var penaltyDecay = 0.996
+  /// The same seed, options and logits give the same tokens on every machine.
+  public var seed: UInt64 = 0
+
+  public init() {}
+
+  /// The most likely token, always.
+  public static var greedy: SamplingOptions {
+    var options = SamplingOptions()
+    options.temperature = 0
+    options.presencePenalty = 0
+    options.frequencyPenalty = 0
+    return options
+  }
+
+  func check() throws(SamplingError) {
+    func require(_ value: Double, _ name: String, in range: ClosedRange<Double>) throws(SamplingError) {
+      guard range.contains(value) else {
+        throw .invalidOption(name: name, value: value, expected: range)
+      }
+    }
+    try require(temperature, "temperature", in: 0...1000)
+    try require(topP, "top-p", in: 0...1)
+    try require(Double(topK), "top-k", in: 0...Double(Int32.max))
+    try require(presencePenalty, "presence penalty", in: -1000...1000)
+    try require(frequencyPenalty, "frequency penalty", in: -1000...1000)
+    try require(penaltyDecay, "penalty decay", in: 0...1)
+  }
+}
+
+/// Why no token could be chosen.
+public enum SamplingError: Error, Sendable, Equatable, CustomStringConvertible {
+  case invalidOption(name: String, value: Double, expected: ClosedRange<Double>)
+  /// A logit is NaN or +∞.
+  case notFinite(token: Int)
+  /// There are no logits, or all of them are −∞.
+  case noCandidates
+
+  public var description: String {
+    switch self {
+    case .invalidOption(let name, let value, let expected):
+      "\(name) is \(value); expected \(expected.lowerBound)…\(expected.upperBound)"
+    case .notFinite(let token):
+      "the logit of token \(token) is not a finite number: the model file or the state is broken; "
+        + "check it with rwkv-quantize verify"
+    case .noCandidates:
+      "no token can follow: there are no logits, or all of them are −∞"
+    }
+  }
+}
