@@ -1,0 +1,90 @@
+import Synchronization
+
+/// What a tensor is for; it decides orientation and admissible formats in our file.
+public enum TensorRole: Sendable {
+  /// y = W x, rows = outputs.
+  case matrix
+  /// A factor of a low-rank pair, rows = outputs (transposed with respect to BlinkDL).
+  case lowRank
+  /// `emb.weight`: one row per token.
+  case embedding
+  /// `head.weight`: one row per token.
+  case head
+  /// `ffn.value.weight` as one row per hidden unit (transposed with respect to BlinkDL).
+  case rows
+  /// One row.
+  case vector
+  /// `att.time_state` of state-tuned files: H·N rows of N, as stored.
+  case state
+}
+
+/// One tensor of a checkpoint, in our file's orientation (formats/rwkv-v1.md, section 3).
+public struct CheckpointTensor: Sendable {
+  /// BlinkDL name, for example `blocks.0.att.key.weight`, `moba.0.ffn.x_k`.
+  public let name: String
+  public let role: TensorRole
+  public let rows: Int
+  public let columns: Int
+  /// Our orientation differs from BlinkDL's.
+  public let transposed: Bool
+  public var sourceType: SourceType { source.tensor.type }
+
+  let source: Source
+  /// nil: the file has the values row by row. Otherwise it has them column by column, in groups of this many
+  /// rows.
+  let groupRows: Int?
+}
+
+/// A foreign checkpoint under one uniform view: BlinkDL names, our orientation, values as they were trained.
+///
+/// Immutable and safe to use from several threads. Nothing but names and shapes is held in memory; values are
+/// read on demand. Non-finite values are passed on as they are.
+public final class Checkpoint: Sendable {
+  public let version: CheckpointVersion
+  /// Number of RWKV blocks (L).
+  public let layers: Int
+  /// Number of attention blocks, 0 except for RWKV-X.
+  public let attentionLayers: Int
+  /// D.
+  public let embedding: Int
+  /// V, rows of the embedding.
+  public let vocabulary: Int
+  /// F of the RWKV blocks.
+  public let ffn: Int
+  /// N, 0 for version 4.
+  public let headSize: Int
+  /// Epsilon of `ln_x`, nil for version 4.
+  public let groupNormEpsilon: Double?
+  /// In the order of our file: embedding, blocks, attention blocks, output norm, head.
+  public let tensors: [CheckpointTensor]
+  /// For people: "safetensors, fla names, BF16".
+  public let source: String
+
+  let stripes = Mutex(StripeCache())
+
+  /// Opens a checkpoint: a file (`.safetensors`, `.pth`, `.bin`, `.gguf`) or a directory with one or with
+  /// shards. The kind is recognised by content. `allowQuantized` admits ggml's quantized types, whose errors
+  /// a second quantization only adds to.
+  public init(path: String, allowQuantized: Bool = false) throws(CheckpointError) {
+    let container = try Container(path: path)
+    var sources: [String: Source] = [:]
+    for tensor in container.tensors {
+      for (name, source) in try Names.sources(of: tensor) {
+        guard sources.updateValue(source, forKey: name) == nil else {
+          throw CheckpointError(
+            .mismatch, file: path, tensor: tensor.name, "is a second tensor for \(quoted(name))")
+        }
+      }
+    }
+    version = try CheckpointVersion.detect(sources, file: path)
+    let model = try ModelAssembly(version: version, sources: sources, claims: container.claims, file: path)
+    (layers, attentionLayers, embedding) = (model.layers, model.attentionLayers, model.embedding)
+    (vocabulary, ffn, headSize) = (model.vocabulary, model.ffn, model.headSize)
+    groupNormEpsilon = version == .v4 ? nil : container.claims.groupNormEpsilon ?? 64e-5
+    tensors = model.tensors
+    let types = SourceType.allCases.filter { type in model.tensors.contains { $0.sourceType == type } }
+    source =
+      "\(container.kind), \(Names.style(of: container.tensors)) names, "
+      + types.map(\.rawValue).joined(separator: "/")
+  }
+}

@@ -1,0 +1,54 @@
+/// Why a checkpoint could not be read: which file and tensor, what was found, what was expected, what to do.
+public struct CheckpointError: Error, Sendable, Equatable, CustomStringConvertible {
+  public enum Kind: Sendable {
+    /// The file system refused: missing, not readable, not a regular file, read error.
+    case unreadable
+    /// The bytes contradict the container's own rules (damaged, truncated or hostile file).
+    case malformed
+    /// A sound file of a kind, type or model that is not supported.
+    case unsupported
+    /// The tensors do not make up the model that was recognised.
+    case mismatch
+  }
+  public var kind: Kind
+  public var file: String
+  public var tensor: String?
+  public var problem: String
+  public var found: String?
+  public var expected: String?
+  public var advice: String?
+
+  init(
+    _ kind: Kind, file: String, tensor: String? = nil, _ problem: String,
+    found: String? = nil, expected: String? = nil, advice: String? = nil
+  ) {
+    self.kind = kind
+    self.file = file
+    self.tensor = tensor
+    self.problem = problem
+    self.found = found
+    self.expected = expected
+    self.advice = advice
+  }
+
+  public var description: String {
+    var text = file + ": "
+    if let tensor { text += "tensor \(quoted(tensor)): " }
+    text += problem
+    if let found { text += ", found \(found)" }
+    if let expected { text += ", expected \(expected)" }
+    if let advice { text += ". " + advice }
+    return text
+  }
+}
+
+/// Text taken from a file, made fit for an error message: at most 80 printable ASCII characters.
+func quoted(_ text: String) -> String {
+  let shown = text.unicodeScalars.prefix(80).map { $0.isASCII && $0.value >= 32 ? Character($0) : "?" }
+  return "'" + String(shown) + (text.unicodeScalars.count > 80 ? "…'" : "'")
+}
+
+/// `2560×64`: a shape as people write it.
+func shapeText(_ shape: [Int]) -> String {
+  shape.isEmpty ? "scalar" : shape.map(String.init).joined(separator: "×")
+}

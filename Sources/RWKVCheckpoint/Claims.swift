@@ -1,0 +1,69 @@
+/// What a checkpoint says about its model beside the tensors (config.json, GGUF metadata, rwkv.cpp header).
+/// The tensors decide; a contradiction is an error.
+struct Claims: Sendable {
+  /// Where they come from, for messages.
+  var origin = ""
+  var embedding: Int?
+  var layers: Int?
+  var vocabulary: Int?
+  var ffn: Int?
+  var headSize: Int?
+  var groupNormEpsilon: Double?
+  /// Epsilon of the other norms; the runtime's is fixed.
+  var layerNormEpsilon: Double?
+}
+
+extension Claims {
+  /// The entries of a Hugging Face config.json that matter. All are optional; null counts as absent.
+  init(config: JSON, file: String) throws(CheckpointError) {
+    origin = "config.json"
+    func size(_ keys: String...) throws(CheckpointError) -> Int? {
+      for key in keys {
+        guard let value = config[key], value != .null else { continue }
+        guard let number = value.unsigned, number > 0 else {
+          throw CheckpointError(
+            .malformed, file: file, "has an impossible \(key)", expected: "a positive integer")
+        }
+        return number
+      }
+      return nil
+    }
+    embedding = try size("hidden_size")
+    layers = try size("num_hidden_layers")
+    vocabulary = try size("vocab_size")
+    ffn = try size("intermediate_size")
+    headSize = try size("head_dim", "head_size")
+    layerNormEpsilon = config["norm_eps"]?.double ?? config["layer_norm_epsilon"]?.double
+    // fla scales the epsilon of its group norm with the head size; BlinkDL's stays 64e-5.
+    if config["model_type"]?.string == "rwkv7", let epsilon = config["norm_eps"]?.double, let headSize {
+      groupNormEpsilon = Double(headSize) * epsilon
+    }
+  }
+
+  /// Throws for the first claim that the tensors contradict.
+  func check(_ model: ModelAssembly) throws(CheckpointError) {
+    let pairs: [(String, Int?, Int)] = [
+      ("embedding size", embedding, model.embedding), ("number of layers", layers, model.layers),
+      ("vocabulary size", vocabulary, model.vocabulary), ("ffn size", ffn, model.ffn),
+      ("head size", model.version == .v4 ? nil : headSize, model.headSize),
+    ]
+    for (what, claimed, actual) in pairs {
+      if let claimed, claimed != actual {
+        throw CheckpointError(
+          .mismatch, file: model.file, "\(origin) and the tensors disagree on the \(what)",
+          found: "\(claimed) in \(origin)", expected: "\(actual), the size of the tensors",
+          advice: "Use the \(origin) that belongs to this checkpoint")
+      }
+    }
+    if let layerNormEpsilon, abs(layerNormEpsilon - 1e-5) > 1e-9 {
+      throw CheckpointError(
+        .unsupported, file: model.file, "\(origin) has an unsupported epsilon of the layer norm",
+        found: "\(layerNormEpsilon)", expected: "1e-05")
+    }
+    if let groupNormEpsilon, !(groupNormEpsilon > 0 && groupNormEpsilon < 1) {
+      throw CheckpointError(
+        .malformed, file: model.file, "\(origin) has an impossible epsilon of the group norm",
+        found: "\(groupNormEpsilon)", expected: "between 0 and 1")
+    }
+  }
+}

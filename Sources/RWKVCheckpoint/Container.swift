@@ -1,0 +1,128 @@
+import Glibc
+
+/// What a container reader returns: tensors under the file's own names, and what it knows beside them.
+struct Container: Sendable {
+  /// For people: "safetensors", "PyTorch", …
+  var kind: String
+  var tensors: [StoredTensor]
+  var claims = Claims()
+
+  /// A file by its content, or a directory by the usual names in it.
+  init(path: String) throws(CheckpointError) {
+    var status = stat()
+    guard stat(path, &status) == 0 else {
+      throw CheckpointError(.unreadable, file: path, "cannot be opened: " + String(cString: strerror(errno)))
+    }
+    if status.st_mode & S_IFMT == S_IFDIR {
+      try self.init(directory: path)
+    } else {
+      try self.init(file: InputFile(path: path))
+      // A downloaded pair of model.safetensors and config.json may be given by the first's name.
+      let parts = path.split(separator: "/", omittingEmptySubsequences: false)
+      if let name = parts.last, name == "model.safetensors" || name == "pytorch_model.bin" {
+        try readConfig(directory: parts.dropLast().joined(separator: "/") + (parts.count > 1 ? "/" : ""))
+      }
+    }
+  }
+
+  private init(file: InputFile) throws(CheckpointError) {
+    let start = try file.bytes(at: 0, count: min(16, file.size))
+    switch start.prefix(4) {
+    default:
+      guard start.count > 8, start[8] == UInt8(ascii: "{") else { throw Container.unknown(file, start) }
+      kind = "safetensors"
+      tensors = try Safetensors.read(file)
+    }
+  }
+
+  private static func unknown(_ file: InputFile, _ start: [UInt8]) -> CheckpointError {
+    let advice: String
+    if start.starts(with: [0x89, 0x52, 0x57, 0x4B, 0x56]) {
+      advice = "This is a finished .rwkv file"
+    } else if start.starts(with: [0x80, 0x02]) {
+      advice = "It looks like a torch file from before version 1.6; load and save it with a newer torch"
+    } else if start.first == UInt8(ascii: "{") {
+      advice = "It looks like JSON; give the directory it lies in"
+    } else if start.starts(with: "version https://".utf8) {
+      advice = "It is a Git LFS pointer; fetch the file itself"
+    } else {
+      advice = "Give a .safetensors, .pth, .gguf or rwkv.cpp .bin file, or a directory with one"
+    }
+    return CheckpointError(.unsupported, file: file.path, "is no checkpoint of a known kind", advice: advice)
+  }
+
+  // MARK: Directories
+
+  private static let wholeFiles = ["model.safetensors", "pytorch_model.bin"]
+
+  private init(directory: String) throws(CheckpointError) {
+    let directory = directory.hasSuffix("/") ? directory : directory + "/"
+    if let name = Container.wholeFiles.first(where: { access(directory + $0 + ".index.json", F_OK) == 0 }) {
+      try self.init(index: InputFile(path: directory + name + ".index.json"), directory: directory)
+    } else {
+      try self.init(file: InputFile(path: directory + Container.onlyFile(in: directory)))
+    }
+    try readConfig(directory: directory)
+  }
+
+  /// The usual name, or the only file with a checkpoint's extension.
+  private static func onlyFile(in directory: String) throws(CheckpointError) -> String {
+    if let name = wholeFiles.first(where: { access(directory + $0, F_OK) == 0 }) { return name }
+    var names: [String] = []
+    if let stream = opendir(directory) {
+      while let entry = readdir(stream) {
+        let name = withUnsafePointer(to: &entry.pointee.d_name) {
+          $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+        }
+        if [".safetensors", ".pth", ".gguf"].contains(where: name.hasSuffix) { names.append(name) }
+      }
+      closedir(stream)
+    }
+    guard names.count == 1 else {
+      throw CheckpointError(
+        .unreadable, file: directory, "holds \(names.isEmpty ? "no" : "several") checkpoints",
+        found: names.isEmpty ? nil : names.sorted().prefix(5).map(quoted).joined(separator: ", "),
+        expected: "model.safetensors, pytorch_model.bin or an index of shards", advice: "Give the file itself"
+      )
+    }
+    return names[0]
+  }
+
+  /// Shards: `weight_map` names the file of every tensor. Both sides must agree exactly.
+  private init(index: InputFile, directory: String) throws(CheckpointError) {
+    let json = try index.json(limit: 64 << 20, depth: 4)
+    guard case .object(let map)? = json["weight_map"], !map.isEmpty else {
+      throw index.malformed("has no weight_map")
+    }
+    var remaining: [String: String] = [:]
+    for (tensor, value) in map {
+      guard let file = value.string, !file.isEmpty, file.utf8.count <= 255,
+        !file.contains("/"), !file.contains("\\"), !file.contains(".."), !file.utf8.contains(0)
+      else { throw index.malformed("names a file outside its directory", tensor: tensor) }
+      remaining[tensor] = file
+    }
+    let files = Set(remaining.values).sorted()
+    guard files.count <= 1024 else { throw index.malformed("names too many files") }
+    kind = "shards"
+    tensors = []
+    for name in files {
+      let shard = try Container(file: InputFile(path: directory + name))
+      for tensor in shard.tensors {
+        guard remaining.removeValue(forKey: tensor.name) == name else {
+          throw index.malformed("does not list a tensor of \(name)", tensor: tensor.name)
+        }
+      }
+      tensors += shard.tensors
+      kind = "\(files.count) \(shard.kind) shards"
+    }
+    if let tensor = remaining.keys.min() {
+      throw index.malformed("lists a tensor that its shard lacks", tensor: tensor)
+    }
+  }
+
+  private mutating func readConfig(directory: String) throws(CheckpointError) {
+    guard access(directory + "config.json", F_OK) == 0 else { return }
+    let file = try InputFile(path: directory + "config.json")
+    claims = try Claims(config: file.json(limit: 1 << 20, depth: 16), file: file.path)
+  }
+}

@@ -1,0 +1,204 @@
+/// A JSON value. Numbers keep their text: sizes and offsets must not pass through floating point.
+enum JSON: Sendable, Equatable {
+  case null
+  case bool(Bool)
+  case number(String)
+  case string(String)
+  case array([JSON])
+  case object([String: JSON])
+
+  subscript(key: String) -> JSON? {
+    if case .object(let members) = self { members[key] } else { nil }
+  }
+  /// An unsigned decimal integer up to 2⁵³, written as plain digits.
+  var unsigned: Int? {
+    guard case .number(let text) = self, text.utf8.allSatisfy({ (48...57).contains($0) }),
+      let value = Int(text), value <= 1 << 53
+    else { return nil }
+    return value
+  }
+  var double: Double? { if case .number(let text) = self { Double(text) } else { nil } }
+  var string: String? { if case .string(let text) = self { text } else { nil } }
+  var array: [JSON]? { if case .array(let values) = self { values } else { nil } }
+
+  struct SyntaxError: Error, Equatable {
+    var problem: String
+    var offset: Int
+  }
+
+  /// Reads one JSON text (RFC 8259), strictly: no duplicate keys, nesting at most `depth`, at most a million
+  /// values.
+  init(parsing bytes: [UInt8], depth: Int) throws(SyntaxError) {
+    var parser = JSONParser(bytes: bytes)
+    self = try parser.value(depth: depth)
+    parser.skipSpace()
+    guard parser.position == bytes.count else { throw parser.error("text after the end") }
+  }
+}
+
+/// Recursive descent over the bytes; `depth` bounds the recursion.
+private struct JSONParser {
+  let bytes: [UInt8]
+  var position = 0
+  var values = 0
+
+  init(bytes: [UInt8]) { self.bytes = bytes }
+
+  func error(_ problem: String) -> JSON.SyntaxError { .init(problem: problem, offset: position) }
+
+  private var byte: UInt8? { position < bytes.count ? bytes[position] : nil }
+
+  mutating func skipSpace() {
+    while let byte, byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09 { position += 1 }
+  }
+
+  /// Consumes `expected` if it comes next (after space).
+  private mutating func take(_ expected: Character) -> Bool {
+    skipSpace()
+    guard byte == expected.asciiValue else { return false }
+    position += 1
+    return true
+  }
+
+  mutating func value(depth: Int) throws(JSON.SyntaxError) -> JSON {
+    values += 1
+    guard values <= 1 << 20 else { throw error("more than a million values") }
+    skipSpace()
+    switch byte {
+    case UInt8(ascii: "{"), UInt8(ascii: "["):
+      guard depth > 0 else { throw error("nested too deeply") }
+      return byte == UInt8(ascii: "{") ? try object(depth: depth) : try array(depth: depth)
+    case UInt8(ascii: "\""): return .string(try string())
+    case UInt8(ascii: "t"): return try word("true", .bool(true))
+    case UInt8(ascii: "f"): return try word("false", .bool(false))
+    case UInt8(ascii: "n"): return try word("null", .null)
+    default: return .number(try number())
+    }
+  }
+
+  private mutating func object(depth: Int) throws(JSON.SyntaxError) -> JSON {
+    position += 1
+    var members: [String: JSON] = [:]
+    if take("}") { return .object(members) }
+    repeat {
+      skipSpace()
+      let key = try string()
+      guard members[key] == nil else { throw error("duplicate key \(quoted(key))") }
+      guard take(":") else { throw error("':' expected") }
+      members[key] = try value(depth: depth - 1)
+    } while take(",")
+    guard take("}") else { throw error("',' or '}' expected") }
+    return .object(members)
+  }
+
+  private mutating func array(depth: Int) throws(JSON.SyntaxError) -> JSON {
+    position += 1
+    var elements: [JSON] = []
+    if take("]") { return .array(elements) }
+    repeat { elements.append(try value(depth: depth - 1)) } while take(",")
+    guard take("]") else { throw error("',' or ']' expected") }
+    return .array(elements)
+  }
+
+  private mutating func word(_ word: StaticString, _ value: JSON) throws(JSON.SyntaxError) -> JSON {
+    let end = position + word.utf8CodeUnitCount
+    guard end <= bytes.count, word.withUTF8Buffer({ $0.elementsEqual(bytes[position..<end]) }) else {
+      throw error("unknown word")
+    }
+    position = end
+    return value
+  }
+
+  /// -? (0 | 1-9 digits) (. digits)? ([eE] [+-]? digits)?
+  private mutating func number() throws(JSON.SyntaxError) -> String {
+    let start = position
+    if byte == UInt8(ascii: "-") { position += 1 }
+    if byte == UInt8(ascii: "0") { position += 1 } else { try digits() }
+    if byte == UInt8(ascii: ".") {
+      position += 1
+      try digits()
+    }
+    if byte == UInt8(ascii: "e") || byte == UInt8(ascii: "E") {
+      position += 1
+      if byte == UInt8(ascii: "+") || byte == UInt8(ascii: "-") { position += 1 }
+      try digits()
+    }
+    return String(decoding: bytes[start..<position], as: UTF8.self)
+  }
+
+  private mutating func digits() throws(JSON.SyntaxError) {
+    let start = position
+    while let byte, (48...57).contains(byte) { position += 1 }
+    guard position > start else { throw error("a value or digit expected") }
+  }
+
+  private mutating func string() throws(JSON.SyntaxError) -> String {
+    guard byte == UInt8(ascii: "\"") else { throw error("a string expected") }
+    position += 1
+    var text: [UInt8] = []
+    while let next = byte, next != UInt8(ascii: "\"") {
+      guard next >= 0x20 else { throw error("control character in a string") }
+      position += 1
+      if next == UInt8(ascii: "\\") { try escape(into: &text) } else { text.append(next) }
+    }
+    guard byte != nil else { throw error("unfinished string") }
+    position += 1
+    guard let string = String(validating: text, as: UTF8.self) else { throw error("invalid UTF-8") }
+    return string
+  }
+
+  private mutating func escape(into text: inout [UInt8]) throws(JSON.SyntaxError) {
+    let code = byte
+    position += 1
+    switch code {
+    case UInt8(ascii: "\""), UInt8(ascii: "\\"), UInt8(ascii: "/"): text.append(code ?? 0)
+    case UInt8(ascii: "b"): text.append(8)
+    case UInt8(ascii: "f"): text.append(12)
+    case UInt8(ascii: "n"): text.append(10)
+    case UInt8(ascii: "r"): text.append(13)
+    case UInt8(ascii: "t"): text.append(9)
+    case UInt8(ascii: "u"):
+      var value = UInt32(try hexadecimal())
+      if (0xD800...0xDBFF).contains(value), byte == UInt8(ascii: "\\") {
+        position += 1
+        guard byte == UInt8(ascii: "u") else { throw error("half a surrogate pair") }
+        position += 1
+        let low = UInt32(try hexadecimal())
+        guard (0xDC00...0xDFFF).contains(low) else { throw error("half a surrogate pair") }
+        value = 0x10000 + (value - 0xD800) << 10 + (low - 0xDC00)
+      }
+      guard let scalar = Unicode.Scalar(value) else { throw error("half a surrogate pair") }
+      text.append(contentsOf: String(scalar).utf8)
+    default: throw error("unknown escape")
+    }
+  }
+
+  private mutating func hexadecimal() throws(JSON.SyntaxError) -> UInt16 {
+    guard bytes.count - position >= 4 else { throw error("unfinished escape") }
+    var value: UInt16 = 0
+    for digit in bytes[position..<position + 4] {
+      guard let nibble = Character(Unicode.Scalar(digit)).hexDigitValue else { throw error("unknown escape") }
+      value = value << 4 | UInt16(nibble)
+    }
+    position += 4
+    return value
+  }
+}
+
+extension InputFile {
+  /// The whole file (at most `limit` bytes) as JSON.
+  func json(limit: Int, depth: Int) throws(CheckpointError) -> JSON {
+    guard size <= limit else {
+      throw malformed("is too long for a JSON file", found: "\(size) bytes", expected: "at most \(limit)")
+    }
+    return try json(bytes(at: 0, count: size), depth: depth)
+  }
+
+  func json(_ bytes: [UInt8], depth: Int) throws(CheckpointError) -> JSON {
+    do throws(JSON.SyntaxError) {
+      return try JSON(parsing: bytes, depth: depth)
+    } catch {
+      throw malformed("JSON: \(error.problem) at byte \(error.offset)")
+    }
+  }
+}

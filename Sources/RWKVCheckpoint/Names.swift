@@ -1,0 +1,123 @@
+/// The one table of names: Hugging Face (v4–v6), fla (v7, old and new), llama.cpp's second v7 style, GGUF,
+/// rwkv.cpp and RWKV-X, all to BlinkDL's. The spellings do not collide, so no dialect has to be chosen first.
+
+/// A stored tensor under its BlinkDL name.
+struct Source: Sendable {
+  var tensor: StoredTensor
+  /// True where the file has a low-rank matrix as [out, in], BlinkDL has it as [in, out].
+  var isOutputMajor = false
+  var transform = Transform.none
+
+  /// What the file's writer had done to the values; `undo` gives back the checkpoint's own.
+  enum Transform: Sendable, Equatable {
+    case none
+    /// Stored exp(x).
+    case exponential
+    /// Stored −exp(x).
+    case negativeExponential
+    /// Stored exp(−exp(x)).
+    case decay
+    /// Stored x divided by a power of two.
+    case divided(by: Float)
+  }
+}
+
+enum Names {
+  /// Whole names and prefixes outside the blocks.
+  private static let outer: [(String, String)] = [
+    ("rwkv.embeddings.", "emb."), ("model.embeddings.", "emb."), ("token_embd.", "emb."),
+    ("model.pre_ln.", "blocks.0.ln0."), ("token_embd_norm.", "blocks.0.ln0."),
+    ("rwkv.ln_out.", "ln_out."), ("model.ln_out.", "ln_out."), ("model.norm.", "ln_out."),
+    ("output_norm.", "ln_out."),
+    ("lm_head.", "head."), ("model.head.", "head."), ("output.", "head."),
+    ("rwkv.emb.", "emb."), ("rwkv.head.", "head."),
+  ]
+
+  private static let blocks = ["blocks.", "rwkv.blocks.", "model.layers.", "model.blocks.", "blk."]
+
+  /// Parts of a block.
+  private static let modules: [(String, String)] = [
+    ("pre_ln.", "ln0."), ("pre_norm.", "ln0."),
+    ("attn_norm.", "ln1."), ("attn_norm_2.", "ln2."), ("ffn_norm.", "ln2."),
+    ("attention.", "att."), ("attn.", "att."), ("feed_forward.", "ffn."),
+    ("time_mix_ln.", "att.ln_x."),
+  ]
+
+  /// Last parts, after the module has been translated. `outputMajor`: a low-rank matrix stored as [out, in].
+  private static let leaves: [String: (name: String, outputMajor: Bool)] = {
+    var table: [String: (String, Bool)] = [
+      "att.r_proj.weight": ("att.receptance.weight", false), "att.k_proj.weight": ("att.key.weight", false),
+      "att.v_proj.weight": ("att.value.weight", false), "att.o_proj.weight": ("att.output.weight", false),
+      "att.g_norm.weight": ("att.ln_x.weight", false), "att.g_norm.bias": ("att.ln_x.bias", false),
+      "att.time_mix_key": ("att.time_mix_k", false), "att.time_mix_value": ("att.time_mix_v", false),
+      "att.time_mix_receptance": ("att.time_mix_r", false), "att.time_mix_gate": ("att.time_mix_g", false),
+      "ffn.time_mix_key": ("ffn.time_mix_k", false), "ffn.time_mix_receptance": ("ffn.time_mix_r", false),
+    ]
+    for part in ["w", "a", "v", "g"] {
+      table["att.\(part)_lora.lora.0.weight"] = ("att.\(part)1", true)
+      table["att.\(part)_lora.lora.2.weight"] = ("att.\(part)2", true)
+      table["att.\(part)_lora.lora.2.bias"] = ("att.\(part)0", false)
+    }
+    return table
+  }()
+
+  /// Stacked token-shift vectors [6, D] of version 7, in this order.
+  private static let stacked: Set<String> = ["att.x_x", "att.x_rwkvag"]
+  private static let stackedParts = ["r", "w", "k", "v", "a", "g"]
+
+  /// BlinkDL names of one stored tensor; names that are not known come back as they are.
+  static func sources(of tensor: StoredTensor) throws(CheckpointError) -> [(name: String, source: Source)] {
+    let (block, leaf) = split(tensor.name)
+    if stacked.contains(leaf) {
+      return try slices(tensor, parts: stackedParts).map { (block + "att.x_" + $0.part, $0.source) }
+    }
+    let known = leaves[leaf]
+    return [
+      (block + (known?.name ?? leaf), Source(tensor: tensor, isOutputMajor: known?.outputMajor ?? false))
+    ]
+  }
+
+  /// `model.layers.3.attn.k_k` → (`blocks.3.`, `att.k_k`). Names outside the blocks: ("", the whole name).
+  static func split(_ name: String) -> (block: String, leaf: String) {
+    for (prefix, replacement) in outer where name.hasPrefix(prefix) {
+      return ("", replacement + name.dropFirst(prefix.count))
+    }
+    guard let prefix = blocks.first(where: { name.hasPrefix($0) }) else { return ("", name) }
+    let rest = name.dropFirst(prefix.count)
+    guard let dot = rest.firstIndex(of: ".") else { return ("", name) }
+    let block = "blocks." + rest[..<dot] + "."
+    let leaf = String(rest[rest.index(after: dot)...])
+    for (module, replacement) in modules where leaf.hasPrefix(module) {
+      return (block, replacement + leaf.dropFirst(module.count))
+    }
+    return (block, leaf)
+  }
+
+  /// Cuts a tensor along its first axis.
+  private static func slices(
+    _ tensor: StoredTensor, parts: [String]
+  ) throws(CheckpointError) -> [(part: String, source: Source)] {
+    let count = tensor.count / parts.count
+    guard tensor.shape[0] == parts.count, !tensor.isColumnMajor, let bytes = tensor.type.byteCount(count)
+    else {
+      throw CheckpointError(
+        .mismatch, file: tensor.file.path, tensor: tensor.name, "has an unexpected shape",
+        found: shapeText(tensor.shape), expected: "\(parts.count) stacked vectors")
+    }
+    return parts.enumerated().map { index, part in
+      var slice = tensor
+      slice.shape = [count]
+      slice.offset += index * bytes
+      return (part, Source(tensor: slice))
+    }
+  }
+
+  /// For people: whose names these are.
+  static func style(of tensors: [StoredTensor]) -> String {
+    let styles = [
+      ("rwkv.emb.weight", "RWKV-X"), ("emb.weight", "BlinkDL"), ("rwkv.embeddings.weight", "Hugging Face"),
+      ("model.embeddings.weight", "fla"), ("token_embd.weight", "llama.cpp"),
+    ]
+    return styles.first { style in tensors.contains { $0.name == style.0 } }?.1 ?? "unknown"
+  }
+}

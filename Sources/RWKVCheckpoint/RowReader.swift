@@ -1,0 +1,165 @@
+import Synchronization
+
+/// Reading rows in our orientation with bounded memory.
+extension Checkpoint {
+  /// Bytes read from a file at a time.
+  private static let pieceBytes = 256 << 10
+  /// A stripe of a transposed matrix held in memory: at most 1M floats (4 MiB), at least 16 rows.
+  private static let stripeValues = 1 << 20
+  /// Requests of this many rows are transposed straight into the caller's buffer.
+  private static let directRows = 256
+
+  /// Reads rows as Float, row after row: `rows.count * tensor.columns` values. Exact for F32, F16 and BF16
+  /// sources. Thread-safe. Throws `unreadable` when the file fails.
+  public func readRows(
+    _ tensor: CheckpointTensor, rows: Range<Int>, into target: UnsafeMutableBufferPointer<Float>
+  ) throws(CheckpointError) {
+    precondition(rows.lowerBound >= 0 && rows.upperBound <= tensor.rows, "rows out of range")
+    precondition(target.count >= rows.count * tensor.columns, "buffer too small")
+    guard let base = target.baseAddress, !rows.isEmpty else { return }
+    if let groupRows = tensor.groupRows {
+      var row = rows.lowerBound
+      while row < rows.upperBound {
+        let end = min(rows.upperBound, (row / groupRows + 1) * groupRows)
+        let part = base + (row - rows.lowerBound) * tensor.columns
+        row = try readTransposed(tensor, rows: row..<end, groupRows: groupRows, into: part)
+      }
+    } else {
+      let start = rows.lowerBound * tensor.columns
+      try Checkpoint.read(tensor.source.tensor, from: start, count: rows.count * tensor.columns, into: base)
+    }
+    tensor.source.transform.undo(UnsafeMutableBufferPointer(start: base, count: rows.count * tensor.columns))
+  }
+
+  /// Rows within one group; returns the row to go on with.
+  private func readTransposed(
+    _ tensor: CheckpointTensor, rows: Range<Int>, groupRows: Int, into target: UnsafeMutablePointer<Float>
+  ) throws(CheckpointError) -> Int {
+    let group = rows.lowerBound / groupRows
+    let block = tensor.sourceType.blockLength
+    let inner = rows.lowerBound - group * groupRows..<rows.upperBound - group * groupRows
+    if inner.count >= Checkpoint.directRows, inner.lowerBound % block == 0 {
+      let count = inner.count / block * block
+      try Checkpoint.transpose(
+        tensor, group: group, inner: inner.lowerBound..<inner.lowerBound + count, groupRows: groupRows,
+        into: target)
+      return rows.lowerBound + count
+    }
+    // Small requests come in ascending order, usually: keep the stripe around them.
+    let unit = max(16, block)
+    let height = max(unit, Checkpoint.stripeValues / tensor.columns / unit * unit)
+    let first = inner.lowerBound / height * height
+    let stripe = try stripe(
+      tensor, group: group, inner: first..<min(first + height, groupRows), groupRows: groupRows)
+    let end = min(inner.upperBound, first + height)
+    let count = (end - inner.lowerBound) * tensor.columns
+    stripe.values.withUnsafeBufferPointer { values in
+      if let base = values.baseAddress {
+        target.update(from: base + (inner.lowerBound - first) * tensor.columns, count: count)
+      }
+    }
+    return rows.lowerBound + end - inner.lowerBound
+  }
+
+  /// The cached stripe, or a new one. The lock is held while it is read: threads that want the same one wait
+  /// for it.
+  private func stripe(
+    _ tensor: CheckpointTensor, group: Int, inner: Range<Int>, groupRows: Int
+  ) throws(CheckpointError) -> Stripe {
+    let result: Result<Stripe, CheckpointError> = stripes.withLock { cache in
+      let row = group * groupRows + inner.lowerBound
+      if let stripe = cache.find(tensor.name, row: row) { return .success(stripe) }
+      var failure: CheckpointError?
+      let values = [Float](unsafeUninitializedCapacity: inner.count * tensor.columns) { buffer, count in
+        count = buffer.count
+        buffer.initialize(repeating: 0)
+        do throws(CheckpointError) {
+          if let base = buffer.baseAddress {
+            try Checkpoint.transpose(tensor, group: group, inner: inner, groupRows: groupRows, into: base)
+          }
+        } catch {
+          failure = error
+        }
+      }
+      if let failure { return .failure(failure) }
+      let stripe = Stripe(tensor: tensor.name, row: row, values: values)
+      cache.insert(stripe)
+      return .success(stripe)
+    }
+    return try result.get()
+  }
+
+  /// Transposes `inner` rows of one group. The file has `columns` runs of `groupRows` values; 16 runs are
+  /// read, then written as 64-byte pieces of the target's rows.
+  private static func transpose(
+    _ tensor: CheckpointTensor, group: Int, inner: Range<Int>, groupRows: Int,
+    into target: UnsafeMutablePointer<Float>
+  ) throws(CheckpointError) {
+    let columns = tensor.columns
+    let height = inner.count
+    let tile = UnsafeMutablePointer<Float>.allocate(capacity: 16 * height)
+    defer { tile.deallocate() }
+    for first in stride(from: 0, to: columns, by: 16) {
+      let width = min(16, columns - first)
+      for column in 0..<width {
+        let start = (group * columns + first + column) * groupRows + inner.lowerBound
+        try read(tensor.source.tensor, from: start, count: height, into: tile + column * height)
+      }
+      for row in 0..<height {
+        let line = target + row * columns + first
+        for column in 0..<width { line[column] = tile[column * height + row] }
+      }
+    }
+  }
+
+  /// Consecutive values of a stored tensor; `from` and `count` are whole blocks of its type.
+  private static func read(
+    _ tensor: StoredTensor, from start: Int, count: Int, into target: UnsafeMutablePointer<Float>
+  ) throws(CheckpointError) {
+    let type = tensor.type
+    let piece = pieceBytes / type.blockBytes * type.blockLength
+    let scratch = UnsafeMutableRawBufferPointer.allocate(
+      byteCount: min(count, piece) / type.blockLength * type.blockBytes, alignment: 64)
+    defer { scratch.deallocate() }
+    guard let bytes = scratch.baseAddress else { return }
+    var done = 0
+    while done < count {
+      let now = min(piece, count - done)
+      let offset = tensor.offset + (start + done) / type.blockLength * type.blockBytes
+      let size = now / type.blockLength * type.blockBytes
+      try tensor.file.read(at: offset, into: UnsafeMutableRawBufferPointer(rebasing: scratch[..<size]))
+      type.decode(UnsafeRawPointer(bytes), count: now, into: target + done)
+      done += now
+    }
+  }
+}
+
+/// Some rows of a transposed tensor, in our orientation.
+final class Stripe: Sendable {
+  let tensor: String
+  let row: Int
+  let values: [Float]
+
+  init(tensor: String, row: Int, values: [Float]) {
+    self.tensor = tensor
+    self.row = row
+    self.values = values
+  }
+}
+
+/// The stripes used last, the newest at the end.
+struct StripeCache: Sendable {
+  private var stripes: [Stripe] = []
+
+  mutating func find(_ tensor: String, row: Int) -> Stripe? {
+    guard let index = stripes.firstIndex(where: { $0.row == row && $0.tensor == tensor }) else { return nil }
+    let stripe = stripes.remove(at: index)
+    stripes.append(stripe)
+    return stripe
+  }
+
+  mutating func insert(_ stripe: Stripe) {
+    if stripes.count == 4 { stripes.removeFirst() }
+    stripes.append(stripe)
+  }
+}

@@ -1,0 +1,19 @@
+import Glibc
+
+extension Source.Transform {
+  /// Gives back the checkpoint's own values. Stored results that lost their argument (exp(−exp(x)) rounded to
+  /// 0 or 1) become finite arguments with the same result.
+  func undo(_ values: UnsafeMutableBufferPointer<Float>) {
+    switch self {
+    case .none: return
+    case .exponential: for i in values.indices { values[i] = Float(log(Double(values[i]))) }
+    case .negativeExponential: for i in values.indices { values[i] = Float(log(-Double(values[i]))) }
+    case .decay:
+      for i in values.indices {
+        let decay = Double(values[i])
+        values[i] = decay == 1 ? -20 : decay == 0 ? 5 : Float(log(-log(decay)))
+      }
+    case .divided(let divisor): for i in values.indices { values[i] *= divisor }
+    }
+  }
+}
