@@ -21,8 +21,9 @@ final class TemporaryFolder {
 
   init() {
     var template = Array("/tmp/rwkv-checkpoint-XXXXXX".utf8CString)
-    path = template.withUnsafeMutableBufferPointer {
-      mkdtemp($0.baseAddress).map { String(cString: $0) } ?? ""
+    path = template.withUnsafeMutableBufferPointer { buffer in
+      guard let base = buffer.baseAddress, let made = mkdtemp(base) else { preconditionFailure("no folder") }
+      return String(cString: made)
     }
   }
 
