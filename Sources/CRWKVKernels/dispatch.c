@@ -1,2 +1,63 @@
 // SPDX-License-Identifier: MIT
-#include "rk_kernels.h"
+// Which tables this build has, which of them this CPU can run, and which one is used.
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "layout.h"
+#include "rk_isa.h"
+
+typedef struct {
+  const rk_kernels *table;
+  int (*runs)(void);  ///< whether this CPU (and the operating system) can run it
+} candidate;
+
+static int always(void) { return 1; }
+
+#if defined(__x86_64__)
+static int has_avx2(void) {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+static int has_avx512(void) {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+/// Ascending: a cap leaves out what follows it.
+static const candidate candidates[] = {
+    {&rk_table_scalar, always},
+#if defined(__x86_64__)
+    {&rk_table_avx2, has_avx2},
+    {&rk_table_avx512, has_avx512},
+#elif defined(__aarch64__)
+    {&rk_table_neon, always},
+#endif
+};
+enum { CANDIDATES = sizeof candidates / sizeof candidates[0] };
+
+const rk_kernels *rk_kernels_named(const char *name) {
+  for (int i = 0; i < CANDIDATES; i++)
+    if (strcmp(candidates[i].table->name, name) == 0) return candidates[i].runs() ? candidates[i].table : NULL;
+  return NULL;
+}
+
+const rk_kernels *rk_kernels_best(void) {
+  // Two threads that get here at once find the same table.
+  static _Atomic(const rk_kernels *) chosen;
+  const rk_kernels *best = atomic_load_explicit(&chosen, memory_order_acquire);
+  if (best) return best;
+  const char *cap = getenv("RWKV_ISA");
+  for (int i = 0; i < CANDIDATES; i++) {
+    if (candidates[i].runs()) best = candidates[i].table;
+    if (cap && strcmp(candidates[i].table->name, cap) == 0) break;
+  }
+  atomic_store_explicit(&chosen, best, memory_order_release);
+  return best;
+}
+
+size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record) {
+  return rows_per_record == 16 ? (size_t)panel_bytes(format, columns) : (size_t)row_layout(format, columns).bytes;
+}

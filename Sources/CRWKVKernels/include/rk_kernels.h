@@ -145,16 +145,13 @@ typedef struct {
 
   // ---- quantization: the same bytes from every table -------------------------------------------------------------
   /// Packs 16 rows (row r at x + r·ldx; rows ≥ `rows` count as zero) of `columns` floats into one panel.
-  /// `scratch`: RK_ENCODE_SCRATCH(columns) bytes.
-  void (*encode_panel)(int format, const float *x, ptrdiff_t ldx, ptrdiff_t rows, ptrdiff_t columns, void *panel,
-                       void *scratch);
+  /// Magnitudes beyond what d can hold are cut off; NaN and infinity give some valid code.
+  void (*encode_panel)(int format, const float *x, ptrdiff_t ldx, ptrdiff_t rows, ptrdiff_t columns, void *panel);
   void (*encode_row)(int format, const float *x, ptrdiff_t columns, void *row);
 } rk_kernels;
 
 /// Floats of scratch that add_rows_block needs.
 #define RK_ADD_ROWS_SCRATCH 65536
-/// Bytes of scratch that encode_panel needs.
-#define RK_ENCODE_SCRATCH(columns) (((size_t)(columns) + 512) * 32)
 
 /// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);

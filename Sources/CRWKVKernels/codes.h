@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+/// Codes, scales and half-precision values as vectors: formats/rwkv-v1.md section 4. Like vector.h, this is included
+/// after the target is switched on.
+#ifndef RK_CODES_H
+#define RK_CODES_H
+
+#include <string.h>
+
+#include "layout.h"
+#include "vector.h"
+
+typedef uint8_t u8x16 __attribute__((ext_vector_type(16)));
+typedef uint8_t u8x64 __attribute__((ext_vector_type(64)));
+typedef int8_t s8x16 __attribute__((ext_vector_type(16)));
+typedef uint16_t u16x16 __attribute__((ext_vector_type(16)));
+
+// ---- tables of values ------------------------------------------------------------------------------------------
+/// T4, and T5 for even and for odd codes.
+static const int8_t rk_table4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+static const int8_t rk_table5_even[16] = {-116, -83, -62, -47, -34, -23, -12, -2, 8, 17, 28, 40, 53, 71, 97, 121};
+static const int8_t rk_table5_odd[16] = {-99, -71, -54, -40, -28, -17, -7, 3, 12, 23, 34, 46, 61, 82, 112, 127};
+
+RK_INLINE u8x16 rk_load_u8(const void *p) {
+  u8x16 x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+
+RK_INLINE u8x64 rk_load_line(const void *p) {
+  u8x64 x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+
+RK_INLINE u16x16 rk_load_u16(const void *p) {
+  u16x16 x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+
+/// A table with `add` (modulo 256) added to its entries, once for each 16 bytes of a vector.
+RK_INLINE u8x64 rk_table(const int8_t *table, int add) {
+  u8x16 t = rk_load_u8(table) + (uint8_t)add;
+  return __builtin_shufflevector(t, t, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7,
+                                 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+                                 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+// ---- scale bytes -----------------------------------------------------------------------------------------------
+/// s of 16 scale bytes.
+RK_INLINE f32x16 rk_scales(int format, u8x16 bytes) {
+  i32x16 b = __builtin_convertvector(bytes, i32x16);
+  int unused = format == RK_INT4 ? 26 : format == RK_INT5 ? 25 : 0;
+  return __builtin_convertvector(b << unused >> unused, f32x16);
+}
+
+/// o/4 + 1 (INT4) or o/4 (INT5) of 16 scale bytes: 0…3 or 0…1.
+RK_INLINE i32x16 rk_offset_steps(int format, u8x16 bytes) {
+  return __builtin_convertvector(bytes, i32x16) >> (format == RK_INT4 ? 6 : 7);
+}
+
+/// o where the steps are 0.
+RK_INLINE int rk_lowest_offset(int format) { return format == RK_INT4 ? -4 : 0; }
+
+// ---- half precision --------------------------------------------------------------------------------------------
+/// F16 as F32: the exponent is moved by a multiplication, which also serves subnormal numbers.
+RK_INLINE f32x16 rk_f16_value(u16x16 half) {
+  u32x16 h = __builtin_convertvector(half, u32x16);
+  u32x16 magnitude = rk_bits(rk_from_bits((h & 0x7fff) << 13) * 0x1p112f);
+  magnitude |= (u32x16)((h & 0x7c00) == 0x7c00) & 0x7f800000u;
+  return rk_from_bits(magnitude | (h & 0x8000) << 16);
+}
+
+RK_INLINE float rk_f16_scalar(const void *p) {
+  uint16_t h;
+  memcpy(&h, p, sizeof h);
+  return rk_f16_value((u16x16)(h))[0];
+}
+
+/// F32 as F16, nearest even; too large becomes infinite.
+RK_INLINE u16x16 rk_to_f16(f32x16 x) {
+  u32x16 magnitude = rk_bits(x) & 0x7fffffff, sign = (rk_bits(x) >> 16) & 0x8000;
+  // Adding 0.5 rounds at 2^−24, the unit of subnormal numbers.
+  u32x16 subnormal = rk_bits(rk_from_bits(magnitude) + 0.5f) - 0x3f000000;
+  u32x16 normal = (magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
+  u32x16 special = magnitude > 0x7f800000 ? (u32x16)(0x7e00) : (u32x16)(0x7c00);
+  u32x16 half = magnitude < 0x38800000 ? subnormal : magnitude < 0x477ff000 ? normal : special;
+  return __builtin_convertvector(half | sign, u16x16);
+}
+
+/// F32 as BF16, nearest even; NaN stays NaN.
+RK_INLINE u16x16 rk_to_bf16(f32x16 x) {
+  u32x16 bits = rk_bits(x), rounded = bits + 0x7fff + (bits >> 16 & 1);
+  u32x16 nan = bits | 0x400000;
+  return __builtin_convertvector(((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded) >> 16, u16x16);
+}
+
+/// BF16 as F32.
+RK_INLINE f32x16 rk_bf16_value(u16x16 half) {
+  return rk_from_bits(__builtin_convertvector(half, u32x16) << 16);
+}
+
+#endif

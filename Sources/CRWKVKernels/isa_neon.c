@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: MIT
+// Every aarch64 CPU has what this target needs.
+#if defined(__aarch64__)
+#include "rk_isa.h"
+
+#define RK_ISA neon
+#pragma STDC FP_CONTRACT OFF
+
+#include "codes.h"
+
+#include "dot_scalar.inc"
+
+#include "kernels.inc"
+
+#include "table.inc"
+#endif

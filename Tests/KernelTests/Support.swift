@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT
+import CRWKVKernels
+
+/// A small reproducible generator (SplitMix64).
+struct Random {
+  var state: UInt64
+
+  init(_ seed: Int) { state = UInt64(truncatingIfNeeded: seed) }
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9e37_79b9_7f4a_7c15
+    var z = state
+    z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+    z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+    return z ^ (z >> 31)
+  }
+
+  /// [0, 1)
+  mutating func uniform() -> Float { Float(next() >> 40) / 16_777_216 }
+
+  /// Sum of 12 uniform numbers: mean 0, variance 1, close to Gaussian.
+  mutating func gaussian() -> Float {
+    var sum: Float = -6
+    for _ in 0..<12 { sum += uniform() }
+    return sum
+  }
+
+  mutating func gaussians(_ count: Int) -> [Float] { (0..<count).map { _ in gaussian() } }
+}
+
+/// The tables that this machine can run; the scalar one is the definition.
+var scalarKernels: rk_kernels { kernels("scalar") }
+let otherTables = ["avx2", "avx512", "neon"].filter { (name: String) in rk_kernels_named(name) != nil }
+let tableNames = ["scalar"] + otherTables
+
+func kernels(_ name: String) -> rk_kernels { rk_kernels_named(name)!.pointee }

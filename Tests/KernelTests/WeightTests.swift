@@ -1,0 +1,407 @@
+// SPDX-License-Identifier: MIT
+import CRWKVKernels
+import Testing
+
+private let widths = [1, 16, 31, 32, 33, 64, 96, 255, 256, 257, 512, 768, 2048]
+
+/// Bit patterns, so that NaN and the sign of zero count.
+private func bits(_ x: [Float]) -> [UInt32] { x.map(\.bitPattern) }
+
+@Suite("Sizes of records")
+struct RecordSizes {
+  /// Counted by hand from section 4 of the format.
+  @Test("equal those of the format")
+  func sizes() {
+    // 2048 columns: 4 lines of d, 32 of scales, 256 of codes; INT5 also 64 of low bits; INT8: 16 of scales, 512 of codes.
+    #expect(recordBytes(.int4, 2048, 16) == 64 * (4 + 32 + 256))
+    #expect(recordBytes(.int5, 2048, 16) == 64 * (4 + 32 + 256 + 64))
+    #expect(recordBytes(.int8, 2048, 16) == 64 * (4 + 16 + 512))
+    // 33 columns are 64: a line of d, one of scales, 8 (INT8: 16) of codes, 2 of low bits.
+    #expect(recordBytes(.int4, 33, 16) == 64 * 10)
+    #expect(recordBytes(.int5, 33, 16) == 64 * 12)
+    #expect(recordBytes(.int8, 33, 16) == 64 * 18)
+    #expect(recordBytes(.f32, 33, 16) == 64 * 16 * 4)
+    #expect(recordBytes(.bf16, 1, 16) == 32 * 16 * 2)
+    // Rows: d · scales · low bits · codes, each a multiple of 16 bytes.
+    #expect(recordBytes(.int4, 768, 1) == 16 + 48 + 384)
+    #expect(recordBytes(.int5, 768, 1) == 16 + 48 + 96 + 384)
+    #expect(recordBytes(.int8, 768, 1) == 16 + 32 + 768)
+    #expect(recordBytes(.int5, 33, 1) == 16 + 16 + 16 + 32)
+    #expect(recordBytes(.f16, 33, 1) == 128)
+  }
+}
+
+@Suite("Layout of records, built by hand")
+struct Layouts {
+  static let t4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+  static let t5 = [
+    -116, -99, -83, -71, -62, -54, -47, -40, -34, -28, -23, -17, -12, -7, -2, 3, 8, 12, 17, 23, 28, 34, 40, 46, 53,
+    61, 71, 82, 97, 112, 121, 127,
+  ]
+
+  /// F16 bits of d for (row, 256 columns): powers of two.
+  static func d(_ r: Int, _ i: Int) -> (bits: UInt16, value: Float) {
+    let exponent = 10 + (3 * r + 5 * i) % 7
+    return (UInt16(exponent << 10), exponent >= 15 ? Float(1 << (exponent - 15)) : 1 / Float(1 << (15 - exponent)))
+  }
+
+  static func scale(_ format: Format, _ r: Int, _ block: Int) -> (byte: UInt8, s: Int, o: Int) {
+    let k = 17 * r + 29 * block
+    switch format {
+    case .int4:
+      let s = k % 63 - 31
+      return (UInt8(s & 63 | (k / 3 % 4) << 6), s, [-4, 0, 4, 8][k / 3 % 4])
+    case .int5:
+      let s = k % 127 - 63
+      return (UInt8(s & 127 | (k / 3 % 2) << 7), s, [0, 4][k / 3 % 2])
+    default: return (UInt8(k % 256), k % 256, 0)
+    }
+  }
+
+  static func code(_ format: Format, _ r: Int, _ c: Int) -> (code: Int, value: Int) {
+    let k = 7 * r + 11 * c + c / 16
+    switch format {
+    case .int4: return (k % 16, t4[k % 16])
+    case .int5: return (k % 32, t5[k % 32])
+    default: return (1 + k % 255, 1 + k % 255 - 128)
+    }
+  }
+
+  static func expected(_ format: Format, _ r: Int, _ c: Int) -> Float {
+    let block = scale(format, r, c / (format == .int8 ? 32 : 16))
+    return d(r, c / 256).value * Float(block.s) * Float(code(format, r, c).value + block.o)
+  }
+
+  /// A panel of `columns` (a multiple of 32) as section 4.1 describes it.
+  static func panel(_ format: Format, _ columns: Int) -> [UInt8] {
+    var out: [UInt8] = []
+    let group = format == .int8 ? 128 : 64
+    for start in stride(from: 0, to: columns, by: 512) {
+      var line = [UInt8](repeating: 0, count: 64)
+      for i in 0..<2 where start + 256 * i < columns {
+        for r in 0..<16 {
+          line[2 * (16 * i + r)] = UInt8(d(r, start / 256 + i).bits & 255)
+          line[2 * (16 * i + r) + 1] = UInt8(d(r, start / 256 + i).bits >> 8)
+        }
+      }
+      out += line
+      for c in stride(from: start, to: min(start + 512, columns), by: group) {
+        out += lines(format, c, min(group, columns - c))
+      }
+    }
+    return out
+  }
+
+  /// The lines of `count` columns from c on.
+  static func lines(_ format: Format, _ c: Int, _ count: Int) -> [UInt8] {
+    let block = format == .int8 ? 32 : 16
+    var scales = [UInt8](repeating: 0, count: 64)
+    for i in 0..<(count / block) {
+      for r in 0..<16 { scales[16 * i + r] = scale(format, r, c / block + i).byte }
+    }
+    var low: [UInt8] = []
+    var codes: [UInt8] = []
+    for v in stride(from: c, to: c + count, by: format == .int8 ? 4 : 8) {
+      var bits: [UInt64] = [0, 0]
+      for r in 0..<16 {
+        for i in 0..<4 {
+          let first = code(format, r, v + i).code
+          let second = code(format, r, v + 4 + i).code
+          switch format {
+          case .int8: codes.append(UInt8(first))
+          case .int4: codes.append(UInt8(first | second << 4))
+          default:
+            codes.append(UInt8(first >> 1 | (second >> 1) << 4))
+            bits[0] |= UInt64(first & 1) << UInt64(4 * r + i)
+            bits[1] |= UInt64(second & 1) << UInt64(4 * r + i)
+          }
+        }
+      }
+      if format == .int5 { for word in bits { for i in 0..<8 { low.append(UInt8(word >> (8 * i) & 255)) } } }
+    }
+    return scales + low + codes
+  }
+
+  /// Row r as a single-row record, section 4.2.
+  static func row(_ format: Format, _ r: Int, _ columns: Int) -> [UInt8] {
+    func padded(_ part: [UInt8]) -> [UInt8] {
+      part + [UInt8](repeating: 0, count: (16 - part.count % 16) % 16)
+    }
+    let block = format == .int8 ? 32 : 16
+    var ds: [UInt8] = []
+    for i in 0..<((columns + 255) / 256) { ds += [UInt8(d(r, i).bits & 255), UInt8(d(r, i).bits >> 8)] }
+    let scales = (0..<(columns / block)).map { scale(format, r, $0).byte }
+    var low: [UInt8] = []
+    var codes: [UInt8] = []
+    for c in stride(from: 0, to: columns, by: 32) {
+      let c32 = (0..<32).map { code(format, r, c + $0).code }
+      if format == .int8 { codes += c32.map { UInt8($0) } }
+      if format == .int4 { codes += (0..<16).map { UInt8(c32[$0] | c32[$0 + 16] << 4) } }
+      if format == .int5 {
+        codes += (0..<16).map { UInt8(c32[$0] >> 1 | (c32[$0 + 16] >> 1) << 4) }
+        for i in 0..<4 { low.append((0..<8).reduce(0) { $0 | UInt8(c32[8 * i + $1] & 1) << UInt8($1) }) }
+      }
+    }
+    return padded(ds) + padded(scales) + padded(low) + padded(codes)
+  }
+
+  @Test("decode to the values of the format", arguments: [Format.int4, .int5, .int8], tableNames)
+  func decodes(format: Format, table: String) {
+    for columns in [32, 64, 96, 160, 256, 288, 512, 544, 1120] {
+      let panel = Self.panel(format, columns)
+      #expect(panel.count == recordBytes(format, columns, 16))
+      let decoded = decode(panel, format, rows: 16, columns: columns, panels: true, with: kernels(table))
+      let rows = (0..<16).flatMap { Self.row(format, $0, columns) }
+      #expect(rows.count == 16 * recordBytes(format, columns, 1))
+      let decodedRows = decode(rows, format, rows: 16, columns: columns, panels: false, with: kernels(table))
+      let expected = (0..<16).flatMap { r in (0..<columns).map { Self.expected(format, r, $0) } }
+      #expect(decoded == expected)
+      #expect(decodedRows == expected)
+    }
+  }
+
+  @Test("F16 and BF16 values are read as IEEE says", arguments: tableNames)
+  func halves(table: String) {
+    let halves: [UInt16] = [0x0000, 0x8000, 0x3c00, 0xbc00, 0x0001, 0x83ff, 0x0400, 0x7bff, 0x3555, 0x7c00, 0xfc00]
+    var record = [UInt8](repeating: 0, count: recordBytes(.f16, 11, 1))
+    for (i, half) in halves.enumerated() {
+      record[2 * i] = UInt8(half & 255)
+      record[2 * i + 1] = UInt8(half >> 8)
+    }
+    let f16 = decode(record, .f16, rows: 1, columns: 11, panels: false, with: kernels(table))
+    let expected: [Float] = [
+      0.0, -0.0, 1, -1, 0x1p-24, -0x3ffp-24, 0x1p-14, 65504, 0x1.554p-2, .infinity, -.infinity,
+    ]
+    #expect(bits(f16) == bits(expected))
+    let bf16 = decode(record, .bf16, rows: 1, columns: 11, panels: false, with: kernels(table))
+    #expect(bits(bf16) == halves.map { UInt32($0) << 16 })
+  }
+}
+
+@Suite("Activations as integers")
+struct Activations {
+  @Test("lie within half a step of the values", arguments: [1, 31, 32, 64, 100, 768])
+  func rounding(n: Int) {
+    var random = Random(n)
+    let x = random.gaussians(n).map { $0 * $0 * $0 }
+    let input = Input(x, columns: n, with: scalarKernels)
+    for c in 0..<n {
+      let step = Double(input.scale[c / 32])
+      #expect(abs(input.seen(by: .int8, 0, c) - Double(x[c])) <= step * 0.501)
+      #expect((-64...63).contains(input.low[c]) && input.high[c] != -128)
+    }
+    for c in n..<input.stride { #expect(input.high[c] == 0 && input.low[c] == 0) }
+    for b in 0..<(input.stride / 16) {
+      #expect(Int(input.sum[b]) == (16 * b..<16 * b + 16).reduce(0) { $0 + Int(input.high[$1]) })
+    }
+    for b in 0..<(input.stride / 32) {
+      let sum = (32 * b..<32 * b + 32).reduce(0) { $0 + 128 * Int(input.high[$1]) + Int(input.low[$1]) }
+      #expect(Int(input.sum15[b]) == sum)
+    }
+  }
+
+  @Test("are the same from every table, for any number", arguments: otherTables)
+  func tables(table: String) {
+    var random = Random(3)
+    var x = random.gaussians(992).map { $0 * Float(sign: .plus, exponent: Int($0 * 20), significand: 1) }
+    x += [.infinity, 1, -.infinity, 2] + [Float](repeating: 3, count: 28)
+    x += [.nan, -.nan, 1e38, .greatestFiniteMagnitude] + [Float](repeating: -3, count: 28)
+    x += [Float](repeating: 1e-31, count: 32) + [Float](repeating: -0x1p-140, count: 32)
+    let expected = Input(x, columns: x.count, with: scalarKernels)
+    let found = Input(x, columns: x.count, with: kernels(table))
+    #expect(found.high == expected.high && found.low == expected.low)
+    #expect(found.sum == expected.sum && found.sum15 == expected.sum15)
+    #expect(bits(found.scale) == bits(expected.scale))
+  }
+}
+
+@Suite("Matrix products")
+struct MatrixProducts {
+  static func matrix(rows: Int, columns: Int) -> [Float] {
+    var random = Random(1000 * rows + columns)
+    return random.gaussians(rows * columns).map { $0 * 0.02 }
+  }
+
+  @Test("agree with a double-precision sum", arguments: Format.allCases, widths)
+  func reference(format: Format, columns: Int) {
+    let rows = 17
+    let panels = encode(
+      Self.matrix(rows: rows, columns: columns), format, columns: columns, panels: true, with: scalarKernels)
+    let w = decode(panels, format, rows: rows, columns: columns, panels: true, with: scalarKernels)
+    var random = Random(columns)
+    let x = Input(random.gaussians(2 * columns), columns: columns, with: scalarKernels)
+    let y = x.multiplied(by: panels, format, with: scalarKernels)
+    // Roundings on the longest path: of a weight, its pair, 8 pairs, K/256 superblocks; or K/2 columns and one sum.
+    let quantized = format == .int4 || format == .int5 || format == .int8
+    let roundings = quantized ? 1 + 2 + 8 + (columns + 255) / 256 : (columns + 1) / 2 + 1
+    for t in 0..<2 {
+      for r in 0..<rows {
+        var sum = 0.0
+        var magnitude = 0.0
+        for c in 0..<columns {
+          let product = Double(w[r * columns + c]) * x.seen(by: format, t, c)
+          sum += product
+          magnitude += abs(product)
+        }
+        let tolerance = 1.01 * Double(roundings) * 0x1p-24 * magnitude
+        #expect(abs(Double(y[t * 32 + r]) - sum) <= tolerance, "row \(r), token \(t)")
+      }
+      for r in rows..<32 { #expect(y[t * 32 + r] == 0) }
+    }
+  }
+
+  @Test("are the same bits from every table, for one token and many", arguments: Format.allCases, widths)
+  func tables(format: Format, columns: Int) {
+    let panels = encode(
+      Self.matrix(rows: 40, columns: columns), format, columns: columns, panels: true, with: scalarKernels)
+    var random = Random(columns + 1)
+    let x = Input(random.gaussians(33 * columns), columns: columns, with: scalarKernels)
+    let all = bits(x.multiplied(by: panels, format, with: scalarKernels))
+    for table in tableNames {
+      for T in [1, 2, 3, 5, 8, 33] where table != "scalar" || T < 8 {
+        let y = x.multiplied(by: panels, format, first: 33 - T, count: T, with: kernels(table))
+        #expect(bits(y) == Array(all[((33 - T) * 48)...]), "\(table), \(T) tokens")
+      }
+    }
+  }
+}
+
+@Suite("Sums of rows")
+struct SumsOfRows {
+  @Test("agree with the dequantized rows, bit for bit", arguments: Format.allCases, tableNames)
+  func reference(format: Format, table: String) {
+    for columns in [1, 16, 33, 96, 257, 768] {
+      let count = 20
+      let rows = encode(
+        MatrixProducts.matrix(rows: count, columns: columns), format, columns: columns, panels: false,
+        with: scalarKernels)
+      let w = decode(rows, format, rows: count, columns: columns, panels: false, with: scalarKernels)
+      let index: [Int32] = [0, 3, 4, 11, 19]
+      let h: [Float] = [0.5, -1.25, 3.7, 1e-3, 0.3]
+      let from = columns > 200 ? 64 : 0
+      let to = columns > 600 ? 672 : columns
+      var expected = (0..<columns).map { Float($0 % 7) * 0.1 }
+      var y = expected
+      for (i, row) in index.enumerated() {
+        for c in from..<to { expected[c] = expected[c].addingProduct(h[i], w[Int(row) * columns + c]) }
+      }
+      kernels(table).add_rows(format.rawValue, rows, columns, index, h, 5, from, to, &y)
+      #expect(bits(y) == bits(expected))
+    }
+  }
+
+  @Test("of blocks of tokens are the same bits as token by token", arguments: Format.allCases, tableNames)
+  func blocks(format: Format, table: String) {
+    let kernels = kernels(table)
+    var scratch = [Float](repeating: 0, count: Int(RK_ADD_ROWS_SCRATCH))
+    for (columns, from, to) in [(1, 0, 1), (96, 32, 64), (257, 0, 257), (1120, 32, 1120)] {
+      let count = 70
+      let T = 5
+      let rows = encode(
+        MatrixProducts.matrix(rows: count, columns: columns), format, columns: columns, panels: false,
+        with: scalarKernels)
+      var random = Random(columns)
+      let h = random.gaussians(T * count).map { $0 > 0 ? $0 : 0 }
+      var y = [Float](repeating: 0.25, count: T * columns)
+      var expected = y
+      kernels.add_rows_block(
+        format.rawValue, rows, columns, 1, count - 2, h, count, T, from, to, &y, columns, &scratch)
+      for t in 0..<T {
+        let index = (1..<count - 1).filter { h[t * count + $0] != 0 }.map { Int32($0) }
+        let values = index.map { h[t * count + Int($0)] }
+        expected.withUnsafeMutableBufferPointer {
+          scalarKernels.add_rows(
+            format.rawValue, rows, columns, index, values, index.count, from, to, $0.baseAddress! + t * columns)
+        }
+      }
+      #expect(bits(y) == bits(expected))
+    }
+  }
+}
+
+@Suite("Quantization")
+struct Quantization {
+  /// Relative error for Gaussian weights; measured values are 2 % below.
+  static let bounds: [(Format, Double)] = [(.int4, 0.0605), (.int5, 0.0315), (.int8, 0.0057), (.f16, 2.2e-4)]
+
+  static func relativeError(_ x: [Float], _ y: [Float]) -> Double {
+    var error = 0.0
+    var power = 0.0
+    for (a, b) in zip(x, y) {
+      error += Double(a - b) * Double(a - b)
+      power += Double(a) * Double(a)
+    }
+    return (error / power).squareRoot()
+  }
+
+  @Test("of Gaussian weights has the expected error", arguments: bounds, [false, true])
+  func error(bound: (format: Format, error: Double), panels: Bool) {
+    var random = Random(5)
+    let x = random.gaussians(32 * 512).map { $0 * 0.02 }
+    let table = kernels(tableNames.last!)
+    let records = encode(x, bound.format, columns: 512, panels: panels, with: table)
+    let y = decode(records, bound.format, rows: 32, columns: 512, panels: panels, with: table)
+    let error = Self.relativeError(x, y)
+    #expect(error < bound.error && error > 0.85 * bound.error)
+  }
+
+  @Test("gives the same bytes from every table", arguments: Format.allCases, otherTables)
+  func tables(format: Format, table: String) {
+    for columns in [1, 16, 33, 96, 255, 257, 512] {
+      for rows in [1, 15, 16, 17] {
+        var x = MatrixProducts.matrix(rows: rows, columns: columns)
+        if columns == 255 { x = x.map { $0 * $0 * $0 * 1e6 } }
+        for panels in [false, true] {
+          let expected = encode(x, format, columns: columns, panels: panels, with: scalarKernels)
+          let found = encode(x, format, columns: columns, panels: panels, with: kernels(table))
+          #expect(found == expected, "\(rows) × \(columns)")
+        }
+      }
+    }
+  }
+
+  @Test("writes zero bits where there is no weight", arguments: Format.allCases)
+  func padding(format: Format) {
+    // A panel with 3 rows and 40 columns; the same weights with other rows and columns present.
+    var random = Random(8)
+    let x = random.gaussians(3 * 40)
+    let panel = encode(x, format, columns: 40, panels: true, with: scalarKernels)
+    let decoded = decode(panel, format, rows: 16, columns: 64, panels: true, with: scalarKernels)
+    for r in 3..<16 { for c in 0..<64 { #expect(decoded[r * 64 + c] == 0) } }
+    #expect(panel.count == recordBytes(format, 64, 16))
+    if format == .int4 {
+      // Lines: d, scales, 8 of codes; columns 40…63 are lines 5…7, row 3… bytes 12….
+      for i in 64 * 7..<64 * 10 { #expect(panel[i] == 0) }
+      for line in 0..<10 where line >= 2 { for i in 12..<64 { #expect(panel[64 * line + i] == 0) } }
+    }
+  }
+
+  @Test("keeps values that the float formats can hold")
+  func exact() {
+    let x: [Float] = [0.0, -0.0, 1, -2.5, 65504, 0x1p-24, -0x3ffp-24, 0x1p-14, 3.140625]
+    for (format, panels) in [(Format.f16, false), (.f16, true), (.f32, true), (.f32, false)] {
+      let records = encode(x, format, columns: x.count, panels: panels, with: scalarKernels)
+      let y = decode(records, format, rows: 1, columns: x.count, panels: panels, with: scalarKernels)
+      #expect(bits(y) == bits(x))
+    }
+    // Ties go to even; what is too large becomes infinite.
+    let ties: [Float] = [2049, 2051, 65519, 65520, 0x1p-25, 0x1.8p-24, 1e30, -1e-30]
+    let rounded = decode(
+      encode(ties, .f16, columns: 8, panels: false, with: scalarKernels), .f16, rows: 1, columns: 8, panels: false,
+      with: scalarKernels)
+    #expect(bits(rounded) == bits([2048, 2052, 65504, .infinity, 0, 0x1p-23, .infinity, -0.0]))
+  }
+
+  @Test("survives what is not a weight", arguments: [Format.int4, .int5, .int8], tableNames)
+  func hostile(format: Format, table: String) {
+    let strange: [Float] = [.nan, .infinity, -.infinity, 3e38, -3e38, 0x1p-149, 0, 1e-10]
+    let x = (0..<1024).map { (i: Int) -> Float in strange[(i * 5 + i / 64) % 8] }
+    let records = encode(x, format, columns: 64, panels: true, with: kernels(table))
+    let rows = encode(x, format, columns: 64, panels: false, with: kernels(table))
+    let zeros = encode([Float](repeating: 0, count: 64), format, columns: 64, panels: false, with: kernels(table))
+    #expect(decode(zeros, format, rows: 1, columns: 64, panels: false, with: scalarKernels).allSatisfy { $0 == 0 })
+    let fromPanel = decode(records, format, rows: 16, columns: 64, panels: true, with: scalarKernels)
+    let fromRows = decode(rows, format, rows: 16, columns: 64, panels: false, with: scalarKernels)
+    #expect(fromPanel.allSatisfy { $0.isFinite } && fromRows.allSatisfy { $0.isFinite })
+  }
+}
