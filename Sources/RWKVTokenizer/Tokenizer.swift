@@ -24,12 +24,13 @@ extension Tokenizer {
 
 /// The tokenizers that a model file can name in `tokenizer.kind` (formats/rwkv-v1.md, section 6).
 public enum TokenizerKind: String, Sendable {
-  case world, bytes
+  case world, bpe, bytes
 
   /// Reads the tokenizer of this kind from the raw bytes of the tensor `tokenizer`; `bytes` has none.
   public func tokenizer(blob: [UInt8]) throws(TokenizerError) -> any Tokenizer {
     switch self {
     case .world: try WorldTokenizer(blob: blob)
+    case .bpe: try BPETokenizer(blob: blob)
     case .bytes: ByteTokenizer()
     }
   }

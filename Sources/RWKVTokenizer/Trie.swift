@@ -12,20 +12,14 @@ struct Trie: Sendable {
   private var label: [UInt8] = [0]
   private var value: [Int32] = []
 
-  /// A string that occurs under two ids.
-  struct Duplicate: Error {
-    let first: Int
-    let second: Int
-  }
-
   /// The node's subtree is `order[range]`, tokens that agree in their first `depth` bytes.
   private struct Pending {
     var range: Range<Int>
     let depth: Int
   }
 
-  /// Builds the trie of the non-empty tokens of `table` whose ids satisfy `included`.
-  init(_ table: TokenTable, where included: (Int) -> Bool = { _ in true }) throws(Duplicate) {
+  /// Builds the trie of the non-empty tokens of `table` whose ids satisfy `included`; no two may be equal.
+  init(unique table: TokenTable, where included: (Int) -> Bool) throws(TokenizerError) {
     let order = Self.sorted(table, where: included)
     var queue = [Pending(range: 0..<order.count, depth: 0)]
     var next = 0
@@ -39,7 +33,7 @@ struct Trie: Sendable {
         value[next] = Int32(order[first])
         range = first + 1..<range.upperBound
         if let second = range.first, table.range(of: order[second]).count == depth {
-          throw Duplicate(first: order[first], second: order[second])
+          throw TokenizerError(.token(order[second]), "has the same bytes as token \(order[first])")
         }
       }
       while let start = range.first {
@@ -99,6 +93,13 @@ struct Trie: Sendable {
       node = child
     }
     return value[node] >= 0 ? Int(value[node]) : nil
+  }
+
+  /// Throws unless each byte that satisfies `needed` is a string by itself, so that all input can be encoded.
+  func requireBytes(_ needed: (UInt8) -> Bool) throws(TokenizerError) {
+    for byte in UInt8.min...UInt8.max where needed(byte) && find(CollectionOfOne(byte)) == nil {
+      throw TokenizerError(.vocabulary, "no token for the single byte \(byte)")
+    }
   }
 
   @inline(__always)

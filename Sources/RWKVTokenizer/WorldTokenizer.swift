@@ -20,7 +20,8 @@ public struct WorldTokenizer: Tokenizer {
   /// Throws unless no byte string occurs twice and each single byte is a token, so that every input can be encoded.
   private init(_ table: TokenTable) throws(TokenizerError) {
     self.table = table
-    self.trie = try Trie(completeVocabulary: table) { _ in true }
+    self.trie = try Trie(unique: table) { _ in true }
+    try trie.requireBytes { _ in true }
   }
 
   /// The contents of the tensor `tokenizer`.
@@ -50,19 +51,5 @@ public struct WorldTokenizer: Tokenizer {
       }
     }
     return ids
-  }
-}
-
-extension Trie {
-  /// The trie of the tokens that satisfy `included`; throws when one occurs twice or a single byte is missing.
-  init(completeVocabulary table: TokenTable, where included: (Int) -> Bool) throws(TokenizerError) {
-    do {
-      try self.init(table, where: included)
-    } catch {
-      throw TokenizerError(.token(error.second), "has the same bytes as token \(error.first)")
-    }
-    for byte in UInt8.min...UInt8.max where find(CollectionOfOne(byte)) == nil {
-      throw TokenizerError(.vocabulary, "no token for the single byte \(byte); all 256 are needed")
-    }
   }
 }
