@@ -52,7 +52,7 @@ let package = Package(
     tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
     tests("FormatTests", ["RWKVFormat"]),
     tests("CheckpointTests", ["RWKVCheckpoint"]),
-    tests("TokenizerTests", ["RWKVTokenizer"]),
+    tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
     tests("ModelTests", ["RWKV", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
     tests("QuantizationTests", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "CRWKVKernels"]),
     tests("CommandTests", []),

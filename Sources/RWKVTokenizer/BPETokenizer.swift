@@ -40,7 +40,8 @@ public struct BPETokenizer: Tokenizer {
     var table = TokenTable()
     for (id, token) in tokens.enumerated() {
       guard token.count <= TokenTable.maximumLength else {
-        throw TokenizerError(.token(id), "has \(token.count) bytes; expected at most \(TokenTable.maximumLength)")
+        let limit = TokenTable.maximumLength
+        throw TokenizerError(.token(id), "has \(token.count) bytes; expected at most \(limit)")
       }
       table.append(token)
     }
