@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import Glibc
 
 /// Reads little-endian numbers from a piece of the file, never past its end.
 struct ByteCursor {
@@ -38,7 +39,7 @@ struct ByteCursor {
   /// Bytes that must be zero.
   mutating func zeros(_ count: Int, of name: String) throws(ModelFileError) {
     let at = offset
-    guard try take(count).allSatisfy({ $0 == 0 }) else {
+    guard isZero(try take(count)) else {
       throw .invalid("a reserved byte of \(name)", found: "not zero", expected: "0", offset: at)
     }
   }
@@ -49,4 +50,10 @@ extension [UInt8] {
   mutating func append<Number: FixedWidthInteger>(littleEndian number: Number) {
     Swift.withUnsafeBytes(of: number.littleEndian) { append(contentsOf: $0) }
   }
+}
+
+/// True if all bytes are zero: the first is, and each equals the next.
+func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+  guard let base = bytes.baseAddress, bytes.count > 0 else { return true }
+  return bytes[0] == 0 && memcmp(base, base + 1, bytes.count - 1) == 0
 }

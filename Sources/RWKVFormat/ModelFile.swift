@@ -112,7 +112,7 @@ public final class ModelFile: Sendable {
       let end = chunk.offset + UInt64(chunk.length)
       let gap = scratch.bytes(Int(next.offset - end))
       do throws(ModelFileError) { try file.read(into: gap, at: end) } catch { throw error.inFile(path) }
-      guard gap.allSatisfy({ $0 == 0 }) else {
+      guard isZero(UnsafeRawBufferPointer(gap)) else {
         throw .invalid("padding after a chunk", found: "not zero", expected: "zero", offset: end).inFile(path)
       }
     }
@@ -152,7 +152,7 @@ private struct IndexContents {
     guard XXH64.hash(index) == header.indexHash else {
       throw ModelFileError(.damaged(what: "the index"), offset: UInt64(Header.size))
     }
-    guard bytes[header.indexBytes...].allSatisfy({ $0 == 0 }) else {
+    guard isZero(UnsafeRawBufferPointer(rebasing: bytes[header.indexBytes...])) else {
       let end = UInt64(Header.size + header.indexBytes)
       throw .invalid("padding after the index", found: "not zero", expected: "zero", offset: end)
     }

@@ -67,7 +67,12 @@ struct Sample {
   let plan: TensorPlan
   let raw: [UInt8]
 
-  /// `noise` 0: compressible bytes, 1: random ones.
+  init(raw: [UInt8], plan: TensorPlan) {
+    self.raw = raw
+    self.plan = plan
+  }
+
+  /// `noise`: random bytes, else compressible ones.
   init(_ plan: TensorPlan, noise: Bool, seed: UInt64) {
     let record = plan.format.recordBytes(columns: plan.columns, rowsPerRecord: plan.rowsPerRecord) ?? 0
     let records = (plan.rows + plan.rowsPerRecord - 1) / plan.rowsPerRecord
@@ -132,3 +137,11 @@ func contents(of tensor: TensorInfo, in file: ModelFile) throws -> [UInt8] {
   try bytes.withUnsafeMutableBytes { try file.read(tensor, into: $0) }
   return bytes
 }
+
+/// What == says, at the speed of memcmp in a debug build too.
+func same(_ a: UnsafeRawBufferPointer, _ b: [UInt8]) -> Bool {
+  guard let base = a.baseAddress, a.count == b.count else { return a.count == b.count }
+  return b.withUnsafeBytes { memcmp(base, $0.baseAddress ?? base, a.count) == 0 }
+}
+
+func same(_ a: [UInt8], _ b: [UInt8]) -> Bool { a.withUnsafeBytes { same($0, b) } }
