@@ -50,7 +50,7 @@ let package = Package(
     tool("rwkv-quantize", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
     tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
-    tests("FormatTests", ["RWKVFormat"]),
+    tests("FormatTests", ["RWKVFormat", "CZstd"]),
     tests("CheckpointTests", ["RWKVCheckpoint"]),
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
     tests("ModelTests", ["RWKV", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),

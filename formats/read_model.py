@@ -25,6 +25,7 @@ def check(holds, what):
 def xxh64(data):
     mask, p1, p2 = (1 << 64) - 1, 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F
     p3, p4, p5 = 0x165667B19E3779F9, 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
+
     def rotate(x, n):
         return (x << n | x >> (64 - n)) & mask
     def mix(lane, word):
