@@ -1,6 +1,20 @@
 import ArgumentParser
 
+/// The version of the programs and the library.
+let version = "0.1.0"
+
 @main
-struct Command: ParsableCommand {
-  static let configuration = CommandConfiguration(commandName: "rwkv-run")
+struct RWKVRun: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "rwkv-run",
+    abstract: "Runs RWKV language models on the CPU.",
+    discussion: """
+      EXAMPLES
+        rwkv-run model.rwkv -p "The kernel" -n 100
+        rwkv-run model.rwkv -f prompt.txt --temp 0 --stop "\\n\\n"
+        rwkv-run perplexity model.rwkv -f text.txt
+      """,
+    version: version,
+    subcommands: [Generate.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self],
+    defaultSubcommand: Generate.self)
 }

@@ -25,13 +25,19 @@ final class Team: Sendable {
   /// Runs `body` on all members and returns when all have left it.
   ///
   /// One evaluation at a time: a team belongs to one session.
-  func run(_ body: (borrowing Member) -> Void) {
+  func run(_ body: (inout Member) -> Void) {
     let first = ticket.load(ordering: .acquiring) >> 32
-    guard size > 1 else { return body(Member(team: self, phase: first)) }
+    guard size > 1 else {
+      var member = Member(team: self, index: 0, phase: first)
+      return body(&member)
+    }
     // The closure runs only while `run` waits, so its captures outlive it.
     withoutActuallyEscaping(body) { body in
       nonisolated(unsafe) let body = body
-      DispatchQueue.concurrentPerform(iterations: size) { _ in body(Member(team: self, phase: first)) }
+      DispatchQueue.concurrentPerform(iterations: size) { index in
+        var member = Member(team: self, index: index, phase: first)
+        body(&member)
+      }
     }
   }
 
@@ -39,9 +45,12 @@ final class Team: Sendable {
   struct Member: ~Copyable {
     private let team: Team
     private var phase: UInt64
+    /// 0..<teamSize, different for members that run at the same time: selects scratch.
+    let index: Int
 
-    fileprivate init(team: Team, phase: UInt64) {
+    fileprivate init(team: Team, index: Int, phase: UInt64) {
       self.team = team
+      self.index = index
       self.phase = phase
     }
 

@@ -1,0 +1,62 @@
+internal import CRWKVKernels
+
+/// Inputs of matrices for a block of tokens: the values and their 15-bit form, which integer kernels read.
+struct Activations {
+  /// [rows, stride] f32
+  let values: UnsafeMutablePointer<Float>
+  private let high: UnsafeMutablePointer<Int8>
+  private let low: UnsafeMutablePointer<Int8>
+  private let scale: UnsafeMutablePointer<Float>
+  private let sum: UnsafeMutablePointer<Int32>
+  private let sum15: UnsafeMutablePointer<Int32>
+  let stride: Int
+
+  init(rows: Int, width: Int, in arena: Arena) throws(ModelError) {
+    stride = paddedWidth(width)
+    values = try arena.allocate(Float.self, count: rows * stride)
+    high = try arena.allocate(Int8.self, count: rows * stride)
+    low = try arena.allocate(Int8.self, count: rows * stride)
+    scale = try arena.allocate(Float.self, count: rows * stride / 32)
+    sum = try arena.allocate(Int32.self, count: rows * stride / 16)
+    sum15 = try arena.allocate(Int32.self, count: rows * stride / 32)
+  }
+
+  /// Values of one row.
+  @inline(__always)
+  func row(_ row: Int) -> UnsafeMutablePointer<Float> { values + row * stride }
+
+  /// Brings the 15-bit form of one row up to date with its first `width` values.
+  @inline(__always)
+  func quantize(_ row: Int, width: Int, _ kernels: borrowing Kernels) {
+    kernels.quantize_input(
+      values + row * stride, width, high + row * stride, low + row * stride, scale + row * (stride / 32),
+      sum + row * (stride / 16), sum15 + row * (stride / 32))
+  }
+
+  /// What kernels read, from `row` on.
+  @inline(__always)
+  func input(from row: Int = 0) -> rk_input {
+    rk_input(
+      values: values + row * stride, high: high + row * stride, low: low + row * stride,
+      scale: scale + row * (stride / 32), sum: sum + row * (stride / 16), sum15: sum15 + row * (stride / 32),
+      stride: stride)
+  }
+}
+
+/// Row widths are padded to whole blocks of 64.
+func paddedWidth(_ width: Int) -> Int { (width + 63) / 64 * 64 }
+
+/// Plain f32 rows.
+struct Rows {
+  /// [rows, stride]
+  let values: UnsafeMutablePointer<Float>
+  let stride: Int
+
+  init(rows: Int, width: Int, in arena: Arena) throws(ModelError) {
+    stride = paddedWidth(width)
+    values = try arena.allocate(Float.self, count: rows * stride)
+  }
+
+  @inline(__always)
+  subscript(row: Int) -> UnsafeMutablePointer<Float> { values + row * stride }
+}

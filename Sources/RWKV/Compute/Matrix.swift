@@ -1,0 +1,97 @@
+internal import CRWKVKernels
+
+/// A weight matrix [rows, columns] in panels of 16 rows, as it stands in the file.
+struct Matrix {
+  let format: Int32
+  let panels: UnsafeRawPointer
+  let rows: Int
+  let columns: Int
+
+  var panelCount: Int { (rows + 15) / 16 }
+}
+
+/// A matrix stored with one row per hidden unit, [units, columns]: y = Σ_j h_j · row_j.
+struct HiddenRows {
+  let format: Int32
+  let records: UnsafeRawPointer
+  let units: Int
+  let columns: Int
+}
+
+/// A function applied to a product in place, by the task that computed it.
+enum Activation {
+  case none, tanh, sigmoid, reluSquared
+}
+
+/// One matrix product of a phase: output[t] = activation(matrix · input[t]).
+struct Product {
+  let matrix: Matrix
+  let input: rk_input
+  /// [rows of the block, stride]
+  let output: UnsafeMutablePointer<Float>
+  let stride: Int
+  let activation: Activation
+
+  init(_ matrix: Matrix, _ input: Activations, _ output: Rows, _ activation: Activation = .none) {
+    self.init(matrix, input.input(), output.values, stride: output.stride, activation)
+  }
+
+  /// Into the values of another matrix's input, which are still to be quantized.
+  init(_ matrix: Matrix, _ input: Activations, _ output: Activations, _ activation: Activation = .none) {
+    self.init(matrix, input.input(), output.values, stride: output.stride, activation)
+  }
+
+  init(
+    _ matrix: Matrix, _ input: rk_input, _ output: UnsafeMutablePointer<Float>, stride: Int,
+    _ activation: Activation = .none
+  ) {
+    self.matrix = matrix
+    self.input = input
+    self.output = output
+    self.stride = stride
+    self.activation = activation
+  }
+
+  /// Panels [first, first + count) for all `rows` of the block.
+  func compute(first: Int, count: Int, rows: Int, _ kernels: borrowing Kernels) {
+    withUnsafePointer(to: input) { input in
+      kernels.matmul(matrix.format, matrix.panels, matrix.columns, first, count, input, rows, output, stride)
+    }
+    guard activation != .none else { return }
+    let width = min(16 * count, matrix.rows - 16 * first)
+    for row in 0..<rows {
+      let y = output + row * stride + 16 * first
+      switch activation {
+      case .none: break
+      case .tanh: kernels.tanh(y, width)
+      case .sigmoid: kernels.sigmoid(y, width)
+      case .reluSquared: kernels.relu_squared(y, width)
+      }
+    }
+  }
+}
+
+extension Team.Member {
+  /// One phase: all products, their panels shared out evenly. `last`: one more product, where there is one.
+  mutating func multiply<let count: Int>(
+    _ products: InlineArray<count, Product>, and last: Product? = nil, rows: Int, _ kernels: borrowing Kernels
+  ) {
+    var panels = last?.matrix.panelCount ?? 0
+    for index in products.indices { panels += products[index].matrix.panelCount }
+    // A few tasks per member even out what the members get; more would only cost claims.
+    let tasks = min(panels, teamSize == 1 ? 1 : 8 * teamSize)
+    parallel(tasks) { task in
+      var from = panels * task / tasks
+      var left = panels * (task + 1) / tasks - from
+      func compute(_ product: Product) {
+        let available = product.matrix.panelCount
+        let count = min(left, max(0, available - from))
+        if count > 0 { product.compute(first: from, count: count, rows: rows, kernels) }
+        left -= count
+        from = max(0, from - available)
+      }
+      for index in products.indices { compute(products[index]) }
+      if let last { compute(last) }
+    }
+  }
+}

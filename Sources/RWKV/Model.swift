@@ -1,0 +1,87 @@
+public import RWKVFormat
+public import RWKVTokenizer
+
+/// One model: configuration, weights and tokenizer. Immutable; share it between any number of sessions and threads.
+public final class Model: Sendable {
+  public let path: String
+  public let configuration: Configuration
+  public let metadata: Metadata
+  /// To which states are bound; does not change when the file is re-packed.
+  public let identity: UInt64
+  /// The tokenizer in the file, if it has one.
+  public let tokenizer: (any Tokenizer)?
+  /// Bytes of weights that decoding one token can read: all but the embedding table.
+  public let weightBytes: Int
+
+  let embeddings: EmbeddingTable
+  let inputNorm: LayerNorm
+  let outputNorm: LayerNorm
+  let head: Matrix
+  let weights: Weights
+  private let store: WeightStore
+
+  /// The blocks of each version.
+  enum Weights: Sendable {
+    case v7(RWKV7.Weights)
+  }
+
+  /// Opens a `.rwkv` file and loads its weights with `threads` threads, verifying checksums.
+  ///
+  /// - Parameter progress: called with the share done, 0…1, from any thread; loading stops when it returns false.
+  public init(
+    path: String, threads: Int = processorCount(), progress: (@Sendable (Double) -> Bool)? = nil
+  ) throws(ModelError) {
+    let file: ModelFile
+    do { file = try ModelFile(path: path) } catch { throw ModelError(.file("\(error)")) }
+    do {
+      self.path = path
+      metadata = file.metadata
+      identity = file.identity
+      configuration = try Configuration(file.metadata)
+      tokenizer = try Self.tokenizer(in: file)
+      embeddings = try EmbeddingTable(file, configuration)
+      store = try WeightStore(file, configuration, threads: threads, progress: progress)
+      weightBytes = store.byteCount
+      let D = configuration.embedding
+      inputNorm = try store.layerNorm("blocks.0.ln0", D)
+      outputNorm = try store.layerNorm("ln_out", D)
+      head = try store.matrix("head.weight", rows: configuration.vocabulary, columns: D)
+      weights =
+        switch configuration.version {
+        case .v7: .v7(try RWKV7.Weights(store))
+        default: throw ModelError(.unsupportedVersion(configuration.version.rawValue))
+        }
+    } catch {
+      throw error.path == nil ? ModelError(error.reason, path: path) : error
+    }
+  }
+
+  /// A state that remembers nothing yet.
+  public func newState() -> State { State(State.Layout(configuration)) }
+
+  private static func tokenizer(in file: ModelFile) throws(ModelError) -> (any Tokenizer)? {
+    guard case .string(let kind)? = file.metadata["tokenizer.kind"] else { return nil }
+    if kind == "bytes" { return ByteTokenizer() }
+    guard let tensor = file["tokenizer"] else { throw ModelError(.missingTensor("tokenizer"), path: file.path) }
+    var blob = [UInt8](repeating: 0, count: tensor.rawBytes)
+    do {
+      try blob.withUnsafeMutableBytes { bytes throws(ModelFileError) in try file.read(tensor, into: bytes) }
+    } catch { throw ModelError(.file("\(error)")) }
+    do {
+      switch kind {
+      case "world": return try WorldTokenizer(blob: blob)
+      default:
+        throw ModelError(
+          .invalidMetadata(key: "tokenizer.kind", found: kind, expected: "world, bpe or bytes"), path: file.path)
+      }
+    } catch let error as ModelError { throw error } catch {
+      throw ModelError(.file("\(file.path): tokenizer: \(error)"))
+    }
+  }
+}
+
+/// The blocks of one version for one session: weights together with scratch.
+protocol BlockStack: AnyObject {
+  /// Passes the frame's rows through all blocks; returns what the output norm has to add.
+  func run(_ member: inout Team.Member) -> Frame.Pending
+}

@@ -1,0 +1,61 @@
+/// Why a model could not be opened or run: what, where, and what to do.
+public struct ModelError: Error, Sendable, CustomStringConvertible {
+  public enum Reason: Sendable {
+    case outOfMemory(bytes: Int)
+    case missingMetadata(key: String)
+    case invalidMetadata(key: String, found: String, expected: String)
+    case missingTensor(String)
+    case wrongShape(tensor: String, found: [Int], expected: [Int])
+    case wrongFormat(tensor: String, found: String, expected: String)
+    case unsupportedVersion(String)
+    case tokenOutOfRange(Int, vocabulary: Int)
+    case noTokenizer
+    case wrongState(found: String, expected: String)
+    case notFinite(String)
+    case cancelled
+    case file(String)
+  }
+
+  public let reason: Reason
+  /// The model file, where one is known.
+  public var path: String?
+
+  init(_ reason: Reason, path: String? = nil) {
+    self.reason = reason
+    self.path = path
+  }
+
+  public var description: String {
+    (path.map { "\($0): " } ?? "") + explanation
+  }
+
+  private var explanation: String {
+    switch reason {
+    case .outOfMemory(let bytes):
+      "the system has no \((bytes + (1 << 20) - 1) >> 20) MiB of memory left; use a smaller type or a smaller model"
+    case .missingMetadata(let key):
+      "metadata '\(key)' is missing; make the file again with rwkv-quantize"
+    case .invalidMetadata(let key, let found, let expected):
+      "metadata '\(key)' is \(found), expected \(expected); make the file again with rwkv-quantize"
+    case .missingTensor(let name):
+      "tensor '\(name)' is missing; make the file again with rwkv-quantize"
+    case .wrongShape(let tensor, let found, let expected):
+      "tensor '\(tensor)' has shape \(found), expected \(expected); make the file again with rwkv-quantize"
+    case .wrongFormat(let tensor, let found, let expected):
+      "tensor '\(tensor)' is stored as \(found), expected \(expected); make the file again with rwkv-quantize"
+    case .unsupportedVersion(let version):
+      "RWKV version '\(version)' is not one this program runs; a newer release may"
+    case .tokenOutOfRange(let token, let vocabulary):
+      "token id \(token) is outside the model's vocabulary 0…\(vocabulary - 1); is this the model's tokenizer?"
+    case .noTokenizer:
+      "the file has no tokenizer; convert the checkpoint again with --tokenizer FILE"
+    case .wrongState(let found, let expected):
+      "the state belongs to \(found), not to \(expected)"
+    case .notFinite(let what):
+      "\(what) are not finite numbers: the model file or the state is broken; check it with rwkv-quantize verify"
+    case .cancelled: "cancelled"
+    case .file(let message):
+      message
+    }
+  }
+}

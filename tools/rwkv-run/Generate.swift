@@ -1,0 +1,92 @@
+import ArgumentParser
+import Glibc
+import RWKV
+import RWKVTokenizer
+import Synchronization
+
+struct Generate: ParsableCommand {
+  static let configuration = CommandConfiguration(abstract: "Continues a text (the default command).")
+
+  @OptionGroup var options: ModelOptions
+
+  @Option(name: [.customShort("p"), .long], help: "Text to continue.")
+  var prompt: String?
+
+  @Option(name: [.customShort("f"), .long], help: "File with the text to continue; - is stdin.", completion: .file())
+  var file: String?
+
+  @Option(name: [.customShort("n"), .long], help: "Tokens to write at most; -1: until the model ends the text.")
+  var predict = 256
+
+  @OptionGroup var sampling: SamplingArguments
+
+  @Option(name: .customLong("stop"), help: "Stop at this text (may be repeated).")
+  var stops: [String] = []
+
+  @Flag(name: .customLong("json"), help: "One JSON object per piece of text, and a last one with the figures.")
+  var asJSON = false
+
+  func validate() throws {
+    if prompt != nil && file != nil { throw ValidationError("Give -p or -f, not both.") }
+    if predict < -1 { throw ValidationError("-n must be -1 or more.") }
+  }
+
+  func run() throws {
+    catchInterrupts()
+    try reporting {
+      let model = try options.open()
+      let tokenizer = try model.requireTokenizer()
+      let session = try Session(model, threads: options.threadCount)
+      var tokens = tokenizer.encode(try promptBytes())
+      if tokens.isEmpty { tokens = [0] }  // token 0 separates documents: start a new one
+
+      let start = now()
+      try read(tokens, session)
+      let afterPrompt = now()
+
+      var sampler = try sampling.sampler(for: tokenizer)
+      var written = 0
+      let reason = try session.generate(
+        predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops
+      ) { text in
+        written += 1
+        let line = "{\"text\":\(json(String(decoding: text, as: UTF8.self)))}\n"
+        return write(asJSON ? Array(line.utf8) : text) && !interrupted.load(ordering: .relaxed)
+      }
+      try finish(reason, prompt: tokens.count, written: written, afterPrompt - start, now() - afterPrompt)
+    }
+  }
+
+  private func promptBytes() throws -> [UInt8] {
+    if let prompt { return Array(prompt.utf8) }
+    if let file { return try readFile(file) }
+    return isatty(STDIN_FILENO) == 1 ? [] : try readFile("-")
+  }
+
+  private func read(_ tokens: [Int], _ session: Session) throws {
+    let progress = ProgressLine()
+    defer { progress.clear() }
+    try session.prefill(tokens) { done in
+      if tokens.count > 256 { progress.update("reading", Double(done) / Double(tokens.count)) }
+      return !interrupted.load(ordering: .relaxed)
+    }
+  }
+
+  private func finish(
+    _ reason: FinishReason, prompt: Int, written: Int, _ promptSeconds: Double, _ seconds: Double
+  ) throws {
+    let wasInterrupted = interrupted.load(ordering: .relaxed)
+    let promptRate = decimal(Double(prompt) / promptSeconds, 1)
+    let rate = decimal(Double(written) / seconds, 1)
+    if asJSON {
+      let finish = wasInterrupted ? "interrupted" : reason.rawValue
+      write(
+        Array(
+          ("{\"finish\":\(json(finish)),\"prompt_tokens\":\(prompt),\"pieces\":\(written),"
+            + "\"prompt_tokens_per_second\":\(promptRate),\"pieces_per_second\":\(rate)}\n").utf8))
+    } else {
+      write([UInt8(ascii: "\n")])
+    }
+    if wasInterrupted { throw interruptedExit }
+  }
+}

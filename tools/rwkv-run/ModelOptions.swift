@@ -1,0 +1,37 @@
+import ArgumentParser
+import RWKV
+import RWKVFormat
+import RWKVTokenizer
+
+/// Arguments that all commands with a model share.
+struct ModelOptions: ParsableArguments {
+  @Argument(help: "A .rwkv file made by rwkv-quantize.", completion: .file(extensions: ["rwkv"]))
+  var model: String
+
+  @Option(name: [.short, .long], help: "Threads (default: the processors this process may use).")
+  var threads: Int?
+
+  func validate() throws {
+    if let threads, threads < 1 { throw ValidationError("--threads must be at least 1.") }
+  }
+
+  var threadCount: Int { threads ?? processorCount() }
+
+  /// Opens the model with a line of progress.
+  func open() throws -> Model {
+    let progress = ProgressLine()
+    defer { progress.clear() }
+    return try Model(path: model, threads: threadCount) { share in
+      progress.update("loading", share)
+      return !interrupted.load(ordering: .relaxed)
+    }
+  }
+}
+
+extension Model {
+  /// The tokenizer, or an error that says how to get one.
+  func requireTokenizer() throws -> any Tokenizer {
+    guard let tokenizer else { throw CommandError("\(path): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE") }
+    return tokenizer
+  }
+}

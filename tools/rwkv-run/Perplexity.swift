@@ -1,0 +1,57 @@
+import ArgumentParser
+import Glibc
+import RWKV
+import RWKVTokenizer
+import Synchronization
+
+struct Perplexity: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Measures how well a model predicts a text, read as one document from an empty state.")
+
+  @OptionGroup var options: ModelOptions
+
+  @Option(name: [.customShort("f"), .long], help: "The text; - is stdin.", completion: .file())
+  var file: String
+
+  @Flag(name: .customLong("json"), help: "One JSON object on stdout.")
+  var asJSON = false
+
+  func run() throws {
+    catchInterrupts()
+    try reporting {
+      let text = try readFile(file)
+      let model = try options.open()
+      // Token 0 starts a document, so that the first token of the text is predicted too.
+      let tokens = [0] + (try model.requireTokenizer().encode(text))
+      guard tokens.count > 1 else { throw CommandError("\(file): the text is empty") }
+      let session = try Session(model, threads: options.threadCount)
+      let progress = ProgressLine()
+      defer { progress.clear() }
+      var nats = 0.0
+      let block = 4096
+      for start in stride(from: 0, to: tokens.count - 1, by: block) {
+        if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+        let end = min(start + block, tokens.count - 1)
+        try session.forEachLogits(Array(tokens[start..<end])) { index, logits in
+          nats += crossEntropy(logits, target: tokens[start + index + 1])
+        }
+        progress.update("measuring", Double(end) / Double(tokens.count - 1))
+      }
+      progress.clear()
+      report(tokens: tokens.count - 1, bytes: text.count, nats: nats)
+    }
+  }
+
+  private func report(tokens: Int, bytes: Int, nats: Double) {
+    let perToken = nats / Double(tokens)
+    if asJSON {
+      print(
+        "{\"tokens\":\(tokens),\"bytes\":\(bytes),\"nats_per_token\":\(decimal(perToken, 6)),"
+          + "\"perplexity\":\(decimal(exp(perToken), 6)),\"bits_per_byte\":\(decimal(nats / Double(bytes) / log(2), 6))}")
+    } else {
+      print(
+        "\(tokens) tokens, \(decimal(perToken, 4)) nats per token, perplexity \(decimal(exp(perToken), 4)), "
+          + "\(decimal(nats / Double(bytes) / log(2), 4)) bits per byte")
+    }
+  }
+}

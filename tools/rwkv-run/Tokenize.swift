@@ -1,0 +1,36 @@
+import ArgumentParser
+import RWKV
+import RWKVFormat
+
+struct Tokenize: ParsableCommand {
+  static let configuration = CommandConfiguration(abstract: "Turns text into token ids, or ids into text.")
+
+  @Argument(help: "A .rwkv file made by rwkv-quantize.", completion: .file(extensions: ["rwkv"]))
+  var model: String
+
+  @Option(name: [.customShort("p"), .long], help: "Text to turn into ids.")
+  var prompt: String?
+
+  @Option(help: "Ids to turn into text, as 1,2,3.")
+  var ids: String?
+
+  func validate() throws {
+    if (prompt == nil) == (ids == nil) { throw ValidationError("Give -p TEXT or --ids 1,2,3.") }
+  }
+
+  func run() throws {
+    try reporting {
+      guard let tokenizer = try Model.tokenizer(path: model) else {
+        throw CommandError("\(model): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
+      }
+      if let prompt {
+        print(tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
+      } else {
+        for word in (ids ?? "").split(separator: ",") {
+          guard let id = Int(word) else { throw CommandError("--ids: '\(word)' is not a token id") }
+          write(tokenizer.bytes(of: id))
+        }
+      }
+    }
+  }
+}
