@@ -15,6 +15,9 @@ public final class State {
     let channelShift: Int
     /// Version 4 starts its running maximum `pp` far below any exponent.
     let startsWithMaximum: Bool
+    let headSize: Int
+    /// Whether the reference stores a head's state as [value, key], the transpose of ours.
+    let valueMajor: Bool
 
     init(_ configuration: Configuration) {
       layers = configuration.layers
@@ -24,6 +27,8 @@ public final class State {
       channelShift = D + recurrence
       layer = channelShift + D
       startsWithMaximum = configuration.version == .v4
+      headSize = configuration.headSize
+      valueMajor = configuration.version == .v7 || configuration.version == .x
     }
 
     var count: Int { layers * layer }
@@ -66,5 +71,31 @@ public final class State {
   public func assign(_ other: State) {
     precondition(layout == other.layout, "states of different models")
     values.update(from: other.values, count: layout.count)
+  }
+
+  // MARK: - Reading
+
+  /// The input of time mixing of the last token, after its layer norm, [D].
+  public func timeShift(_ layer: Int) -> [Float] { slice(layer, 0, layout.wkv) }
+
+  /// The input of channel mixing of the last token, after its layer norm, [D].
+  public func channelShift(_ layer: Int) -> [Float] {
+    slice(layer, layout.channelShift, layout.layer - layout.channelShift)
+  }
+
+  /// The recurrence's state in the reference's order: version 7 [H, N value, N key], versions 5 and 6
+  /// [H, N key, N value], version 4 [3, D] as aa, bb, pp.
+  public func wkv(_ layer: Int) -> [Float] {
+    let values = slice(layer, layout.wkv, layout.channelShift - layout.wkv)
+    guard layout.valueMajor else { return values }
+    let N = layout.headSize
+    return values.indices.map { index in
+      let (head, i, j) = (index / (N * N), index / N % N, index % N)
+      return values[(head * N + j) * N + i]
+    }
+  }
+
+  private func slice(_ layer: Int, _ start: Int, _ count: Int) -> [Float] {
+    Array(UnsafeBufferPointer(start: values + layer * layout.layer + start, count: count))
   }
 }

@@ -1,0 +1,138 @@
+import ArgumentParser
+import Glibc
+import RWKV
+import RWKVFormat
+import Synchronization
+
+struct Bench: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Measures reading a prompt (pp) and writing tokens (tg), in tokens per second.",
+    discussion: """
+      EXAMPLES
+        rwkv-run bench model.rwkv
+        rwkv-run bench a.rwkv b.rwkv -p 512 -n 128 -t 1,2 -r 5 -o json
+      """)
+
+  enum Format: String, ExpressibleByArgument, CaseIterable {
+    case md, json
+  }
+
+  @Argument(help: "Models.", completion: .file(extensions: ["rwkv"]))
+  var models: [String]
+
+  @Option(name: .customShort("p"), help: "Tokens of the prompt; 0 leaves this test out.")
+  var prompt = 512
+
+  @Option(name: .customShort("n"), help: "Tokens to write; 0 leaves this test out.")
+  var predict = 128
+
+  @Option(name: .customShort("t"), help: "Threads, as 1,2 (default: the processors this process may use).")
+  var threads: String?
+
+  @Option(name: .customShort("r"), help: "Repetitions; the median counts.")
+  var repetitions = 5
+
+  @Option(name: .customShort("o"), help: "md: a table; json: one object per row.")
+  var output = Format.md
+
+  func validate() throws {
+    if models.isEmpty { throw ValidationError("Give at least one model.") }
+    if prompt < 0 || predict < 0 || prompt + predict == 0 { throw ValidationError("-p and -n must be 0 or more, one of them more.") }
+    if repetitions < 1 { throw ValidationError("-r must be at least 1.") }
+    _ = try threadCounts()
+  }
+
+  func run() throws {
+    catchInterrupts()
+    try reporting {
+      let table = Table(output)
+      for path in models {
+        let model = try Model(path: path)
+        for count in try threadCounts() {
+          let session = try Session(model, threads: count)
+          if prompt > 0 {
+            table.add(try measure("pp\(prompt)", model, count, tokens: prompt) { try session.prefill($0) })
+          }
+          if predict > 0 {
+            table.add(
+              try measure("tg\(predict)", model, count, tokens: predict) { for token in $0 { try session.decode(token) } })
+          }
+        }
+      }
+    }
+  }
+
+  private func threadCounts() throws -> [Int] {
+    guard let threads else { return [processorCount()] }
+    return try threads.split(separator: ",").map { word in
+      guard let count = Int(word), count > 0 else { throw ValidationError("-t: '\(word)' is not a number of threads.") }
+      return count
+    }
+  }
+
+  /// Runs one test `repetitions` times after a warm-up.
+  private func measure(
+    _ test: String, _ model: Model, _ threads: Int, tokens count: Int, _ body: ([Int]) throws -> Void
+  ) throws -> Row {
+    // Any tokens do: every token costs the same.
+    let tokens = (0..<count).map { ($0 * 7919 + 13) % model.configuration.vocabulary }
+    try body(Array(tokens.prefix(16)))
+    var rates: [Double] = []
+    for _ in 0..<repetitions {
+      if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+      let start = now()
+      try body(tokens)
+      rates.append(Double(count) / (now() - start))
+    }
+    rates.sort()
+    return Row(model: model, test: test, threads: threads, rates: rates)
+  }
+
+  struct Row {
+    let model: Model
+    let test: String
+    let threads: Int
+    let rates: [Double]
+
+    var median: Double {
+      let middle = rates.count / 2
+      return rates.count % 2 == 1 ? rates[middle] : (rates[middle - 1] + rates[middle]) / 2
+    }
+  }
+
+  /// Prints rows as they come.
+  struct Table {
+    let format: Format
+
+    init(_ format: Format) {
+      self.format = format
+      guard format == .md else { return }
+      print("| model | weights read per token MB | threads | test | tokens/s | min … max |")
+      print("|---|---|---|---|---|---|")
+    }
+
+    func add(_ row: Row) {
+      let (low, high) = (row.rates[0], row.rates[row.rates.count - 1])
+      let bytes = row.model.weightBytes
+      switch format {
+      case .md:
+        print(
+          "| \(row.model.path) | \(decimal(Double(bytes) / 1e6, 1)) | \(row.threads) | \(row.test) | "
+            + "\(decimal(row.median, 2)) | \(decimal(low, 2)) … \(decimal(high, 2)) |")
+      case .json:
+        print(
+          "{\"model\":\(json(row.model.path)),\"test\":\(json(row.test)),\"threads\":\(row.threads),"
+            + "\"tokens_per_second\":\(decimal(row.median, 3)),\"min\":\(decimal(low, 3)),\"max\":\(decimal(high, 3)),"
+            + "\"peak_rss_bytes\":\(peakMemory()),\"weight_bytes_per_token\":\(bytes)}")
+      }
+      fflush(stdout)
+    }
+  }
+}
+
+/// Largest resident size of this process so far [bytes].
+func peakMemory() -> Int {
+  var usage = rusage()
+  getrusage(RUSAGE_SELF, &usage)
+  return usage.ru_maxrss * 1024
+}
