@@ -1,4 +1,4 @@
-public import RWKVFormat
+internal import RWKVFormat
 
 /// Versions of the RWKV architecture.
 public enum Version: String, Sendable, CaseIterable {

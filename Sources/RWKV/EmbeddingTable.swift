@@ -39,7 +39,7 @@ struct EmbeddingTable: Sendable {
 
     /// Row `token` as f32 into `destination`, [D].
     func read(
-      _ token: Int, into destination: UnsafeMutablePointer<Float>, _ kernels: borrowing Kernels
+      _ token: Int, into destination: UnsafeMutablePointer<Float>, _ kernels: Kernels
     ) throws(ModelError) {
       let tensor = table.tensor
       guard (0..<tensor.rows).contains(token) else {

@@ -11,7 +11,7 @@ struct Run {
 typealias Vector = UnsafePointer<Float>
 
 /// Weights of a layer norm, [D] each.
-struct LayerNorm {
+struct LayerNorm: @unchecked Sendable {
   let weight: Vector
   let bias: Vector
 }

@@ -33,7 +33,7 @@ public final class Model: Sendable {
   ) throws(ModelError) {
     let file: ModelFile
     do { file = try ModelFile(path: path) } catch { throw ModelError(.file("\(error)")) }
-    do {
+    do throws(ModelError) {
       self.path = path
       metadata = file.metadata
       identity = file.identity
@@ -59,14 +59,21 @@ public final class Model: Sendable {
   /// A state that remembers nothing yet.
   public func newState() -> State { State(State.Layout(configuration)) }
 
+  /// The tokenizer of a file, without its weights; nil if it has none.
+  public static func tokenizer(path: String) throws(ModelError) -> (any Tokenizer)? {
+    let file: ModelFile
+    do { file = try ModelFile(path: path) } catch { throw ModelError(.file("\(error)")) }
+    return try tokenizer(in: file)
+  }
+
   private static func tokenizer(in file: ModelFile) throws(ModelError) -> (any Tokenizer)? {
     guard case .string(let kind)? = file.metadata["tokenizer.kind"] else { return nil }
     if kind == "bytes" { return ByteTokenizer() }
     guard let tensor = file["tokenizer"] else { throw ModelError(.missingTensor("tokenizer"), path: file.path) }
-    var blob = [UInt8](repeating: 0, count: tensor.rawBytes)
-    do {
-      try blob.withUnsafeMutableBytes { bytes throws(ModelFileError) in try file.read(tensor, into: bytes) }
-    } catch { throw ModelError(.file("\(error)")) }
+    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.rawBytes, alignment: 1)
+    defer { bytes.deallocate() }
+    do { try file.read(tensor, into: bytes) } catch { throw ModelError(.file("\(error)")) }
+    let blob = Array(bytes)
     do {
       switch kind {
       case "world": return try WorldTokenizer(blob: blob)

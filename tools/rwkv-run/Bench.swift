@@ -2,7 +2,6 @@ import ArgumentParser
 import Glibc
 import RWKV
 import RWKVFormat
-import Synchronization
 
 struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -79,7 +78,7 @@ struct Bench: ParsableCommand {
     try body(Array(tokens.prefix(16)))
     var rates: [Double] = []
     for _ in 0..<repetitions {
-      if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+      if isInterrupted { throw interruptedExit }
       let start = now()
       try body(tokens)
       rates.append(Double(count) / (now() - start))
@@ -125,7 +124,7 @@ struct Bench: ParsableCommand {
             + "\"tokens_per_second\":\(decimal(row.median, 3)),\"min\":\(decimal(low, 3)),\"max\":\(decimal(high, 3)),"
             + "\"peak_rss_bytes\":\(peakMemory()),\"weight_bytes_per_token\":\(bytes)}")
       }
-      fflush(stdout)
+      fflush(nil)
     }
   }
 }
@@ -133,6 +132,6 @@ struct Bench: ParsableCommand {
 /// Largest resident size of this process so far [bytes].
 func peakMemory() -> Int {
   var usage = rusage()
-  getrusage(RUSAGE_SELF, &usage)
+  getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
   return usage.ru_maxrss * 1024
 }

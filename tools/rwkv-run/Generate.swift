@@ -2,7 +2,6 @@ import ArgumentParser
 import Glibc
 import RWKV
 import RWKVTokenizer
-import Synchronization
 
 struct Generate: ParsableCommand {
   static let configuration = CommandConfiguration(abstract: "Continues a text (the default command).")
@@ -51,7 +50,7 @@ struct Generate: ParsableCommand {
       ) { text in
         written += 1
         let line = "{\"text\":\(json(String(decoding: text, as: UTF8.self)))}\n"
-        return write(asJSON ? Array(line.utf8) : text) && !interrupted.load(ordering: .relaxed)
+        return write(asJSON ? Array(line.utf8) : text) && !isInterrupted
       }
       try finish(reason, prompt: tokens.count, written: written, afterPrompt - start, now() - afterPrompt)
     }
@@ -68,14 +67,14 @@ struct Generate: ParsableCommand {
     defer { progress.clear() }
     try session.prefill(tokens) { done in
       if tokens.count > 256 { progress.update("reading", Double(done) / Double(tokens.count)) }
-      return !interrupted.load(ordering: .relaxed)
+      return !isInterrupted
     }
   }
 
   private func finish(
     _ reason: FinishReason, prompt: Int, written: Int, _ promptSeconds: Double, _ seconds: Double
   ) throws {
-    let wasInterrupted = interrupted.load(ordering: .relaxed)
+    let wasInterrupted = isInterrupted
     let promptRate = decimal(Double(prompt) / promptSeconds, 1)
     let rate = decimal(Double(written) / seconds, 1)
     if asJSON {

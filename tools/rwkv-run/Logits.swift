@@ -39,7 +39,7 @@ struct Logits: ParsableCommand {
       values.reserveCapacity(ids.count * V)
       let step = mode == .decode ? 1 : chunk ?? max(1, ids.count)
       for start in stride(from: 0, to: ids.count, by: step) {
-        if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+        if isInterrupted { throw interruptedExit }
         let part = Array(ids[start..<min(start + step, ids.count)])
         if mode == .decode {
           try session.decode(part[0])

@@ -23,7 +23,7 @@ struct ModelOptions: ParsableArguments {
     defer { progress.clear() }
     return try Model(path: model, threads: threadCount) { share in
       progress.update("loading", share)
-      return !interrupted.load(ordering: .relaxed)
+      return !isInterrupted
     }
   }
 }

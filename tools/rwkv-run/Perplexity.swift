@@ -2,7 +2,6 @@ import ArgumentParser
 import Glibc
 import RWKV
 import RWKVTokenizer
-import Synchronization
 
 struct Perplexity: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -30,7 +29,7 @@ struct Perplexity: ParsableCommand {
       var nats = 0.0
       let block = 4096
       for start in stride(from: 0, to: tokens.count - 1, by: block) {
-        if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+        if isInterrupted { throw interruptedExit }
         let end = min(start + block, tokens.count - 1)
         try session.forEachLogits(Array(tokens[start..<end])) { index, logits in
           nats += crossEntropy(logits, target: tokens[start + index + 1])

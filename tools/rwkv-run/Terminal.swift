@@ -47,10 +47,12 @@ final class ProgressLine: Sendable {
   }
 }
 
-/// Set by Ctrl-C; long work looks at it and stops in order.
-let interrupted = Atomic<Bool>(false)
+private let interrupted = Atomic<Bool>(false)
 
-/// Makes Ctrl-C set `interrupted`; a second one ends the program at once.
+/// Whether Ctrl-C was pressed; long work looks at it and stops in order.
+var isInterrupted: Bool { interrupted.load(ordering: .relaxed) }
+
+/// Makes Ctrl-C set `isInterrupted`; a second one ends the program at once.
 func catchInterrupts() {
   signal(SIGPIPE, SIG_IGN)
   signal(SIGINT) { _ in
@@ -66,7 +68,7 @@ func reporting<Result>(_ body: () throws -> Result) throws -> Result {
   do { return try body() } catch let error as ExitCode { throw error } catch let error as ValidationError {
     throw error
   } catch {
-    if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+    if isInterrupted { throw interruptedExit }
     note("rwkv-run: \(error)")
     throw ExitCode(1)
   }

@@ -1,6 +1,6 @@
 import ArgumentParser
 import RWKV
-import RWKVFormat
+import RWKVTokenizer
 
 struct Tokenize: ParsableCommand {
   static let configuration = CommandConfiguration(abstract: "Turns text into token ids, or ids into text.")

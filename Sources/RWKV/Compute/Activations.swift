@@ -27,7 +27,7 @@ struct Activations {
 
   /// Brings the 15-bit form of one row up to date with its first `width` values.
   @inline(__always)
-  func quantize(_ row: Int, width: Int, _ kernels: borrowing Kernels) {
+  func quantize(_ row: Int, width: Int, _ kernels: Kernels) {
     kernels.quantize_input(
       values + row * stride, width, high + row * stride, low + row * stride, scale + row * (stride / 32),
       sum + row * (stride / 16), sum15 + row * (stride / 32))

@@ -1,7 +1,7 @@
 internal import CRWKVKernels
 
 /// A weight matrix [rows, columns] in panels of 16 rows, as it stands in the file.
-struct Matrix {
+struct Matrix: @unchecked Sendable {
   let format: Int32
   let panels: UnsafeRawPointer
   let rows: Int
@@ -11,7 +11,7 @@ struct Matrix {
 }
 
 /// A matrix stored with one row per hidden unit, [units, columns]: y = Σ_j h_j · row_j.
-struct HiddenRows {
+struct HiddenRows: @unchecked Sendable {
   let format: Int32
   let records: UnsafeRawPointer
   let units: Int
@@ -53,7 +53,7 @@ struct Product {
   }
 
   /// Panels [first, first + count) for all `rows` of the block.
-  func compute(first: Int, count: Int, rows: Int, _ kernels: borrowing Kernels) {
+  func compute(first: Int, count: Int, rows: Int, _ kernels: Kernels) {
     withUnsafePointer(to: input) { input in
       kernels.matmul(matrix.format, matrix.panels, matrix.columns, first, count, input, rows, output, stride)
     }
@@ -74,7 +74,7 @@ struct Product {
 extension Team.Member {
   /// One phase: all products, their panels shared out evenly. `last`: one more product, where there is one.
   mutating func multiply<let count: Int>(
-    _ products: InlineArray<count, Product>, and last: Product? = nil, rows: Int, _ kernels: borrowing Kernels
+    _ products: InlineArray<count, Product>, and last: Product? = nil, rows: Int, _ kernels: Kernels
   ) {
     var panels = last?.matrix.panelCount ?? 0
     for index in products.indices { panels += products[index].matrix.panelCount }
