@@ -30,6 +30,9 @@ final class Evaluator {
     frame = try Frame(configuration, capacity: Self.capacity, teamSize: team.size, arena: arena)
     blocks =
       switch model.weights {
+      case .v4(let weights): try RWKV4(weights, frame, arena: arena)
+      case .v5(let weights): try RWKV5(weights, frame, arena: arena)
+      case .v6(let weights): try RWKV6(weights, frame, arena: arena)
       case .v7(let weights): try RWKV7(weights, frame, arena: arena)
       }
     embeddings = EmbeddingTable.Reader(model.embeddings)

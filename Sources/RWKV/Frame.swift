@@ -47,9 +47,11 @@ final class Frame {
   /// Members of the team.
   let teamSize: Int
 
-  /// What the next norm has to add to the residual stream first.
+  /// What the next norm has to add to the residual stream first: `delta`, or the sum of the parts of a single row,
+  /// gated by σ(gate) if there is a gate.
   enum Pending {
-    case nothing, delta, partial
+    case nothing, delta
+    case partial(gate: Rows?)
   }
 
   /// Hidden units are summed in this many ranges, whatever the number of threads.
@@ -92,8 +94,11 @@ final class Frame {
     switch pending {
     case .nothing: break
     case .delta: kernels.add(delta[row], configuration.embedding, x[row])
-    case .partial:
-      for part in 0..<Self.parts { kernels.add(partial[part], configuration.embedding, x[row]) }
+    case .partial(let gate):
+      let D = configuration.embedding
+      for part in 1..<Self.parts { kernels.add(partial[part], D, partial[0]) }
+      if let gate { kernels.multiply_sigmoid(gate[row], D, partial[0]) }
+      kernels.add(partial[0], D, x[row])
     }
   }
 
@@ -101,22 +106,24 @@ final class Frame {
   ///
   ///     outputs[i] = n + (n' − n) · mu[i]        n = layerNorm(x), n' = the same of the token before
   ///
-  /// `shift`: where the state keeps n', as an offset into it.
+  /// - Parameters:
+  ///   - shift: where the state keeps n', as an offset into it.
+  ///   - previous: where to keep each row's n', for those who need it again.
   func normAndShift<let count: Int>(
     _ member: inout Team.Member, adding pending: Pending, _ norm: LayerNorm, shift: Int,
-    mu: InlineArray<count, Vector>, into outputs: InlineArray<count, Activations>
+    mu: InlineArray<count, Vector>, into outputs: InlineArray<count, Activations>, keeping previous: Rows? = nil
   ) {
     let D = configuration.embedding
     member.parallel(rows) { row in
       settle(pending, row)
       kernels.layer_norm(x[row], norm.weight, norm.bias, D, 1e-5, normed[row])
       let run = runs[runOfRow[row]]
-      if run.count == 1 { mix(row, run, shift, mu, outputs) }
+      if run.count == 1 { mix(row, run, shift, mu, outputs, previous) }
     }
     guard hasSequences else { return }
     member.parallel(rows) { row in
       let run = runs[runOfRow[row]]
-      if run.count > 1 { mix(row, run, shift, mu, outputs) }
+      if run.count > 1 { mix(row, run, shift, mu, outputs, previous) }
     }
   }
 
@@ -125,7 +132,7 @@ final class Frame {
   @inline(__always)
   private func mix<let count: Int>(
     _ row: Int, _ run: Run, _ shift: Int, _ mu: InlineArray<count, Vector>,
-    _ outputs: InlineArray<count, Activations>
+    _ outputs: InlineArray<count, Activations>, _ kept: Rows?
   ) {
     let D = configuration.embedding
     let previous = row == run.first ? run.state + shift : normed[row - 1]
@@ -133,41 +140,48 @@ final class Frame {
       kernels.token_shift(normed[row], previous, mu[output], D, outputs[output].row(row))
       outputs[output].quantize(row, width: D, kernels)
     }
+    kept?[row].update(from: previous, count: D)
     if row == run.first {
       (run.state + shift).update(from: normed[run.first + run.count - 1], count: D)
     }
   }
 
-  /// The value matrix of channel mixing: adds Σ_j hidden[t][j] · row_j, reading only rows with hidden[t][j] ≠ 0.
+  /// The value matrix of channel mixing: Σ_j hidden[t][j] · row_j, reading only rows with hidden[t][j] ≠ 0; times
+  /// σ(gate[t]) if there is a gate. Returns what the next norm has to add.
   ///
   /// Each sum is made of `parts` ranges of hidden units, added up in order: the result depends neither on the number
-  /// of threads nor on the number of rows in the block. Returns what the next norm has to add.
-  func addHiddenRows(_ member: inout Team.Member, _ matrix: HiddenRows, _ hidden: Rows) -> Pending {
+  /// of threads nor on the number of rows in the block.
+  func sumHiddenRows(
+    _ member: inout Team.Member, _ matrix: HiddenRows, _ hidden: Rows, gate: Rows? = nil
+  ) -> Pending {
     let D = configuration.embedding
-    let units = { (part: Int) in matrix.units * part / Self.parts }
     if rows == 1 {
       member.parallel(Self.parts) { part in
-        let from = units(part)
-        let count = kernels.nonzero(hidden[0], from, units(part + 1), index + from, value + from)
+        let (from, to) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)
+        let count = kernels.nonzero(hidden[0], from, to, index + from, value + from)
         partial[part].update(repeating: 0, count: D)
         kernels.add_rows(
           matrix.format, matrix.records, D, index + from, value + from, count, 0, D, partial[part])
       }
-      return .partial
+      return .partial(gate: gate)
     }
     let tile = 128
     let scratch = rowScratch + member.index * Int(RK_ADD_ROWS_SCRATCH)
     member.parallel((D + tile - 1) / tile) { task in
-      let from = task * tile
-      let to = min(D, from + tile)
+      let (from, to) = (task * tile, min(D, (task + 1) * tile))
       for part in 0..<Self.parts {
-        for row in 0..<rows { (partial[row] + from).update(repeating: 0, count: to - from) }
+        let sums = part == 0 ? delta : partial
+        let (first, end) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)
+        for row in 0..<rows { (sums[row] + from).update(repeating: 0, count: to - from) }
         kernels.add_rows_block(
-          matrix.format, matrix.records, D, units(part), units(part + 1) - units(part), hidden.values, hidden.stride,
-          rows, from, to, partial.values, partial.stride, scratch)
-        for row in 0..<rows { kernels.add(partial[row] + from, to - from, x[row] + from) }
+          matrix.format, matrix.records, D, first, end - first, hidden.values, hidden.stride, rows, from, to,
+          sums.values, sums.stride, scratch)
+        guard part > 0 else { continue }
+        for row in 0..<rows { kernels.add(partial[row] + from, to - from, delta[row] + from) }
       }
+      guard let gate else { return }
+      for row in 0..<rows { kernels.multiply_sigmoid(gate[row] + from, to - from, delta[row] + from) }
     }
-    return .nothing
+    return .delta
   }
 }

@@ -22,6 +22,9 @@ public final class Model: Sendable {
 
   /// The blocks of each version.
   enum Weights: Sendable {
+    case v4(RWKV4.Weights)
+    case v5(RWKV5.Weights)
+    case v6(RWKV6.Weights)
     case v7(RWKV7.Weights)
   }
 
@@ -48,8 +51,11 @@ public final class Model: Sendable {
       head = try store.matrix("head.weight", rows: configuration.vocabulary, columns: D)
       weights =
         switch configuration.version {
+        case .v4: .v4(try RWKV4.Weights(store))
+        case .v50, .v51, .v52: .v5(try RWKV5.Weights(store))
+        case .v6: .v6(try RWKV6.Weights(store))
         case .v7: .v7(try RWKV7.Weights(store))
-        default: throw ModelError(.unsupportedVersion(configuration.version.rawValue))
+        case .x: throw ModelError(.unsupportedVersion(configuration.version.rawValue))
         }
     } catch {
       throw error.path == nil ? ModelError(error.reason, path: path) : error

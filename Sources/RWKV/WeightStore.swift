@@ -95,6 +95,16 @@ final class WeightStore: @unchecked Sendable {
     )
   }
 
+  /// Low-rank matrices of several inputs, stacked: first [groups · rank, D], second [groups · D, rank].
+  func lowRankGroup(
+    _ first: String, _ second: String, _ D: Int, groups: Int
+  ) throws(ModelError) -> (Matrix, Matrix) {
+    let rank = try tensor(second, rowsPerRecord: 16).info.columns
+    return (
+      try matrix(first, rows: groups * rank, columns: D), try matrix(second, rows: groups * D, columns: rank)
+    )
+  }
+
   /// The channel-mix value matrix, one row per hidden unit.
   func hiddenRows(_ name: String, units: Int, columns: Int) throws(ModelError) -> HiddenRows {
     let (info, bytes) = try tensor(name, rowsPerRecord: 1)
@@ -110,6 +120,22 @@ final class WeightStore: @unchecked Sendable {
       throw ModelError(.wrongFormat(tensor: name, found: info.format.name, expected: "F32"), path: path)
     }
     return bytes.assumingMemoryBound(to: Float.self)
+  }
+
+  /// `count` values computed once, as the models' authors do at load.
+  func derived(
+    _ count: Int, _ value: (Int) -> Double
+  ) throws(ModelError) -> Vector {
+    let values = try arena.allocate(Float.self, count: count)
+    for index in 0..<count { values[index] = Float(value(index)) }
+    return Vector(values)
+  }
+
+  /// Token-shift weights of versions 4 and 5, which weigh the current token, turned into the later versions' form,
+  /// which weighs the previous one.
+  func complement(_ name: String, _ count: Int) throws(ModelError) -> Vector {
+    let mix = try vector(name, count)
+    return try derived(count) { 1 - Double(mix[$0]) }
   }
 
   func layerNorm(_ name: String, _ count: Int) throws(ModelError) -> LayerNorm {

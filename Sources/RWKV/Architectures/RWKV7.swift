@@ -193,6 +193,6 @@ extension RWKV7 {
       &member, adding: .delta, block.ln2, shift: shift, mu: [block.channelMix.shift], into: [shifted[0]])
     member.multiply(
       [Product(block.channelMix.key, shifted[0], hidden, .reluSquared)], rows: frame.rows, frame.kernels)
-    return frame.addHiddenRows(&member, block.channelMix.value, hidden)
+    return frame.sumHiddenRows(&member, block.channelMix.value, hidden)
   }
 }

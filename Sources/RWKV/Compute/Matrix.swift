@@ -8,6 +8,16 @@ struct Matrix: @unchecked Sendable {
   let columns: Int
 
   var panelCount: Int { (rows + 15) / 16 }
+
+  /// Part `index` of a matrix that stacks several of `rows` rows.
+  func slice(_ index: Int, _ rows: Int) throws(ModelError) -> Matrix {
+    guard rows % 16 == 0 else {
+      throw ModelError(
+        .invalidMetadata(key: "rwkv.embedding", found: "\(rows)", expected: "a multiple of 16"))
+    }
+    let panelBytes = rk_record_bytes(format, columns, 16)
+    return Matrix(format: format, panels: panels + index * rows / 16 * panelBytes, rows: rows, columns: columns)
+  }
 }
 
 /// A matrix stored with one row per hidden unit, [units, columns]: y = Σ_j h_j · row_j.
