@@ -26,6 +26,8 @@ public struct Configuration: Sendable, Equatable {
   public let headSize: Int
   /// Epsilon of the group norm after the recurrence; 0 in version 4
   public let groupNormEpsilon: Float
+  /// RWKV-X only
+  public let sparseAttention: SparseAttention?
   /// H
   public var heads: Int { embedding / headSize }
 
@@ -33,29 +35,22 @@ public struct Configuration: Sendable, Equatable {
   static let maximumHeadSize = 256
 
   init(_ metadata: Metadata) throws(ModelError) {
-    func integer(_ key: String, _ range: ClosedRange<Int>) throws(ModelError) -> Int {
-      guard let value = metadata[key] else { throw ModelError(.missingMetadata(key: key)) }
-      guard case .integer(let integer) = value, let found = Int(exactly: integer), range.contains(found) else {
-        throw ModelError(
-          .invalidMetadata(key: key, found: "\(value)", expected: "an integer in \(range.lowerBound)…\(range.upperBound)"))
-      }
-      return found
-    }
     guard case .string(let name)? = metadata["rwkv.version"] else {
       throw ModelError(.missingMetadata(key: "rwkv.version"))
     }
     guard let version = Version(rawValue: name) else { throw ModelError(.unsupportedVersion(name)) }
     self.version = version
-    layers = try integer("rwkv.layers", 1...4096)
-    embedding = try integer("rwkv.embedding", 1...65_536)
-    vocabulary = try integer("rwkv.vocabulary", 1...1 << 24)
-    ffn = try integer("rwkv.ffn", 1...1 << 20)
+    layers = try metadata.integer("rwkv.layers", in: 1...4096)
+    embedding = try metadata.integer("rwkv.embedding", in: 1...65_536)
+    vocabulary = try metadata.integer("rwkv.vocabulary", in: 1...1 << 24)
+    ffn = try metadata.integer("rwkv.ffn", in: 1...1 << 20)
+    sparseAttention = version == .x ? try SparseAttention(metadata) : nil
     guard version != .v4 else {
       headSize = 1
       groupNormEpsilon = 0
       return
     }
-    headSize = try integer("rwkv.head_size", 1...Self.maximumHeadSize)
+    headSize = try metadata.integer("rwkv.head_size", in: 1...Self.maximumHeadSize)
     guard embedding % headSize == 0 else {
       throw ModelError(
         .invalidMetadata(key: "rwkv.head_size", found: "\(headSize)", expected: "a divisor of \(embedding)"))
@@ -64,5 +59,52 @@ public struct Configuration: Sendable, Equatable {
       throw ModelError(.missingMetadata(key: "rwkv.group_norm_epsilon"))
     }
     groupNormEpsilon = Float(epsilon)
+  }
+}
+
+/// The sparse attention of RWKV-X.   arXiv:2504.21463; howard-hou/RWKV-X `package/src/rwkv_x/model.py`.
+public struct SparseAttention: Sendable, Equatable {
+  /// M: attention blocks
+  public let layers: Int
+  /// Cached tokens of a chunk
+  public let chunkSize: Int
+  /// Chunks that a token attends to
+  public let topK: Int
+  /// Cached tokens beyond which the cache is compressed; 0: never
+  public let maximumCache: Int
+  /// Cached tokens after a compression
+  public let minimumCache: Int
+  /// Latest tokens that a compression keeps as they are
+  public let keptWindow: Int
+  /// Attend to the whole cache instead of the best chunks
+  public let isFull: Bool
+
+  /// Cached tokens up to which attention is full anyway.
+  var window: Int { chunkSize * topK }
+
+  init(_ metadata: Metadata) throws(ModelError) {
+    layers = try metadata.integer("rwkv.x.layers", in: 0...4096)
+    chunkSize = try metadata.integer("rwkv.x.chunk_size", in: 1...1 << 24)
+    topK = try metadata.integer("rwkv.x.top_k", in: 1...1 << 16)
+    maximumCache = try metadata.integer("rwkv.x.max_kv_cache", in: 0...1 << 24)
+    minimumCache = try metadata.integer("rwkv.x.min_kv_cache", in: 0...1 << 24)
+    keptWindow = try metadata.integer("rwkv.x.kv_window", in: 0...minimumCache)
+    guard case .string(let mode)? = metadata["rwkv.x.mode"], mode == "sparse" || mode == "full" else {
+      throw ModelError(.missingMetadata(key: "rwkv.x.mode"))
+    }
+    isFull = mode == "full"
+  }
+}
+
+extension Metadata {
+  /// An integer within `range`.
+  fileprivate func integer(_ key: String, in range: ClosedRange<Int>) throws(ModelError) -> Int {
+    guard let value = self[key] else { throw ModelError(.missingMetadata(key: key)) }
+    guard case .integer(let integer) = value, let found = Int(exactly: integer), range.contains(found) else {
+      throw ModelError(
+        .invalidMetadata(
+          key: key, found: "\(value)", expected: "an integer in \(range.lowerBound)…\(range.upperBound)"))
+    }
+    return found
   }
 }

@@ -34,6 +34,7 @@ final class Evaluator {
       case .v5(let weights): try RWKV5(weights, frame, arena: arena)
       case .v6(let weights): try RWKV6(weights, frame, arena: arena)
       case .v7(let weights): try RWKV7(weights, frame, arena: arena)
+      case .x(let weights): try RWKVX(weights, frame, arena: arena)
       }
     embeddings = EmbeddingTable.Reader(model.embeddings)
     headInput = try Activations(rows: Self.capacity, width: configuration.embedding, in: arena)
@@ -57,10 +58,12 @@ final class Evaluator {
       row += 1
     }
     select(output)
+    try blocks.prepare()
     team.run { member in
       let pending = blocks.run(&member)
       head(&member, adding: pending)
     }
+    blocks.finish()
   }
 
   private func select(_ output: Output) {

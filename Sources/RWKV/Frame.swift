@@ -5,6 +5,15 @@ struct Run {
   let first: Int
   let count: Int
   let state: UnsafeMutablePointer<Float>
+  /// RWKV-X: what the attention blocks remember.
+  let caches: [AttentionCache]
+
+  init(first: Int, count: Int, _ state: State) {
+    self.first = first
+    self.count = count
+    self.state = state.values
+    caches = state.caches
+  }
 }
 
 /// A vector of weights.
@@ -124,6 +133,18 @@ final class Frame {
     member.parallel(rows) { row in
       let run = runs[runOfRow[row]]
       if run.count > 1 { mix(row, run, shift, mu, outputs, previous) }
+    }
+  }
+
+  /// Layer norm alone: output = layerNorm(x).
+  func norm(
+    _ member: inout Team.Member, adding pending: Pending, _ norm: LayerNorm, into output: Activations
+  ) {
+    let D = configuration.embedding
+    member.parallel(rows) { row in
+      settle(pending, row)
+      kernels.layer_norm(x[row], norm.weight, norm.bias, D, 1e-5, output.row(row))
+      output.quantize(row, width: D, kernels)
     }
   }
 

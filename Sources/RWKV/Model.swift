@@ -26,6 +26,7 @@ public final class Model: Sendable {
     case v5(RWKV5.Weights)
     case v6(RWKV6.Weights)
     case v7(RWKV7.Weights)
+    case x(RWKVX.Weights)
   }
 
   /// Opens a `.rwkv` file and loads its weights with `threads` threads, verifying checksums.
@@ -55,7 +56,7 @@ public final class Model: Sendable {
         case .v50, .v51, .v52: .v5(try RWKV5.Weights(store))
         case .v6: .v6(try RWKV6.Weights(store))
         case .v7: .v7(try RWKV7.Weights(store))
-        case .x: throw ModelError(.unsupportedVersion(configuration.version.rawValue))
+        case .x: .x(try RWKVX.Weights(store))
         }
     } catch {
       throw error.path == nil ? ModelError(error.reason, path: path) : error
@@ -95,6 +96,15 @@ public final class Model: Sendable {
 
 /// The blocks of one version for one session: weights together with scratch.
 protocol BlockStack: AnyObject {
+  /// Called once before a block of rows, by one thread: the place to make room for what grows.
+  func prepare() throws(ModelError)
   /// Passes the frame's rows through all blocks; returns what the output norm has to add.
   func run(_ member: inout Team.Member) -> Frame.Pending
+  /// Called once after a block of rows, by one thread.
+  func finish()
+}
+
+extension BlockStack {
+  func prepare() {}
+  func finish() {}
 }

@@ -19,7 +19,7 @@ public final class Session {
 
   /// Reads one token; afterwards `logits` predict the next.
   public func decode(_ token: Int) throws(ModelError) {
-    let run = Run(first: 0, count: 1, state: state.values)
+    let run = Run(first: 0, count: 1, state)
     try evaluator.evaluate(CollectionOfOne(token), [run], output: .lastOfEachRun)
     hasLogits = true
   }
@@ -57,7 +57,7 @@ public final class Session {
     var start = 0
     while start < tokens.count {
       let count = min(Evaluator.capacity, tokens.count - start)
-      let run = Run(first: 0, count: count, state: state.values)
+      let run = Run(first: 0, count: count, state)
       let last = start + count == tokens.count
       try evaluator.evaluate(
         tokens[start..<start + count], [run], output: output == .lastOfEachRun && !last ? .none : output)

@@ -15,6 +15,9 @@ public final class State {
     let channelShift: Int
     /// Version 4 starts its running maximum `pp` far below any exponent.
     let startsWithMaximum: Bool
+    /// RWKV-X: channel-mix shift vectors of the attention blocks, [D] each, after the layers.
+    let attentionShifts: Int
+    let heads: Int
     let headSize: Int
     /// Whether the reference stores a head's state as [value, key], the transpose of ours.
     let valueMajor: Bool
@@ -27,32 +30,39 @@ public final class State {
       channelShift = D + recurrence
       layer = channelShift + D
       startsWithMaximum = configuration.version == .v4
+      attentionShifts = (configuration.sparseAttention?.layers ?? 0) * D
+      heads = configuration.heads
       headSize = configuration.headSize
       valueMajor = configuration.version == .v7 || configuration.version == .x
     }
 
-    var count: Int { layers * layer }
+    var count: Int { layers * layer + attentionShifts }
   }
 
   let layout: Layout
   /// [layers, layout.layer] f32
   let values: UnsafeMutablePointer<Float>
+  /// RWKV-X: keys and values of the attention blocks.
+  let caches: [AttentionCache]
 
   /// The state before the first token.
   init(_ layout: Layout) {
     self.layout = layout
     values = UnsafeMutablePointer.allocate(capacity: layout.count)
+    let attentionBlocks = layout.attentionShifts / (layout.heads * layout.headSize)
+    caches = (0..<attentionBlocks).map { _ in AttentionCache(heads: layout.heads, headSize: layout.headSize) }
     reset()
   }
 
   deinit { values.deallocate() }
 
-  /// Number of floats.
+  /// Number of floats; RWKV-X's caches, which grow, not counted.
   public var count: Int { layout.count }
 
   /// Forgets everything.
   public func reset() {
     values.update(repeating: 0, count: layout.count)
+    for cache in caches { cache.count = 0 }
     guard layout.startsWithMaximum else { return }
     let D = layout.wkv
     for layer in 0..<layout.layers {
@@ -63,7 +73,7 @@ public final class State {
   /// An independent copy: a fork of the conversation.
   public func copy() -> State {
     let copy = State(layout)
-    copy.values.update(from: values, count: layout.count)
+    copy.assign(self)
     return copy
   }
 
@@ -71,6 +81,7 @@ public final class State {
   public func assign(_ other: State) {
     precondition(layout == other.layout, "states of different models")
     values.update(from: other.values, count: layout.count)
+    for (cache, source) in zip(caches, other.caches) { cache.assign(source) }
   }
 
   // MARK: - Reading

@@ -52,7 +52,7 @@ final class RWKV7: BlockStack {
     }
   }
 
-  /// Channel mixing of version 7 (and of RWKV-X's attention blocks): value · relu²(key · shifted x).
+  /// Channel mixing of version 7 and of RWKV-X's attention blocks: value · relu²(key · shifted x).
   struct ChannelMix {
     let shift: Vector
     let key: Matrix
@@ -64,6 +64,22 @@ final class RWKV7: BlockStack {
       shift = try store.vector(prefix + "x_k", D)
       key = try store.matrix(prefix + "key.weight", rows: F, columns: D)
       value = try store.hiddenRows(prefix + "value.weight", units: F, columns: D)
+    }
+
+    /// Scratch of a session.
+    struct Scratch {
+      let shifted: Activations
+      let hidden: Rows
+    }
+
+    /// All rows of the frame; adds `frame.delta` first. `state`: where the shift vector is kept.
+    func run(
+      _ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, _ norm: LayerNorm, state: Int
+    ) -> Frame.Pending {
+      frame.normAndShift(&member, adding: .delta, norm, shift: state, mu: [shift], into: [scratch.shifted])
+      member.multiply(
+        [Product(key, scratch.shifted, scratch.hidden, .reluSquared)], rows: frame.rows, frame.kernels)
+      return frame.sumHiddenRows(&member, value, scratch.hidden)
     }
   }
 
@@ -87,7 +103,7 @@ final class RWKV7: BlockStack {
   /// Low-rank hidden vectors after their activation.
   private let wRank, aRank, gRank, vRank: Activations
   private let mixed: Activations
-  private let hidden: Rows
+  let channelMix: ChannelMix.Scratch
 
   init(_ weights: Weights, _ frame: Frame, arena: Arena) throws(ModelError) {
     self.weights = weights
@@ -114,16 +130,22 @@ final class RWKV7: BlockStack {
     gRank = try activations(rank(\.g1))
     vRank = try activations(weights.blocks.compactMap { $0.v1?.rows }.max() ?? 1)
     mixed = try activations(D)
-    hidden = try Rows(rows: T, width: frame.configuration.ffn, in: arena)
+    channelMix = ChannelMix.Scratch(
+      shifted: shifted[0], hidden: try Rows(rows: T, width: frame.configuration.ffn, in: arena))
   }
 
   func run(_ member: inout Team.Member) -> Frame.Pending {
     var pending = Frame.Pending.nothing
-    for layer in weights.blocks.indices {
-      timeMix(&member, layer, adding: pending)
-      pending = channelMix(&member, weights.blocks[layer], layer)
-    }
+    for layer in weights.blocks.indices { pending = run(&member, layer, adding: pending) }
     return pending
+  }
+
+  /// One block.
+  func run(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) -> Frame.Pending {
+    let block = weights.blocks[layer]
+    timeMix(&member, block, layer, adding: pending)
+    let state = layer * frame.layout.layer + frame.layout.channelShift
+    return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state)
   }
 }
 
@@ -132,8 +154,9 @@ extension RWKV7 {
   ///
   ///     r = R x_r   k = K x_k   v = V x_v   decay = w2 tanh(w1 x_w)   rate = a2 a1 x_a   g = g2 σ(g1 x_g)
   ///     y = wkv7(r, k, v, decay, rate, g) per head (kernel `wkv7` has the equations)      delta = O y
-  private func timeMix(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) {
-    let block = weights.blocks[layer]
+  private func timeMix(
+    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
+  ) {
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     let shift = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: shift, mu: block.shift, into: shifted)
@@ -184,15 +207,5 @@ extension RWKV7 {
       ln_weight: block.lnX.weight + c, ln_bias: block.lnX.bias + c,
       epsilon: frame.configuration.groupNormEpsilon, state: run.state + state + c * N, y: mixed.row(run.first) + c)
     frame.kernels.wkv7(&arguments)
-  }
-
-  /// Channel mixing of all rows: value · relu²(key · shifted x).
-  private func channelMix(_ member: inout Team.Member, _ block: Block, _ layer: Int) -> Frame.Pending {
-    let shift = layer * frame.layout.layer + frame.layout.channelShift
-    frame.normAndShift(
-      &member, adding: .delta, block.ln2, shift: shift, mu: [block.channelMix.shift], into: [shifted[0]])
-    member.multiply(
-      [Product(block.channelMix.key, shifted[0], hidden, .reluSquared)], rows: frame.rows, frame.kernels)
-    return frame.sumHiddenRows(&member, block.channelMix.value, hidden)
   }
 }
