@@ -1,6 +1,5 @@
 import Foundation
 import RWKV
-import RWKVCheckpoint
 import RWKVFormat
 import RWKVQuantization
 import Testing
@@ -58,7 +57,7 @@ struct Golden: CustomTestStringConvertible, Sendable {
   }
 
   /// Converts the checkpoint into a temporary file and opens it.
-  func model(_ type: WeightType = .fp32, threads: Int = 1) throws -> Model {
+  func model(_ type: QuantizationType = .fp32, threads: Int = 1) throws -> Model {
     let path = try TemporaryFiles.shared.path(for: "\(name)-\(type)") { path in
       try convert(checkpoint.path, to: path, type: type)
     }
@@ -67,8 +66,14 @@ struct Golden: CustomTestStringConvertible, Sendable {
 }
 
 /// Converts a checkpoint as rwkv-quantize does.
-func convert(_ source: String, to path: String, type: WeightType) throws {
-  try Quantizer(checkpoint: Checkpoint(path: source), type: type).write(to: path, overwrite: true)
+func convert(
+  _ source: String, to path: String, type: QuantizationType, metadata: [(key: String, value: MetadataValue)] = []
+) throws {
+  var options = ConversionOptions()
+  options.type = type
+  options.overwrite = true
+  options.overrides = metadata
+  _ = try Conversion.convert(source, to: path, options)
 }
 
 /// Converted models, made once for all tests and removed at exit.
