@@ -16,7 +16,8 @@ struct EmbeddingTable: Sendable {
     let expected = [configuration.vocabulary, configuration.embedding]
     guard [tensor.rows, tensor.columns] == expected, tensor.rowsPerRecord == 1 else {
       throw ModelError(
-        .wrongShape(tensor: tensor.name, found: [tensor.rows, tensor.columns], expected: expected), path: file.path)
+        .wrongShape(tensor: tensor.name, found: [tensor.rows, tensor.columns], expected: expected),
+        path: file.path)
     }
     self.file = file
     self.tensor = tensor
@@ -59,7 +60,8 @@ struct EmbeddingTable: Sendable {
       }
       guard let start = buffer.baseAddress else { return }
       kernels.decode_row(
-        Int32(tensor.format.rawValue), start + token % tensor.recordsPerChunk * tensor.recordBytes, tensor.columns,
+        Int32(tensor.format.rawValue), start + token % tensor.recordsPerChunk * tensor.recordBytes,
+        tensor.columns,
         destination)
     }
   }

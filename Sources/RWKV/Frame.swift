@@ -120,7 +120,8 @@ final class Frame {
   ///   - previous: where to keep each row's n', for those who need it again.
   func normAndShift<let count: Int>(
     _ member: inout Team.Member, adding pending: Pending, _ norm: LayerNorm, shift: Int,
-    mu: InlineArray<count, Vector>, into outputs: InlineArray<count, Activations>, keeping previous: Rows? = nil
+    mu: InlineArray<count, Vector>, into outputs: InlineArray<count, Activations>,
+    keeping previous: Rows? = nil
   ) {
     let D = configuration.embedding
     member.parallel(rows) { row in

@@ -158,6 +158,7 @@ final class WeightStore: @unchecked Sendable {
   }
 
   private func shapeError(_ info: TensorInfo, _ expected: [Int]) -> ModelError {
-    ModelError(.wrongShape(tensor: info.name, found: [info.rows, info.columns], expected: expected), path: path)
+    ModelError(
+      .wrongShape(tensor: info.name, found: [info.rows, info.columns], expected: expected), path: path)
   }
 }

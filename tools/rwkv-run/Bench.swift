@@ -36,7 +36,9 @@ struct Bench: ParsableCommand {
 
   func validate() throws {
     if models.isEmpty { throw ValidationError("Give at least one model.") }
-    if prompt < 0 || predict < 0 || prompt + predict == 0 { throw ValidationError("-p and -n must be 0 or more, one of them more.") }
+    if prompt < 0 || predict < 0 || prompt + predict == 0 {
+      throw ValidationError("-p and -n must be 0 or more, one of them more.")
+    }
     if repetitions < 1 { throw ValidationError("-r must be at least 1.") }
     _ = try threadCounts()
   }
@@ -54,7 +56,9 @@ struct Bench: ParsableCommand {
           }
           if predict > 0 {
             table.add(
-              try measure("tg\(predict)", model, count, tokens: predict) { for token in $0 { try session.decode(token) } })
+              try measure("tg\(predict)", model, count, tokens: predict) {
+                for token in $0 { try session.decode(token) }
+              })
           }
         }
       }
@@ -64,7 +68,9 @@ struct Bench: ParsableCommand {
   private func threadCounts() throws -> [Int] {
     guard let threads else { return [processorCount()] }
     return try threads.split(separator: ",").map { word in
-      guard let count = Int(word), count > 0 else { throw ValidationError("-t: '\(word)' is not a number of threads.") }
+      guard let count = Int(word), count > 0 else {
+        throw ValidationError("-t: '\(word)' is not a number of threads.")
+      }
       return count
     }
   }

@@ -11,10 +11,13 @@ struct Generate: ParsableCommand {
   @Option(name: [.customShort("p"), .long], help: "Text to continue.")
   var prompt: String?
 
-  @Option(name: [.customShort("f"), .long], help: "File with the text to continue; - is stdin.", completion: .file())
+  @Option(
+    name: [.customShort("f"), .long], help: "File with the text to continue; - is stdin.", completion: .file()
+  )
   var file: String?
 
-  @Option(name: [.customShort("n"), .long], help: "Tokens to write at most; -1: until the model ends the text.")
+  @Option(
+    name: [.customShort("n"), .long], help: "Tokens to write at most; -1: until the model ends the text.")
   var predict = 256
 
   @OptionGroup var sampling: SamplingArguments
@@ -22,7 +25,8 @@ struct Generate: ParsableCommand {
   @Option(name: .customLong("stop"), help: "Stop at this text (may be repeated).")
   var stops: [String] = []
 
-  @Flag(name: .customLong("json"), help: "One JSON object per piece of text, and a last one with the figures.")
+  @Flag(
+    name: .customLong("json"), help: "One JSON object per piece of text, and a last one with the figures.")
   var asJSON = false
 
   func validate() throws {

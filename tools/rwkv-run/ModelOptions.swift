@@ -31,7 +31,10 @@ struct ModelOptions: ParsableArguments {
 extension Model {
   /// The tokenizer, or an error that says how to get one.
   func requireTokenizer() throws -> any Tokenizer {
-    guard let tokenizer else { throw CommandError("\(path): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE") }
+    guard let tokenizer else {
+      throw CommandError(
+        "\(path): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
+    }
     return tokenizer
   }
 }

@@ -46,7 +46,8 @@ struct Perplexity: ParsableCommand {
     if asJSON {
       print(
         "{\"tokens\":\(tokens),\"bytes\":\(bytes),\"nats_per_token\":\(decimal(perToken, 6)),"
-          + "\"perplexity\":\(decimal(exp(perToken), 6)),\"bits_per_byte\":\(decimal(nats / Double(bytes) / log(2), 6))}")
+          + "\"perplexity\":\(decimal(exp(perToken), 6)),\"bits_per_byte\":\(decimal(nats / Double(bytes) / log(2), 6))}"
+      )
     } else {
       print(
         "\(tokens) tokens, \(decimal(perToken, 4)) nats per token, perplexity \(decimal(exp(perToken), 4)), "

@@ -112,7 +112,8 @@ func decimal(_ value: Double, _ digits: Int) -> String {
   let whole = Int(scaled / scale)
   guard digits > 0 else { return (value < 0 ? "-" : "") + "\(whole)" }
   let fraction = String(Int(scaled - Double(whole) * scale))
-  return (value < 0 ? "-" : "") + "\(whole)." + String(repeating: "0", count: digits - fraction.count) + fraction
+  return (value < 0 ? "-" : "") + "\(whole)." + String(repeating: "0", count: digits - fraction.count)
+    + fraction
 }
 
 /// A JSON string literal.

@@ -21,7 +21,8 @@ struct Tokenize: ParsableCommand {
   func run() throws {
     try reporting {
       guard let tokenizer = try Model.tokenizer(path: model) else {
-        throw CommandError("\(model): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
+        throw CommandError(
+          "\(model): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
       }
       if let prompt {
         print(tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))

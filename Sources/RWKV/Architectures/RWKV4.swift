@@ -46,7 +46,9 @@ final class RWKV4: BlockStack {
 
     init(_ store: WeightStore) throws(ModelError) {
       var blocks: [Block] = []
-      for layer in 0..<store.configuration.layers { blocks.append(try Block(store, prefix: "blocks.\(layer)")) }
+      for layer in 0..<store.configuration.layers {
+        blocks.append(try Block(store, prefix: "blocks.\(layer)"))
+      }
       self.blocks = blocks
     }
   }
@@ -88,7 +90,9 @@ final class RWKV4: BlockStack {
   /// Time mixing of all rows; leaves its output in `frame.delta`.
   ///
   ///     k = K x_k   v = V x_v   r = R x_r   y = wkv4(r, k, v) per channel (kernel `wkv4`)   delta = O y
-  private func timeMix(_ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending) {
+  private func timeMix(
+    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
+  ) {
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     let state = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: state, mu: block.shift, into: shifted)
@@ -111,7 +115,8 @@ final class RWKV4: BlockStack {
     let state = run.state + offset + c
     var arguments = rk_wkv4(
       T: run.count, n: min(Self.channels, D - c), stride: r.stride, r: r[run.first] + c, k: k[run.first] + c,
-      v: v[run.first] + c, w: block.decay + c, u: block.bonus + c, aa: state, bb: state + D, pp: state + 2 * D,
+      v: v[run.first] + c, w: block.decay + c, u: block.bonus + c, aa: state, bb: state + D,
+      pp: state + 2 * D,
       y: mixed.row(run.first) + c)
     frame.kernels.wkv4(&arguments)
   }

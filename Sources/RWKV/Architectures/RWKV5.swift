@@ -63,7 +63,9 @@ final class RWKV5: BlockStack {
 
     init(_ store: WeightStore) throws(ModelError) {
       var blocks: [Block] = []
-      for layer in 0..<store.configuration.layers { blocks.append(try Block(store, prefix: "blocks.\(layer)")) }
+      for layer in 0..<store.configuration.layers {
+        blocks.append(try Block(store, prefix: "blocks.\(layer)"))
+      }
       self.blocks = blocks
     }
   }
@@ -103,7 +105,9 @@ final class RWKV5: BlockStack {
   /// Time mixing of all rows; leaves its output in `frame.delta`.
   ///
   ///     r = R x_r   k = K x_k   v = V x_v   g = G x_g   y = wkv6(r, k, v, g) per head (kernel `wkv6`)   delta = O y
-  private func timeMix(_ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending) {
+  private func timeMix(
+    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
+  ) {
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     let state = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: state, mu: block.shift, into: shifted)
@@ -128,7 +132,8 @@ final class RWKV5: BlockStack {
       T: run.count, N: N, stride: r.stride, r: r[run.first] + c, k: k[run.first] + c, v: v[run.first] + c,
       g: block.gate == nil ? nil : UnsafePointer(g[run.first] + c), w: block.decay + c, w_stride: 0,
       u: block.bonus + c, ln_weight: block.lnX.weight + c, ln_bias: block.lnX.bias + c,
-      epsilon: frame.configuration.groupNormEpsilon, state: run.state + state + c * N, y: mixed.row(run.first) + c)
+      epsilon: frame.configuration.groupNormEpsilon, state: run.state + state + c * N,
+      y: mixed.row(run.first) + c)
     frame.kernels.wkv6(&arguments)
   }
 }

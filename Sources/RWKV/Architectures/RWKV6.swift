@@ -68,7 +68,9 @@ final class RWKV6: BlockStack {
 
     init(_ store: WeightStore) throws(ModelError) {
       var blocks: [Block] = []
-      for layer in 0..<store.configuration.layers { blocks.append(try Block(store, prefix: "blocks.\(layer)")) }
+      for layer in 0..<store.configuration.layers {
+        blocks.append(try Block(store, prefix: "blocks.\(layer)"))
+      }
       self.blocks = blocks
     }
   }
@@ -133,7 +135,9 @@ final class RWKV6: BlockStack {
   ///
   ///     r = R x_r   k = K x_k   v = V x_v   g = G x_g   w = exp(−exp(time_decay + w2 tanh(w1 x_w)))
   ///     y = wkv6(r, k, v, w, g) per head (kernel `wkv6` has the equations)      delta = O y
-  private func timeMix(_ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending) {
+  private func timeMix(
+    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
+  ) {
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     let state = layer * frame.layout.layer
     tokenShift(&member, block, state, adding: pending)
@@ -161,7 +165,8 @@ final class RWKV6: BlockStack {
   ) {
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     frame.normAndShift(
-      &member, adding: pending, block.ln1, shift: state, mu: [block.maaX], into: [shiftInput], keeping: previous)
+      &member, adding: pending, block.ln1, shift: state, mu: [block.maaX], into: [shiftInput],
+      keeping: previous)
     member.multiply([Product(block.maaW1, shiftInput, shiftRank, .tanh)], rows: rows, kernels)
     let P = block.maaW2[0].columns
     member.parallel(rows) { row in
@@ -191,7 +196,8 @@ final class RWKV6: BlockStack {
     var arguments = rk_wkv6(
       T: run.count, N: N, stride: r.stride, r: r[run.first] + c, k: k[run.first] + c, v: v[run.first] + c,
       g: UnsafePointer(g[run.first] + c), w: w[run.first] + c, w_stride: w.stride, u: block.bonus + c,
-      ln_weight: block.lnX.weight + c, ln_bias: block.lnX.bias + c, epsilon: frame.configuration.groupNormEpsilon,
+      ln_weight: block.lnX.weight + c, ln_bias: block.lnX.bias + c,
+      epsilon: frame.configuration.groupNormEpsilon,
       state: run.state + state + c * N, y: mixed.row(run.first) + c)
     frame.kernels.wkv6(&arguments)
   }

@@ -112,7 +112,9 @@ final class RWKV7: BlockStack {
     func activations(_ width: Int) throws(ModelError) -> Activations {
       try Activations(rows: T, width: width, in: arena)
     }
-    func rank(_ path: KeyPath<Block, Matrix>) -> Int { weights.blocks.map { $0[keyPath: path].rows }.max() ?? 0 }
+    func rank(_ path: KeyPath<Block, Matrix>) -> Int {
+      weights.blocks.map { $0[keyPath: path].rows }.max() ?? 0
+    }
     shifted = [
       try activations(D), try activations(D), try activations(D), try activations(D), try activations(D),
       try activations(D),
@@ -203,9 +205,11 @@ extension RWKV7 {
     var arguments = rk_wkv7(
       T: run.count, N: N, stride: r.stride, r: at(r), k: at(k), v: at(v), g: at(g), decay: at(w), rate: at(a),
       v_mix: block.v0 == nil ? nil : UnsafePointer(at(vMix)), v_first: at(vFirst), w0: block.w0 + c,
-      a0: block.a0 + c, v0: block.v0.map { $0 + c }, k_k: block.k_k + c, k_a: block.k_a + c, r_k: block.r_k + c,
+      a0: block.a0 + c, v0: block.v0.map { $0 + c }, k_k: block.k_k + c, k_a: block.k_a + c,
+      r_k: block.r_k + c,
       ln_weight: block.lnX.weight + c, ln_bias: block.lnX.bias + c,
-      epsilon: frame.configuration.groupNormEpsilon, state: run.state + state + c * N, y: mixed.row(run.first) + c)
+      epsilon: frame.configuration.groupNormEpsilon, state: run.state + state + c * N,
+      y: mixed.row(run.first) + c)
     frame.kernels.wkv7(&arguments)
   }
 }

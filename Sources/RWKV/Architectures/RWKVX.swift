@@ -112,7 +112,8 @@ final class RWKVX: BlockStack {
         most = max(most, cached)
       }
       let end = run.first + run.count
-      segments.append(Segment(run: number, first: first, count: end - first, cached: start, compressed: compressed))
+      segments.append(
+        Segment(run: number, first: first, count: end - first, cached: start, compressed: compressed))
       let limit = options.maximumCache > 0 ? options.maximumCache + 1 : Int.max
       for cache in run.caches { cache.reserve(most, chunkSize: options.chunkSize, limit: limit) }
       mostVisible = max(mostVisible, most)
@@ -157,7 +158,9 @@ final class RWKVX: BlockStack {
   }
 
   /// One attention block: attention, then channel mixing.
-  private func attend(_ member: inout Team.Member, _ index: Int, adding pending: Frame.Pending) -> Frame.Pending {
+  private func attend(_ member: inout Team.Member, _ index: Int, adding pending: Frame.Pending)
+    -> Frame.Pending
+  {
     let block = weights.attention[index]
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     frame.norm(&member, adding: pending, block.ln1, into: input)
@@ -225,7 +228,8 @@ final class RWKVX: BlockStack {
 
   /// Softmax attention of one head of one row: mixed = Σ softmax(q · k / √N) v over what the row sees.
   private func attend(
-    _ segment: Segment, _ row: Int, _ head: Int, _ cache: AttentionCache, _ scores: UnsafeMutablePointer<Float>
+    _ segment: Segment, _ row: Int, _ head: Int, _ cache: AttentionCache,
+    _ scores: UnsafeMutablePointer<Float>
   ) {
     let (N, kernels) = (cache.headSize, frame.kernels)
     let (query, keys, values) = (q[row] + head * N, cache.keys(head), cache.values(head))

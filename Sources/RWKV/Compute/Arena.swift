@@ -8,7 +8,8 @@ final class Arena: @unchecked Sendable {
   private var regions: [UnsafeMutableRawBufferPointer] = []
 
   /// `count` elements, all zero, aligned to 64 bytes.
-  func allocate<Element>(_ type: Element.Type, count: Int) throws(ModelError) -> UnsafeMutablePointer<Element> {
+  func allocate<Element>(_ type: Element.Type, count: Int) throws(ModelError) -> UnsafeMutablePointer<Element>
+  {
     try allocate(byteCount: count * MemoryLayout<Element>.stride, hugePages: false)
       .bindMemory(to: type, capacity: count)
   }

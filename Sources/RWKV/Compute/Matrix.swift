@@ -16,7 +16,8 @@ struct Matrix: @unchecked Sendable {
         .invalidMetadata(key: "rwkv.embedding", found: "\(rows)", expected: "a multiple of 16"))
     }
     let panelBytes = rk_record_bytes(format, columns, 16)
-    return Matrix(format: format, panels: panels + index * rows / 16 * panelBytes, rows: rows, columns: columns)
+    return Matrix(
+      format: format, panels: panels + index * rows / 16 * panelBytes, rows: rows, columns: columns)
   }
 }
 
