@@ -5,6 +5,7 @@
 #include "rk_isa.h"
 
 #define RK_ISA avx512
+#define RK_COLUMN_VECTORS 4
 #pragma STDC FP_CONTRACT OFF
 #pragma clang attribute push(                                                                                \
     __attribute__((target("avx2,fma,f16c,bmi,bmi2,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))),         \

@@ -84,6 +84,9 @@ RK_INLINE uint32_t rk_mask_bits(i32x16 mask) {
 RK_INLINE f32x16 rk_at_most(f32x16 x, float limit) { return rk_select(x > limit, rk_splat(limit), x); }
 RK_INLINE f32x16 rk_at_least(f32x16 x, float limit) { return rk_select(x < limit, rk_splat(limit), x); }
 
+/// The greater of two; b where either is NaN.
+RK_INLINE f32x16 rk_max(f32x16 a, f32x16 b) { return rk_select(a > b, a, b); }
+
 RK_INLINE f32x16 rk_abs(f32x16 x) { return rk_from_bits(rk_bits(x) & 0x7fffffffu); }
 
 // ---- rounding and sums -----------------------------------------------------------------------------------------

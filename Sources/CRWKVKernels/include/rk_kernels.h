@@ -34,6 +34,9 @@ static inline void rk_pause(void) {
 /// Weight formats, numbered as in the file format.
 enum { RK_F32 = 1, RK_F16 = 2, RK_BF16 = 3, RK_INT4 = 4, RK_INT5 = 5, RK_INT8 = 8 };
 
+/// Recurrences keep a head's vectors on the stack: N may be any number up to this.
+#define RK_MAX_HEAD_SIZE 256
+
 /// Activations of T tokens in the two forms that matrix kernels read. K is padded with zeros to `stride`.
 /// A block of 32 values is x = scale · (128·high + low): 15 bits. INT4 and INT5 kernels read `high` alone
 /// (x ≈ 128·scale·high, 8 bits); INT8 kernels read both; F32, F16, BF16 kernels read `values`.
