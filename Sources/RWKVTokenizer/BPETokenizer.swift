@@ -2,23 +2,13 @@
 ///
 ///     added tokens in the text → NFC → other added tokens → GPT-2's words → merges inside each word
 ///
-/// Bytes that are not valid UTF-8 encode as U+FFFD: the vocabulary has no tokens for bytes that UTF-8 never uses.
+/// Bytes that are not valid UTF-8 encode as U+FFFD: the vocabulary has no tokens for bytes that UTF-8 never
+/// uses.
 public struct BPETokenizer: Tokenizer {
-  /// A pair of neighbouring tokens that becomes one; the lowest rank goes first.
-  struct Pair: Hashable {
-    let left: Int32
-    let right: Int32
-  }
-
-  struct Merge {
-    let rank: Int32
-    let token: Int32
-  }
-
   private let table: TokenTable
   /// In the order of rank, as read.
-  private let pairs: [Pair]
-  private let merges: [Pair: Merge]
+  private let pairs: [(left: Int, right: Int)]
+  private let merges: MergeTable
   private let added: [(id: Int, normalized: Bool)]
   /// Added tokens that are looked for before (`raw`) and after normalization.
   private let rawTrie: Trie
@@ -87,16 +77,14 @@ public struct BPETokenizer: Tokenizer {
     let unused: Set<UInt8> = [0xC0, 0xC1, 0xF5, 0xF6, 0xF7, 0xF8, 0xF9, 0xFA, 0xFB, 0xFC, 0xFD, 0xFE, 0xFF]
     try trie.requireBytes { !unused.contains($0) }
     byteTokens = (UInt8.min...UInt8.max).map { Int32(trie.find(CollectionOfOne($0)) ?? -1) }
-    (pairs, self.merges) = try Self.ranked(merges, table, trie, addedIDs)
+    pairs = merges
+    self.merges = try Self.ranked(merges, table, trie, addedIDs)
   }
 
   private static func ranked(
     _ merges: [(left: Int, right: Int)], _ table: TokenTable, _ trie: Trie, _ added: Set<Int>
-  ) throws(TokenizerError) -> ([Pair], [Pair: Merge]) {
-    var pairs: [Pair] = []
-    var ranked: [Pair: Merge] = [:]
-    pairs.reserveCapacity(merges.count)
-    ranked.reserveCapacity(merges.count)
+  ) throws(TokenizerError) -> MergeTable {
+    var ranked = MergeTable(count: merges.count)
     for (rank, merge) in merges.enumerated() {
       for id in [merge.left, merge.right] {
         guard (0..<table.count).contains(id), !table.range(of: id).isEmpty, !added.contains(id) else {
@@ -106,13 +94,12 @@ public struct BPETokenizer: Tokenizer {
       guard let token = trie.find(table.token(merge.left) + table.token(merge.right)) else {
         throw TokenizerError(.merge(rank), "tokens \(merge.left) and \(merge.right) joined are not a token")
       }
-      let pair = Pair(left: Int32(merge.left), right: Int32(merge.right))
-      guard ranked.updateValue(Merge(rank: Int32(rank), token: Int32(token)), forKey: pair) == nil else {
+      let result = MergeTable.Merge(rank: Int32(rank), token: Int32(token))
+      guard ranked.insert(Int32(merge.left), Int32(merge.right), result) else {
         throw TokenizerError(.merge(rank), "the pair occurs twice")
       }
-      pairs.append(pair)
     }
-    return (pairs, ranked)
+    return ranked
   }
 
   /// The contents of the tensor `tokenizer`.
@@ -121,8 +108,8 @@ public struct BPETokenizer: Tokenizer {
     table.write(to: &blob)
     blob.appendU32(pairs.count)
     for pair in pairs {
-      blob.appendU32(Int(pair.left))
-      blob.appendU32(Int(pair.right))
+      blob.appendU32(pair.left)
+      blob.appendU32(pair.right)
     }
     blob.appendU32(added.count)
     for (id, normalized) in added {

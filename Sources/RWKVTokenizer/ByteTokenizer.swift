@@ -1,7 +1,7 @@
 /// One token per byte, for models trained on raw bytes.
 ///
-/// Id 0 is the NUL byte and by the models' convention also ends a document: text that contains NUL encodes to it,
-/// and generation that meets it stops. Every byte, NUL too, comes back unchanged.
+/// Id 0 is the NUL byte and by the models' convention also ends a document: text that contains NUL encodes to
+/// it, and generation that meets it stops. Every byte, NUL too, comes back unchanged.
 public struct ByteTokenizer: Tokenizer {
   public init() {}
 

@@ -93,7 +93,8 @@ enum Normalization {
     }
   }
 
-  /// Joins each scalar with the last starter before it, where a composition exists and nothing blocks the way.
+  /// Joins each scalar with the last starter before it, where a composition exists and nothing blocks the
+  /// way.
   private static func compose(_ scalars: inout [Unicode.Scalar]) {
     var result: [Unicode.Scalar] = []
     result.reserveCapacity(scalars.count)

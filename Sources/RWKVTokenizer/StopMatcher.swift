@@ -1,7 +1,7 @@
 /// Ends a stream of bytes at the first of several stop strings, which may lie across token borders.
 ///
-/// Bytes that may be the beginning of a stop string are held back, so no part of one is ever handed out. What is
-/// handed out does not depend on how the input was cut. Put it before `UTF8Stream`.
+/// Bytes that may be the beginning of a stop string are held back, so no part of one is ever handed out. What
+/// is handed out does not depend on how the input was cut. Put it before `UTF8Stream`.
 public struct StopMatcher: Sendable {
   private let stops: [[UInt8]]
   private var held: [UInt8] = []

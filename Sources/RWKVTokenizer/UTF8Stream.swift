@@ -1,7 +1,7 @@
 /// Turns a stream of token bytes into whole characters.
 ///
-/// A token may end in the middle of a UTF-8 sequence; its first bytes (at most three) are held back until the rest
-/// arrives. The pieces handed out, joined, do not depend on how the input was cut.
+/// A token may end in the middle of a UTF-8 sequence; its first bytes (at most three) are held back until the
+/// rest arrives. The pieces handed out, joined, do not depend on how the input was cut.
 public struct UTF8Stream: Sendable {
   /// What becomes of bytes that cannot be part of any UTF-8 sequence.
   public enum InvalidBytes: Sendable {

@@ -2,12 +2,13 @@
 //
 //     id literal length
 //
-// The literal is what Python's repr() writes for a str or bytes object; a str stands for its UTF-8 bytes. `length`
-// counts the token's bytes. Everything is parsed as bytes: a quote followed by a combining mark is one Character in
-// Swift but two elements of the literal.
+// The literal is what Python's repr() writes for a str or bytes object; a str stands for its UTF-8 bytes.
+// `length` counts the token's bytes. Everything is parsed as bytes: a quote followed by a combining mark is
+// one Character in Swift but two elements of the literal.
 
 extension TokenTable {
-  /// Reads a vocabulary file. Ids must ascend; gaps become tokens without text, as id 0 always is in such files.
+  /// Reads a vocabulary file. Ids must ascend; gaps become tokens without text, as id 0 always is in such
+  /// files.
   init(vocabulary text: [UInt8]) throws(TokenizerError) {
     self.init()
     var number = 0

@@ -1,7 +1,8 @@
-/// Merges the tokens of one word: again and again the neighbours with the lowest rank, of equals the leftmost.
+/// Merges the tokens of one word: again and again the neighbours with the lowest rank, of equals the
+/// leftmost.
 ///
-/// The tokens form a linked list, and a heap holds every pair that could merge, so that a word of n tokens costs
-/// O(n log n): a text without spaces must not take forever. Keeps its memory from word to word.
+/// The tokens form a linked list, and a heap holds every pair that could merge, so that a word of n tokens
+/// costs O(n log n): a text without spaces must not take forever. Keeps its memory from word to word.
 struct WordMerger {
   private struct Entry {
     let rank: Int32
@@ -15,13 +16,13 @@ struct WordMerger {
 
   private static let none: Int32 = -1
 
-  private let merges: [BPETokenizer.Pair: BPETokenizer.Merge]
+  private let merges: MergeTable
   private var tokens: [Int32] = []
   private var previous: [Int32] = []
   private var next: [Int32] = []
   private var heap: [Entry] = []
 
-  init(_ merges: [BPETokenizer.Pair: BPETokenizer.Merge]) { self.merges = merges }
+  init(_ merges: MergeTable) { self.merges = merges }
 
   /// Hands out the merged tokens in order.
   mutating func merge(_ word: some Collection<Int32>, _ body: (Int) -> Void) {
@@ -54,10 +55,10 @@ struct WordMerger {
   }
 
   /// What the token at `position` and the one after it merge into.
-  private func pair(at position: Int32) -> BPETokenizer.Merge? {
+  private func pair(at position: Int32) -> MergeTable.Merge? {
     let right = next[Int(position)]
     guard right != Self.none, tokens[Int(position)] != Self.none else { return nil }
-    return merges[BPETokenizer.Pair(left: tokens[Int(position)], right: tokens[Int(right)])]
+    return merges[tokens[Int(position)], tokens[Int(right)]]
   }
 
   private mutating func addPair(at position: Int32) {

@@ -12,12 +12,14 @@ public struct WorldTokenizer: Tokenizer {
     try self.init(table)
   }
 
-  /// Reads the text of a vocabulary file such as `rwkv_vocab_v20230424.txt`: see `TokenTable.init(vocabulary:)`.
+  /// Reads the text of a vocabulary file such as `rwkv_vocab_v20230424.txt`: see
+  /// `TokenTable.init(vocabulary:)`.
   public init(vocabulary: [UInt8]) throws(TokenizerError) {
     try self.init(TokenTable(vocabulary: vocabulary))
   }
 
-  /// Throws unless no byte string occurs twice and each single byte is a token, so that every input can be encoded.
+  /// Throws unless no byte string occurs twice and each single byte is a token, so that every input can be
+  /// encoded.
   private init(_ table: TokenTable) throws(TokenizerError) {
     self.table = table
     self.trie = try Trie(unique: table) { _ in true }

@@ -83,7 +83,8 @@ struct StopMatcherTests {
     #expect(!matcher.isStopped)
   }
 
-  /// The text before the stop string that ends first (the longest of those), or all of it: straight from the definition.
+  /// The text before the stop string that ends first (the longest of those), or all of it: straight from the
+  /// definition.
   static func expected(_ text: [UInt8], _ stops: [[UInt8]]) -> (output: [UInt8], isStopped: Bool) {
     for end in 0...text.count {
       let found = stops.filter { $0.count <= end && Array(text[(end - $0.count)..<end]) == $0 }

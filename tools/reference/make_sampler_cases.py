@@ -41,12 +41,13 @@ def distribution(logits, options, history, dtype):
 
 
 def case(name, logits, history=(), **changed):
-    options = dict(temperature=1, topP=1, topK=0, presencePenalty=0, frequencyPenalty=0, penaltyDecay=1) | changed
+    options = dict(temperature=1, topP=1, topK=0, presencePenalty=0, frequencyPenalty=0, penaltyDecay=1)
+    options |= changed
     probs = distribution(logits, options, history, np.float64)
     # The package computes in single precision: a case on the edge of a cut would prove nothing.
     assert ((distribution(logits, options, history, np.float32) > 0) == (probs > 0)).all(), name
     kept = [[int(i), float(f"{probs[i]:.12g}")] for i in np.flatnonzero(probs)]
-    return dict(name=name, logits=logits.tolist(), history=list(history), expected=kept, **options)
+    return dict(name=name, logits=logits.tolist(), history=[int(token) for token in history], expected=kept, **options)
 
 
 def main():
@@ -75,7 +76,7 @@ def main():
         case("presence alone, also of spaces and digits", flat, text, presencePenalty=2),
         case("frequency without decay", flat, text, frequencyPenalty=0.1),
         case("counts that fade", flat, text, frequencyPenalty=1, penaltyDecay=0.5),
-        case("penalties under temperature 0", peaked, [int(peaked.argmax())], temperature=0, presencePenalty=20),
+        case("penalties under temperature 0", peaked, [peaked.argmax()], temperature=0, presencePenalty=20),
     ]
     # JSON has no infinity: "null" logits are -inf.
     cases.append(case("banned tokens", banned, topP=0.9))

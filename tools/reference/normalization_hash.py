@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prints the FNV-1a 64 of the NFC of scalars, alone and between others: the constant in BPETokenizerTests.swift.
+"""Prints the FNV-1a 64 of the NFC of scalars, alone and between others, for BPETokenizerTests.swift.
 
 The ranges hold everything that decomposes and is not arithmetic; of Hangul, the first 1,024 syllables.
 """

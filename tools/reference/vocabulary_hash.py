@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints the FNV-1a 64 of the tokenizer blob (formats/rwkv-v1.md, section 6) of a World vocabulary file.
 
-Python's own literal parser reads the file, so the constant in WorldTokenizerTests.swift checks ours on all tokens.
+Python's own literal parser reads the file, so the constant in WorldTokenizerTests.swift checks ours.
 usage: vocabulary_hash.py rwkv_vocab_v20230424.txt
 """
 import ast

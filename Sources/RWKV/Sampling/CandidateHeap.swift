@@ -1,6 +1,6 @@
 /// Hands out tokens from the highest logit to the lowest, equal logits by ascending id.
 ///
-/// A cut looks at the few most likely of many tokens, so a heap (O(n) to build, O(log n) each) replaces a sort.
+/// A cut looks at the few most likely of many tokens, so a heap (O(n) to build, O(log n) each) beats a sort.
 struct CandidateHeap: Sendable {
   struct Candidate: Sendable {
     let logit: Float

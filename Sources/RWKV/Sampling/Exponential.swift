@@ -1,9 +1,9 @@
-/// e^x for x ≤ 0, with the same bits on every machine (the C library's differs between versions). Error below 1 ulp.
+/// e^x for x ≤ 0, with the same bits on every machine; that of the C library differs between versions.
 ///
-/// x = k·ln 2 + r with |r| ≤ ln 2 / 2; e^r is its Taylor polynomial of degree 13, whose remainder is below 2^-57.
+/// x = k·ln 2 + r with |r| ≤ ln 2 / 2; e^r is its Taylor polynomial of degree 13 (remainder below 2^-57).
 @inline(__always)
 func exponential(_ x: Double) -> Double {
-  // Adding 1.5·2^52 rounds to an integer and leaves it in the low bits. Unlike `rounded()` it is never a call.
+  // Adding 1.5·2^52 rounds to an integer and leaves it in the low bits. Never a call, unlike rounded().
   let shifted = x * 1.442_695_040_888_963_4 + 0x1.8p52
   let k = shifted - 0x1.8p52
   // ln 2 in two parts: k times the first is exact.

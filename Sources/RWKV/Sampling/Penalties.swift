@@ -4,8 +4,9 @@ import RWKVTokenizer
 ///
 ///     logit[t] −= presence + frequency · count[t]     for every token t written before
 ///
-/// When a token is written, all counts are multiplied by the decay first, then its own grows by 1 — or by 0 when its
-/// text lies within " \t0123456789": spaces and digits may repeat, so only the presence penalty meets them.
+/// When a token is written, all counts are multiplied by the decay first, then its own grows by 1 — or by 0
+/// when its text lies within " \t0123456789": spaces and digits may repeat, so only the presence penalty
+/// meets them.
 struct Penalties: Sendable {
   private let presence: Double
   private let frequency: Double

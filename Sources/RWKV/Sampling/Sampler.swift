@@ -4,9 +4,10 @@ public import RWKVTokenizer
 ///
 ///     logits − penalties → softmax → top-p → top-k → probability^(1/temperature) → draw
 ///
-/// The cuts come before the temperature, so a high temperature brings no unlikely token back. Top-p keeps tokens as
-/// likely as the last one needed; top-k keeps exactly k, of equals those with the lower ids. To ban or favour tokens,
-/// change the logits first (−∞ bans). A value type: copies go their own way. After the first tokens nothing is allocated.
+/// The cuts come before the temperature, so a high temperature brings no unlikely token back. Top-p keeps
+/// tokens as likely as the last one needed; top-k keeps exactly k, of equals those with the lower ids. To ban
+/// or favour tokens, change the logits first (−∞ bans). A value type: copies go their own way. After the
+/// first tokens nothing is allocated.
 public struct Sampler: Sendable {
   private let options: SamplingOptions
   private var generator: RandomGenerator
