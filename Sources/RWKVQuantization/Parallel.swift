@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+import Dispatch
+import Glibc
+import RWKVFormat
+import Synchronization
+
+/// Runs tasks 0..<count on `threads` threads, each with a context of its own, in ascending order of their start.
+///
+/// The first error (or `cancelled` returning true between tasks) stops all threads and is thrown.
+func parallel<Context>(
+  _ count: Int, threads: Int, cancelled: @Sendable () -> Bool = { false }, context: @Sendable () -> Context,
+  task: @Sendable (Int, Context) throws(QuantizationError) -> Void
+) throws(QuantizationError) {
+  let next = Atomic<Int>(0)
+  let failure = Mutex<QuantizationError?>(nil)
+  DispatchQueue.concurrentPerform(iterations: max(1, min(threads, count))) { _ in
+    let context = context()
+    while true {
+      let index = next.add(1, ordering: .relaxed).oldValue
+      guard index < count else { return }
+      do throws(QuantizationError) {
+        if cancelled() { throw QuantizationError.cancelled }
+        try task(index, context)
+      } catch {
+        failure.withLock { $0 = $0 ?? error }
+        next.store(count, ordering: .relaxed)
+      }
+    }
+  }
+  if let error = failure.withLock({ $0 }) { throw error }
+}
+
+/// Puts chunks that threads finish in any order back into file order and appends them.
+///
+/// A thread that is `window` chunks ahead waits, so that memory stays bounded.
+final class ChunkSequence: @unchecked Sendable {
+  private let writer: ModelFileWriter
+  private let window: Int
+  private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+  private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+  // Guarded by `mutex`.
+  private var next = 0
+  private var waiting: [Int: EncodedChunk] = [:]
+  private var stopped = false
+
+  init(_ writer: ModelFileWriter, window: Int) {
+    self.writer = writer
+    self.window = window
+    pthread_mutex_init(mutex, nil)
+    pthread_cond_init(changed, nil)
+  }
+
+  deinit {
+    pthread_cond_destroy(changed)
+    pthread_mutex_destroy(mutex)
+    changed.deallocate()
+    mutex.deallocate()
+  }
+
+  /// Returns when chunk `index` of the file may be made, or after `stop`.
+  func wait(for index: Int) {
+    pthread_mutex_lock(mutex)
+    while index >= next + window && !stopped { pthread_cond_wait(changed, mutex) }
+    pthread_mutex_unlock(mutex)
+  }
+
+  /// Hands over chunk `index`. Returns the number of chunks that are in the file.
+  func put(_ chunk: EncodedChunk, at index: Int) throws(QuantizationError) -> Int {
+    pthread_mutex_lock(mutex)
+    defer {
+      pthread_cond_broadcast(changed)
+      pthread_mutex_unlock(mutex)
+    }
+    waiting[index] = chunk
+    while let chunk = waiting.removeValue(forKey: next) {
+      do { try writer.append(chunk) } catch { throw .file(error) }
+      next += 1
+    }
+    return next
+  }
+
+  /// Lets all waiting threads go: after an error.
+  func stop() {
+    pthread_mutex_lock(mutex)
+    stopped = true
+    pthread_cond_broadcast(changed)
+    pthread_mutex_unlock(mutex)
+  }
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MIT
+public import RWKVCheckpoint
+public import RWKVFormat
+
+/// What `--type` names: the formats that the weights of a model get.
+///
+/// | type | big matrices | embedding, head, low rank | vectors | bits per weight of a 1.5B |
+/// |---|---|---|---|---|
+/// | int4 | INT4 | INT8 | F32 | 5.2 |
+/// | int5 | INT5 | INT8 | F32 | 6.0 |
+/// | int8 | INT8 | INT8 | F32 | 8.0 |
+/// | fp16 | F16, or BF16 where F16 would lose something | the same | F32 | 10.7 |
+/// | fp32 | F32 | F32 | F32 | 32 |
+///
+/// Embedding and head are the most sensitive tensors of all and low-rank matrices are small: INT4 does not pay there.
+public enum QuantizationType: String, Sendable, CaseIterable {
+  case int4, int5, int8, fp16, fp32
+
+  /// The format of a tensor; `exactness` matters for fp16 alone.
+  func format(for role: TensorRole, exactness: Exactness) -> WeightFormat {
+    if role == .vector { return .f32 }
+    let isBig = role == .matrix || role == .rows
+    return switch self {
+    case .int4: isBig ? .int4 : .int8
+    case .int5: isBig ? .int5 : .int8
+    case .int8: .int8
+    case .fp16: exactness.halfFormat
+    case .fp32: .f32
+    }
+  }
+}
+
+extension TensorRole {
+  /// Rows that stand alone are read alone: tokens of the embedding, hidden units of channel mixing.
+  var rowsPerRecord: Int {
+    switch self {
+    case .embedding, .rows, .vector: 1
+    case .matrix, .lowRank, .head: 16
+    }
+  }
+
+  /// The role of a tensor in a `.rwkv` file, as `rowsPerRecord` and the quantizer put it there.
+  init(_ tensor: TensorInfo) {
+    self =
+      if tensor.name == "emb.weight" { .embedding } else if tensor.name == "head.weight" { .head }
+      else if tensor.rowsPerRecord == 1 { tensor.rows == 1 ? .vector : .rows }
+      else if tensor.transposed { .lowRank } else { .matrix }
+  }
+}
+
+/// Which 16-bit formats hold all values of a tensor exactly.
+struct Exactness: Equatable {
+  var f16 = true
+  var bf16 = true
+  /// All values round to finite numbers in F16.
+  var f16Range = true
+
+  /// The 16-bit format that loses least: F16 unless only BF16 is exact, or F16 would overflow.
+  var halfFormat: WeightFormat {
+    if f16 { return .f16 }
+    if bf16 { return .bf16 }
+    return f16Range ? .f16 : .bf16
+  }
+
+  mutating func formUnion(_ other: Exactness) {
+    f16 = f16 && other.f16
+    bf16 = bf16 && other.bf16
+    f16Range = f16Range && other.f16Range
+  }
+
+  init() {}
+
+  /// What is true of all `values`, which are finite.
+  init(_ values: UnsafeBufferPointer<Float>) {
+    var (inexactF16, lowBits, largest): (UInt32, UInt32, UInt32) = (0, 0, 0)
+    for value in values {
+      let bits = value.bitPattern & 0x7FFF_FFFF
+      inexactF16 |= bits & Self.bitsBelowF16(bits)
+      lowBits |= bits & 0xFFFF
+      largest = max(largest, bits)
+    }
+    // 65504 is the largest F16; from 65520 on rounding gives infinity.
+    f16 = inexactF16 == 0 && largest <= Float(65504).bitPattern
+    bf16 = lowBits == 0
+    f16Range = largest < Float(65520).bitPattern
+  }
+
+  /// The bits of a non-negative F32 that have no place in an F16 of its magnitude: 13 bits of the significand, and one
+  /// more for each power of two below 2^-14. All bits below 2^-24, so that anything but zero counts as inexact.
+  @inline(__always)
+  private static func bitsBelowF16(_ bits: UInt32) -> UInt32 {
+    let shortfall = max(0, 113 - Int32(bits >> 23))
+    return shortfall > 10 ? UInt32.max : (1 << UInt32(13 + shortfall)) - 1
+  }
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+public import RWKVCheckpoint
+public import RWKVFormat
+public import RWKVTokenizer
+
+/// Why a model cannot be converted: what, where, and what to do.
+public enum QuantizationError: Error, Sendable, CustomStringConvertible {
+  case file(ModelFileError)
+  case checkpoint(CheckpointError)
+  /// A vocabulary file cannot be used.
+  case tokenizer(path: String, TokenizerError)
+  case unreadable(path: String, reason: String)
+  /// A value that no format can hold, in the checkpoint's tensor of this name.
+  case notFinite(path: String, tensor: String, row: Int, column: Int, value: Float)
+  /// A new type was asked for, but the weights of this file have lost their precision already.
+  case alreadyQuantized(path: String, tensor: String, format: WeightFormat)
+  case vocabularyTooLarge(tokenizer: String, tokens: Int, rows: Int)
+  /// Tensors are missing, unexpected or of the wrong shape.
+  case architecture(path: String, problems: [String])
+  case outputIsInput(path: String)
+  /// An option that does not belong to this model.
+  case option(String)
+  case cancelled
+
+  public var description: String {
+    switch self {
+    case .file(let error): "\(error)"
+    case .checkpoint(let error): "\(error)"
+    case .tokenizer(let path, let error): "\(path): \(error)"
+    case .unreadable(let path, let reason): "\(path): \(reason)"
+    case .notFinite(let path, let tensor, let row, let column, let value):
+      "\(path): tensor '\(tensor)', row \(row), column \(column) is \(value), expected a finite number. "
+        + "The checkpoint is damaged or its training diverged: get another one"
+    case .alreadyQuantized(let path, let tensor, let format):
+      "\(path): tensor '\(tensor)' is \(format.name) already; a second quantization would add errors. Convert the "
+        + "checkpoint itself, or a .rwkv file of type fp32 or fp16 (without --type the file is re-packed as it is)"
+    case .vocabularyTooLarge(let tokenizer, let tokens, let rows):
+      "\(tokenizer): \(tokens) tokens, but the model has rows for \(rows): this is not its tokenizer. Name the "
+        + "right one with --tokenizer"
+    case .architecture(let path, let problems):
+      "\(path): \(problems.joined(separator: "\n  "))"
+    case .outputIsInput(let path):
+      "\(path): OUTPUT is INPUT; choose another name for the output"
+    case .option(let text): text
+    case .cancelled: "cancelled"
+    }
+  }
+}
