@@ -46,8 +46,12 @@ let package = Package(
     library("RWKV", ["RWKVFormat", "RWKVTokenizer", "CRWKVKernels"]),
     library("RWKVQuantization", ["RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
 
+    // What both tools need to talk to people.
+    .target(
+      name: "Terminal", dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
+      path: "tools/terminal", swiftSettings: swiftSettings),
     tool("rwkv-run", ["RWKV", "RWKVFormat", "RWKVTokenizer"]),
-    tool("rwkv-quantize", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
+    tool("rwkv-quantize", ["Terminal", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
     tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
     tests("FormatTests", ["RWKVFormat", "CZstd"]),

@@ -20,7 +20,7 @@ public struct TensorInfo: Sendable, Equatable {
   /// XXH64 of the raw bytes.
   public internal(set) var rawHash: UInt64
 
-  let layout: RecordLayout
+  package let layout: RecordLayout
 
   /// Records of chunk 0 ..< chunkCount.
   public func records(ofChunk chunk: Int) -> Range<Int> {

@@ -102,13 +102,15 @@ struct SplitOrder {
 }
 
 /// Memory that grows to the largest size asked for and is reused.
-final class Scratch {
+package final class Scratch {
+  package init() {}
+
   private var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
 
   deinit { buffer.deallocate() }
 
   /// At least one byte, uninitialised.
-  func bytes(_ count: Int) -> UnsafeMutableRawBufferPointer {
+  package func bytes(_ count: Int) -> UnsafeMutableRawBufferPointer {
     if buffer.count < count || buffer.count == 0 {
       buffer.deallocate()
       buffer = .allocate(byteCount: max(count, 1), alignment: 64)

@@ -24,13 +24,13 @@ public enum WeightFormat: UInt8, Sendable, CaseIterable {
 }
 
 /// What the bytes of a record are made of. The only place that knows these numbers.
-struct RecordLayout: Equatable, Sendable {
+package struct RecordLayout: Equatable, Sendable {
   /// Classes of bytes in split order; F32, F16, BF16 and bytes have only `codes`, their values.
   static let classCount = 4
-  enum ByteClass: Int { case d, scales, lowBits, codes }
+  package enum ByteClass: Int { case d, scales, lowBits, codes }
 
   /// Consecutive bytes of one class within a record.
-  struct Run: Equatable { var offset: Int, length: Int }
+  package struct Run: Equatable { package var offset: Int, length: Int }
 
   let format: WeightFormat
   let isPanel: Bool
@@ -95,7 +95,7 @@ struct RecordLayout: Equatable, Sendable {
   }
 
   /// Where the bytes of each class stand in a record, in stream order; indexed by `ByteClass`.
-  func runs() -> [[Run]] {
+  package func runs() -> [[Run]] {
     var runs = [[Run]](repeating: [], count: Self.classCount)
     var offset = 0
     func add(_ byteClass: ByteClass, _ length: Int) {

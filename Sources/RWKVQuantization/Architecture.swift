@@ -7,7 +7,7 @@ import RWKVFormat
 struct Architecture {
   private enum Rows: Equatable {
     case count(Int)
-    /// A multiple of the rank of a low-rank pair with this name, which the first tensor of the pair decides.
+    /// A multiple of the number with this name, such as the rank of a low-rank pair; its first tensor decides it.
     case rank(String, times: Int)
   }
   private struct Requirement {
@@ -48,7 +48,8 @@ struct Architecture {
     F = try size("rwkv.ffn")
     guard version != "4" else {
       N = 1
-      return addModel()
+      addModel()
+      return
     }
     N = try size("rwkv.head_size")
     guard D % N == 0 else { throw Problem(text: "the head size \(N) does not divide the embedding \(D)") }
@@ -83,7 +84,7 @@ struct Architecture {
       case "6": addTimeMix6(block + "att.")
       default: addTimeMix7(block + "att.", isFirst: layer == 0)
       }
-      addChannelMix(block + "ffn.")
+      addChannelMix(block + "ffn.", .count(F))
     }
     norm("ln_out")
     add("head.weight", .count(V), .count(D), 16)
@@ -108,7 +109,7 @@ struct Architecture {
 
   private mutating func addTimeMix6(_ att: String) {
     vectors(att, "time_maa_x time_maa_w time_maa_k time_maa_v time_maa_r time_maa_g time_decay time_faaaa")
-    vectors(att, "time_state", D * N, optional: true)
+    initialState(att)
     add(att + "time_maa_w1", .rank(att + "maa", times: 5), .count(D), 16, transposed: true)
     add(att + "time_maa_w2", .count(5 * D), .rank(att + "maa", times: 1), 16, transposed: true)
     lowRank(att, "time_decay_w")
@@ -124,17 +125,19 @@ struct Architecture {
     lowRank(att, "v", optional: isFirst)
     matrices(att, "receptance key value output")
     norm(att + "ln_x")
+    initialState(att)
   }
 
-  private mutating func addChannelMix(_ ffn: String) {
+  /// F is the number of hidden units; attention blocks have their own.
+  private mutating func addChannelMix(_ ffn: String, _ F: Rows) {
     switch version {
     case "4", "5.0", "5.1", "5.2": vectors(ffn, "time_mix_k time_mix_r")
     case "6": vectors(ffn, "time_maa_k time_maa_r")
     default: vectors(ffn, "x_k")
     }
     if !["7", "x"].contains(version) { matrices(ffn, "receptance") }
-    add(ffn + "key.weight", .count(F), .count(D), 16)
-    add(ffn + "value.weight", .count(F), .count(D), 1, transposed: true)
+    add(ffn + "key.weight", F, .count(D), 16)
+    add(ffn + "value.weight", F, .count(D), 1, transposed: true)
   }
 
   /// An attention block of RWKV-X.
@@ -142,7 +145,7 @@ struct Architecture {
     norm(block + "ln1")
     norm(block + "ln2")
     matrices(block + "att.", "receptance key value output")
-    addChannelMix(block + "ffn.")
+    addChannelMix(block + "ffn.", .rank(block, times: 1))
   }
 
   private mutating func add(
@@ -163,6 +166,11 @@ struct Architecture {
 
   private mutating func matrices(_ prefix: String, _ names: String) {
     for name in names.split(separator: " ") { add("\(prefix)\(name).weight", .count(D), .count(D), 16) }
+  }
+
+  /// Of state-tuned files: [H, N, N].
+  private mutating func initialState(_ att: String) {
+    add(att + "time_state", .count(D), .count(N), 1, optional: true)
   }
 
   private mutating func lowRank(_ prefix: String, _ name: String, optional: Bool = false) {

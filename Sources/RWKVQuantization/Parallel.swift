@@ -64,8 +64,8 @@ final class ChunkSequence: @unchecked Sendable {
     pthread_mutex_unlock(mutex)
   }
 
-  /// Hands over chunk `index`. Returns the number of chunks that are in the file.
-  func put(_ chunk: EncodedChunk, at index: Int) throws(QuantizationError) -> Int {
+  /// Hands over chunk `index`.
+  func put(_ chunk: EncodedChunk, at index: Int) throws(QuantizationError) {
     pthread_mutex_lock(mutex)
     defer {
       pthread_cond_broadcast(changed)
@@ -76,7 +76,6 @@ final class ChunkSequence: @unchecked Sendable {
       do { try writer.append(chunk) } catch { throw .file(error) }
       next += 1
     }
-    return next
   }
 
   /// Lets all waiting threads go: after an error.

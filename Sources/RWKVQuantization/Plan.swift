@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-public import RWKVCheckpoint
-public import RWKVFormat
+import RWKVCheckpoint
+import RWKVFormat
 
 /// What `--type` names: the formats that the weights of a model get.
 ///
@@ -18,7 +18,7 @@ public enum QuantizationType: String, Sendable, CaseIterable {
 
   /// The format of a tensor; `exactness` matters for fp16 alone.
   func format(for role: TensorRole, exactness: Exactness) -> WeightFormat {
-    if role == .vector { return .f32 }
+    if role == .vector || role == .state { return .f32 }
     let isBig = role == .matrix || role == .rows
     return switch self {
     case .int4: isBig ? .int4 : .int8
@@ -34,7 +34,7 @@ extension TensorRole {
   /// Rows that stand alone are read alone: tokens of the embedding, hidden units of channel mixing.
   var rowsPerRecord: Int {
     switch self {
-    case .embedding, .rows, .vector: 1
+    case .embedding, .rows, .vector, .state: 1
     case .matrix, .lowRank, .head: 16
     }
   }
@@ -43,6 +43,7 @@ extension TensorRole {
   init(_ tensor: TensorInfo) {
     self =
       if tensor.name == "emb.weight" { .embedding } else if tensor.name == "head.weight" { .head }
+      else if tensor.name.hasSuffix(".time_state") { .state }
       else if tensor.rowsPerRecord == 1 { tensor.rows == 1 ? .vector : .rows }
       else if tensor.transposed { .lowRank } else { .matrix }
   }

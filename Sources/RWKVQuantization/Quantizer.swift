@@ -25,7 +25,8 @@ struct Quantizer: Sendable {
   let source: (any WeightSource)?
   let tensors: [PlannedTensor]
   let threads: Int
-  let kernels: rk_kernels
+  /// A table of pure functions.
+  nonisolated(unsafe) let kernels: rk_kernels
 
   /// Writes all chunks. `progress` gets the share done, 0…1, from any thread, one call at a time; false cancels.
   func run(_ writer: ModelFileWriter, progress: @escaping @Sendable (Double) -> Bool) throws(QuantizationError) {
@@ -35,31 +36,38 @@ struct Quantizer: Sendable {
     let sequence = ChunkSequence(writer, window: 4 * threads)
     let done = Mutex(0)
     let cancelled = Atomic<Bool>(false)
-    do throws(QuantizationError) {
-      try parallel(total, threads: threads, cancelled: { cancelled.load(ordering: .relaxed) }) {
-        Worker(self, writer)
-      } task: { (index, worker) throws(QuantizationError) in
-        // The tensor of this chunk: the last that starts at or before it.
-        var (low, high) = (0, firsts.count)
-        while high - low > 1 {
-          let middle = (low + high) / 2
-          if firsts[middle] <= index { low = middle } else { high = middle }
-        }
-        sequence.wait(for: index)
-        do throws(QuantizationError) {
-          try sequence.put(worker.make(chunk: index - firsts[low], of: low), at: index)
-        } catch {
-          sequence.stop()
-          throw error
-        }
-        let info = writer.tensors[low]
-        let records = info.records(ofChunk: index - firsts[low])
-        done.withLock { done in
-          done += min(records.count * info.rowsPerRecord, info.rows) * info.columns
-          if !progress(min(1, Double(done) / Double(weights))) { cancelled.store(true, ordering: .relaxed) }
-        }
+    try parallel(total, threads: threads, cancelled: { cancelled.load(ordering: .relaxed) }) {
+      Worker(self, writer)
+    } task: { (index, worker) throws(QuantizationError) in
+      let tensor = Self.lastIndex(in: firsts, atMost: index)
+      let chunk = index - firsts[tensor]
+      sequence.wait(for: index)
+      do throws(QuantizationError) {
+        try sequence.put(worker.make(chunk: chunk, of: tensor), at: index)
+      } catch {
+        sequence.stop()
+        throw error
+      }
+      let info = writer.tensors[tensor]
+      done.withLock { done in
+        done += min(info.records(ofChunk: chunk).count * info.rowsPerRecord, info.rows) * info.columns
+        guard !progress(min(1, Double(done) / Double(weights))) else { return }
+        cancelled.store(true, ordering: .relaxed)
+        sequence.stop()
       }
     }
+    // Cancelled at the very end: the file is complete, but nobody wants it.
+    if cancelled.load(ordering: .relaxed) { throw .cancelled }
+  }
+
+  /// Index of the last of the ascending `numbers` that is not above `limit`; the first number is 0.
+  private static func lastIndex(in numbers: [Int], atMost limit: Int) -> Int {
+    var (low, high) = (0, numbers.count)
+    while high - low > 1 {
+      let middle = (low + high) / 2
+      if numbers[middle] <= limit { low = middle } else { high = middle }
+    }
+    return low
   }
 
   /// What one thread needs to make chunks.

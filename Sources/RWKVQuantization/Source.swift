@@ -32,8 +32,18 @@ protocol WeightReader: AnyObject {
 /// A checkpoint of any container.
 struct CheckpointSource: WeightSource {
   let checkpoint: Checkpoint
+  let path: String
   let tensors: [SourceTensor]
-  var path: String { checkpoint.path }
+
+  init(_ checkpoint: Checkpoint, path: String) {
+    self.checkpoint = checkpoint
+    self.path = path
+    tensors = checkpoint.tensors.map {
+      SourceTensor(
+        name: $0.name, role: $0.role, rows: $0.rows, columns: $0.columns, transposed: $0.transposed,
+        isF16: $0.sourceType == .f16)
+    }
+  }
 
   func makeReader() -> any WeightReader { Reader(checkpoint) }
 
@@ -44,7 +54,11 @@ struct CheckpointSource: WeightSource {
     func read(
       _ tensor: Int, rows: Range<Int>, into values: UnsafeMutableBufferPointer<Float>
     ) throws(QuantizationError) {
-      do { try checkpoint.readRows(tensor, rows: rows, into: values) } catch { throw .checkpoint(error) }
+      do {
+        try checkpoint.readRows(checkpoint.tensors[tensor], rows: rows, into: values)
+      } catch {
+        throw .checkpoint(error)
+      }
     }
   }
 }

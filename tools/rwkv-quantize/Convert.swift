@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+public import ArgumentParser
+import Glibc
+import RWKVFormat
+public import RWKVQuantization
+import Terminal
+
+extension QuantizationType: ExpressibleByArgument {}
+
+struct Convert: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Converts INPUT to OUTPUT (what happens without the name of a command).",
+    discussion: RWKVQuantize.configuration.discussion)
+
+  @Argument(help: "A .safetensors, .pth, .bin or .gguf file, a directory with shards, or a .rwkv file.")
+  var input: String
+
+  @Argument(help: "The .rwkv file to write.")
+  var output: String
+
+  @Option(help: "int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
+  var type: QuantizationType?
+
+  @Option(help: "A vocabulary or tokenizer.json, or 'bytes' (default: what is found beside INPUT).")
+  var tokenizer: String?
+
+  @Flag(help: "Compress nothing, so that the file can be used in place.")
+  var store = false
+
+  @OptionGroup var threads: ThreadOptions
+
+  @Flag(help: "Overwrite OUTPUT if it exists.")
+  var force = false
+
+  @Flag(name: .customLong("json"), help: "One JSON object on stdout when done.")
+  var asJSON = false
+
+  @Option(help: "Epsilon of the group norm (default: the checkpoint's, or 64e-5).")
+  var groupNormEps: Double?
+
+  @OptionGroup(title: "Attention of RWKV-X, which no checkpoint describes") var attention: AttentionOptions
+
+  func validate() throws {
+    if let groupNormEps, !(groupNormEps > 0 && groupNormEps < 1) {
+      throw ValidationError("--group-norm-eps must be between 0 and 1.")
+    }
+  }
+
+  func run() throws {
+    try reporting {
+      var options = ConversionOptions()
+      options.type = type
+      options.tokenizer = tokenizer.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
+      options.store = store
+      options.threads = threads.count
+      options.overwrite = force
+      options.writer = "rwkv-quantize \(version)"
+      options.overrides = attention.metadata
+      if let groupNormEps { options.overrides.append(("rwkv.group_norm_epsilon", .number(groupNormEps))) }
+
+      let start = now()
+      let progress = ProgressLine()
+      defer { progress.clear() }
+      let notes = try Conversion.convert(input, to: output, options, progress: progress.callback("converting"))
+      progress.clear()
+      for text in notes { note(text) }
+      report(ModelSummary(try ModelFile(path: output)), seconds: now() - start)
+    }
+  }
+
+  private func report(_ summary: ModelSummary, seconds: Double) {
+    note(
+      "\(output): \(summary.title), \(size(summary.fileBytes)), \(decimal(summary.bitsPerWeight, 2)) bits per weight, "
+        + "\(decimal(seconds, 1)) s")
+    if asJSON { Terminal.output("\(summary.json(path: output, more: [("seconds", .number(seconds, decimals: 3))]))") }
+  }
+}
+
+/// Hyper-parameters of RWKV-X.
+struct AttentionOptions: ParsableArguments {
+  enum Mode: String, ExpressibleByArgument, CaseIterable { case sparse, full }
+
+  @Option(help: "Tokens of a chunk (2048).")
+  var mobaChunkSize: Int?
+
+  @Option(help: "Chunks that a token attends to (3).")
+  var mobaTopk: Int?
+
+  @Option(help: "Cached tokens above which the cache is compressed; 0: never (20000).")
+  var maxKvCache: Int?
+
+  @Option(help: "Cached tokens that compression leaves (16000).")
+  var minKvCache: Int?
+
+  @Option(help: "Latest tokens that compression keeps (2000).")
+  var kvWindow: Int?
+
+  @Option(help: "sparse or full (sparse).")
+  var mobaMode: Mode?
+
+  func validate() throws {
+    for (name, value, least) in [
+      ("moba-chunk-size", mobaChunkSize, 1), ("moba-topk", mobaTopk, 1), ("max-kv-cache", maxKvCache, 0),
+      ("min-kv-cache", minKvCache, 1), ("kv-window", kvWindow, 1),
+    ] {
+      if let value, !(least...1 << 24).contains(value) { throw ValidationError("--\(name) must be from \(least) to 2^24.") }
+    }
+  }
+
+  var metadata: [(key: String, value: MetadataValue)] {
+    let numbers = [
+      ("chunk_size", mobaChunkSize), ("top_k", mobaTopk), ("max_kv_cache", maxKvCache),
+      ("min_kv_cache", minKvCache), ("kv_window", kvWindow),
+    ]
+    var metadata: [(key: String, value: MetadataValue)] = numbers.compactMap { (key, value) in
+      value.map { ("rwkv.x.\(key)", .integer(Int64($0))) }
+    }
+    if let mobaMode { metadata.append(("rwkv.x.mode", .string(mobaMode.rawValue))) }
+    return metadata
+  }
+}

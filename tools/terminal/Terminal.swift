@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+package import ArgumentParser
+import Glibc
+package import Synchronization
+
+/// The version of the programs and the library.
+package let version = "0.1.0"
+
+/// Writes bytes to a descriptor; false when the reader is gone.
+@discardableResult
+package func write(_ bytes: [UInt8], to descriptor: Int32 = STDOUT_FILENO) -> Bool {
+  bytes.withUnsafeBytes { buffer in
+    var rest = buffer[...]
+    while let start = UnsafeRawBufferPointer(rebasing: rest).baseAddress, !rest.isEmpty {
+      let count = Glibc.write(descriptor, start, rest.count)
+      if count < 0 && errno == EINTR { continue }
+      if count < 0 { return false }
+      rest = rest.dropFirst(count)
+    }
+    return true
+  }
+}
+
+/// A line on stderr.
+package func note(_ text: String) { write(Array((text + "\n").utf8), to: STDERR_FILENO) }
+
+/// A line on stdout.
+package func output(_ text: String) { write(Array((text + "\n").utf8)) }
+
+/// One line of progress, rewritten in place; silent where stderr is not a terminal.
+package final class ProgressLine: Sendable {
+  private let enabled = isatty(STDERR_FILENO) == 1
+  private let shown = Mutex(-1)
+
+  package init() {}
+
+  /// Shows `label` with the share done, 0…1. From any thread.
+  package func update(_ label: String, _ share: Double) {
+    guard enabled else { return }
+    let percent = Int(share * 100)
+    shown.withLock { last in
+      guard percent != last else { return }
+      last = percent
+      write(Array("\r\(label) \(percent) %".utf8), to: STDERR_FILENO)
+    }
+  }
+
+  /// Removes the line.
+  package func clear() {
+    guard enabled else { return }
+    shown.withLock { last in
+      if last >= 0 { write(Array("\r\u{1B}[K".utf8), to: STDERR_FILENO) }
+      last = -1
+    }
+  }
+}
+
+/// Set by Ctrl-C; long work looks at it and stops in order.
+package let interrupted = Atomic<Bool>(false)
+
+/// Makes Ctrl-C set `interrupted`; a second one ends the program at once.
+package func catchInterrupts() {
+  signal(SIGPIPE, SIG_IGN)
+  signal(SIGINT) { _ in
+    if interrupted.exchange(true, ordering: .relaxed) { _exit(130) }
+  }
+}
+
+/// Exit code after Ctrl-C.
+package let interruptedExit = ExitCode(130)
+
+/// Ends with exit code 1 and the error's text on stderr, or 130 after Ctrl-C.
+package func reporting<Result>(_ tool: String, _ body: () throws -> Result) throws -> Result {
+  do { return try body() } catch let error as ExitCode { throw error } catch let error as ValidationError {
+    throw error
+  } catch {
+    if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+    note("\(tool): \(error)")
+    throw ExitCode(1)
+  }
+}
+
+/// A whole file, or stdin for "-".
+package func readFile(_ path: String) throws -> [UInt8] {
+  let descriptor = path == "-" ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC)
+  guard descriptor >= 0 else { throw CommandError("\(path): \(String(cString: strerror(errno)))") }
+  defer { if descriptor != STDIN_FILENO { close(descriptor) } }
+  var content: [UInt8] = []
+  var buffer = [UInt8](repeating: 0, count: 1 << 16)
+  while true {
+    let count = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
+    if count < 0 && errno == EINTR { continue }
+    guard count >= 0 else { throw CommandError("\(path): \(String(cString: strerror(errno)))") }
+    guard count > 0 else { return content }
+    content += buffer[..<count]
+  }
+}
+
+/// An error of the command itself, with its message.
+package struct CommandError: Error, CustomStringConvertible {
+  package let description: String
+  package init(_ description: String) { self.description = description }
+}
+
+/// Seconds on a clock that only moves forward.
+package func now() -> Double {
+  var time = timespec()
+  clock_gettime(CLOCK_MONOTONIC, &time)
+  return Double(time.tv_sec) + Double(time.tv_nsec) * 1e-9
+}
+
+/// `value` with `digits` decimals.
+package func decimal(_ value: Double, _ digits: Int) -> String {
+  guard value.isFinite else { return "\(value)" }
+  let scale = pow(10, Double(digits))
+  let scaled = (abs(value) * scale).rounded()
+  guard scaled < 1e15 else { return "\(value)" }
+  let sign = value < 0 && scaled > 0 ? "-" : ""
+  let whole = Int(scaled / scale)
+  guard digits > 0 else { return "\(sign)\(whole)" }
+  let fraction = String(Int(scaled - Double(whole) * scale))
+  return "\(sign)\(whole)." + String(repeating: "0", count: digits - fraction.count) + fraction
+}
+
+/// A number of bytes for people: "382.1 MB".
+package func size(_ bytes: Int) -> String {
+  var (value, unit) = (Double(bytes), 0)
+  let units = ["B", "kB", "MB", "GB", "TB"]
+  while value >= 999.95, unit + 1 < units.count { (value, unit) = (value / 1000, unit + 1) }
+  return decimal(value, unit == 0 ? 0 : 1) + " " + units[unit]
+}
