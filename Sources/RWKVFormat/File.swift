@@ -28,7 +28,25 @@ final class File: Sendable {
     size = 0
   }
 
-  deinit { close(descriptor) }
+  /// Creates a file that has no name yet (`name` gives it one) and vanishes with the process. Nil where that cannot be.
+  init?(unnamedIn directory: String) {
+    // O_TMPFILE, whose definition Swift cannot import; the descriptor gets its name by way of /proc.
+    descriptor = open(directory, O_RDWR | O_DIRECTORY | 0o20_000_000 | O_CLOEXEC, 0o666)
+    size = 0
+    guard descriptor >= 0, access("/proc/self/fd/\(descriptor)", F_OK) == 0 else { return nil }
+  }
+
+  deinit { if descriptor >= 0 { close(descriptor) } }
+
+  /// Gives an unnamed file its name, which must be free. Does nothing to a file that has one.
+  func name(_ path: String) throws(ModelFileError) {
+    var status = stat()
+    try File.call("fstat") { fstat(descriptor, &status) }
+    guard status.st_nlink == 0 else { return }
+    try File.call("link") {
+      linkat(AT_FDCWD, "/proc/self/fd/\(descriptor)", AT_FDCWD, path, Int32(AT_SYMLINK_FOLLOW))
+    }
+  }
 
   /// Repeats an interrupted call and turns −1 into an error.
   @discardableResult

@@ -40,9 +40,9 @@ public struct EncodedChunk: Sendable {
 
 /// Writes a model file: encode chunks on any number of threads, append them in file order, finish.
 ///
-/// The bytes go to `.NAME.PID.partial` beside the destination, which `finish` syncs and renames. Without `finish` the
-/// object removes it when it goes; a tool that is interrupted calls `removePartialFiles()` first. The same input gives
-/// the same file whatever the number of threads. `tensors` and `encode` may be used from any thread; memory is that of
+/// The bytes go to a file without a name in the folder of the destination, which `finish` syncs and names: however the
+/// process ends before, nothing is left. File systems that cannot do that get `.NAME.PID.partial`, which the object
+/// removes when it goes without `finish`. The same input gives the same file whatever the number of threads. `tensors` and `encode` may be used from any thread; memory is that of
 /// the chunks in flight.
 public final class ModelFileWriter: Sendable {
   /// In file order, without checksums.
@@ -67,7 +67,7 @@ public final class ModelFileWriter: Sendable {
   }
   private let state: Mutex<State>
 
-  /// Checks the plan and creates the partial file. `store`: nothing is compressed, so that the file can be mapped.
+  /// Checks the plan and creates the file. `store`: nothing is compressed, so that the file can be mapped.
   public init(
     path: String, overwrite: Bool, metadata: Metadata, tensors plans: [TensorPlan], store: Bool
   ) throws(ModelFileError) {
@@ -79,8 +79,11 @@ public final class ModelFileWriter: Sendable {
         metadataBytes: metadataBytes.count, nameBytes: tensors.reduce(0) { $0 + $1.name.utf8.count })
       try Self.checkDestination(path, overwrite)
       let partialPath = Self.partialPath(for: path)
-      file = try File(creating: partialPath)
-      Self.partialFiles.withLock { _ = $0.insert(partialPath) }
+      if let unnamed = File(unnamedIn: Self.directory(of: path)) {
+        file = unnamed
+      } else {
+        file = try File(creating: partialPath)
+      }
       self.tensors = tensors
       self.metadata = metadataBytes
       (self.path, self.partialPath, self.overwrite, self.store) = (path, partialPath, overwrite, store)
@@ -90,7 +93,7 @@ public final class ModelFileWriter: Sendable {
     }
   }
 
-  deinit { if !state.withLock({ $0.finished }) { removePartialFile() } }
+  deinit { if !state.withLock({ $0.finished }) { unlink(partialPath) } }
 
   private static func layOut(_ plans: [TensorPlan]) throws(ModelFileError) -> [TensorInfo] {
     guard (1...Index.maxTensors).contains(plans.count) else {
@@ -194,9 +197,9 @@ public final class ModelFileWriter: Sendable {
         try file.write(header.encoded(), at: 0)
         try file.synchronize()
         try Self.checkDestination(path, overwrite)
+        try file.name(partialPath)
         try File.call("rename") { rename(partialPath, path) }
         state.finished = true
-        Self.partialFiles.withLock { _ = $0.remove(partialPath) }
         try File.synchronizeDirectory(Self.directory(of: path))
       } catch {
         throw error.inFile(path)
@@ -219,24 +222,6 @@ public final class ModelFileWriter: Sendable {
   }
 
   // ---- paths ---------------------------------------------------------------------------------------------------
-
-  /// Partial files of this process.
-  private static let partialFiles = Mutex<Set<String>>([])
-
-  /// Removes the partial files of all writers: for a tool that ends on a signal (from a dispatch source or a thread
-  /// that waits for signals, not from within a signal handler). Writers that go on fail when they finish.
-  public static func removePartialFiles() {
-    partialFiles.withLock { paths in
-      for path in paths { unlink(path) }
-      paths.removeAll()
-    }
-  }
-
-  private func removePartialFile() {
-    Self.partialFiles.withLock { paths in
-      if paths.remove(partialPath) != nil { unlink(partialPath) }
-    }
-  }
 
   private static func directory(of path: String) -> String {
     guard let slash = path.lastIndex(of: "/") else { return "." }

@@ -133,7 +133,8 @@ struct ModelFileWriterTests {
   @Test func anUnfinishedFileLeavesNothingBehind() throws {
     do {
       let writer = try begin(folder.file("m.rwkv"))
-      #expect(folder.names == [".m.rwkv.\(getpid()).partial"])
+      // A file without a name, or one whose name nobody takes for a model.
+      #expect([[], [".m.rwkv.\(getpid()).partial"]].contains(folder.names))
       try smallSamples[0].raw.withUnsafeBytes { try writer.write($0, tensor: 0, using: ChunkWriter()) }
     }
     #expect(folder.names == [])
