@@ -77,7 +77,7 @@ struct Quantizer: Sendable {
     private let chunkWriter = ChunkWriter()
     private let weightReader: (any WeightReader)?
     private var recordReader: RecordReader?
-    private let (values, records, encoding) = (Scratch(), Scratch(), Scratch())
+    private let (values, records) = (Scratch(), Scratch())
 
     init(_ quantizer: Quantizer, _ writer: ModelFileWriter) {
       self.quantizer = quantizer
@@ -118,15 +118,14 @@ struct Quantizer: Sendable {
       try checkFinite(UnsafeBufferPointer(x), source.tensors[number], rows, path: source.path)
       guard let x = x.baseAddress, let out = bytes.baseAddress else { return }
       let format = Int32(info.format.rawValue)
-      let scratch = encoding.bytes((info.columns + 512) * 32).baseAddress  // RK_ENCODE_SCRATCH
       for record in range {
         let place = out + (record - range.lowerBound) * info.recordBytes
         let start = x + (record - range.lowerBound) * perRecord * info.columns
         if perRecord == 1 {
           quantizer.kernels.encode_row(format, start, info.columns, place)
-        } else if let scratch {
+        } else {
           let count = min(16, info.rows - record * 16)
-          quantizer.kernels.encode_panel(format, start, info.columns, count, info.columns, place, scratch)
+          quantizer.kernels.encode_panel(format, start, info.columns, count, info.columns, place)
         }
       }
     }
