@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+"""Trains the byte-level RWKV-7 on the text of make_corpus.py, for a given stretch of wall-clock time.
+
+    train.py CORPUS OUT --minutes 75 [--threads 1] [--batch 16] [--length 256]
+
+Rows of a batch read the corpus as `batch` contiguous streams and carry the recurrent state from window to window (the
+gradient stops there); now and then a row starts again from a zero state. The learning rate depends on the clock: short
+warm-up, then a linear fall to zero at the end of the time. OUT/last.pt is written every few minutes and is resumed from
+when present, with the original end time; OUT/model.safetensors (BF16) is written beside it each time.
+"""
+import argparse
+import math
+import os
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from model import RWKV7, export
+
+MATRICES = ("receptance.weight", "att.key.weight", "att.value.weight", "output.weight", "ffn.key.weight",
+            "ffn.value.weight")
+
+
+def orthogonalise(g, steps=5):
+    """g [n,rows,columns] -> matrices with the same singular vectors and singular values near 1 (Newton-Schulz)."""
+    tall = g.shape[1] > g.shape[2]
+    x = (g.mT if tall else g).bfloat16()
+    x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).bfloat16()
+    for _ in range(steps):
+        s = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * s + 2.0315 * (s @ s)) @ x
+    return (x.mT if tall else x).float()
+
+
+class Muon:
+    """Orthogonalised momentum for matrices; those of one shape are stepped together."""
+
+    def __init__(self, parameters, momentum=0.95):
+        self.parameters, self.momentum = parameters, momentum
+        self.buffers = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, rate, decay):
+        """One step; `rate` is the size of the update relative to an orthogonal matrix."""
+        shapes = {}
+        for p, m in zip(self.parameters, self.buffers):
+            m.lerp_(p.grad, 1 - self.momentum)
+            shapes.setdefault(p.shape, []).append((p, p.grad.lerp(m, self.momentum)))
+        for (rows, columns), group in shapes.items():
+            updates = orthogonalise(torch.stack([update for _, update in group]))
+            for (p, _), update in zip(group, updates):
+                p.mul_(1 - rate * decay).add_(update, alpha=-rate * max(1, rows / columns) ** 0.5)
+
+
+class Streams:
+    """`batch` contiguous readers of the training text, each from its own place."""
+
+    def __init__(self, path, batch, length):
+        self.text = np.fromfile(path, dtype=np.uint8)
+        self.at = np.linspace(0, len(self.text), batch, endpoint=False).astype(np.int64)
+        self.length = length
+
+    def window(self):
+        """Tokens [B,T+1]: inputs and, shifted by one, targets."""
+        index = (self.at[:, None] + np.arange(self.length + 1)) % len(self.text)
+        self.at = (self.at + self.length) % len(self.text)
+        return torch.from_numpy(self.text[index].astype(np.int64))
+
+
+def reset_some(state, random, share=1 / 24):
+    """Starts a few rows again from a zero state."""
+    keep = torch.from_numpy((random.random(state[0][0].shape[0]) >= share).astype(np.float32))
+    return [(a * keep[:, None, None], s * keep[:, None, None, None], b * keep[:, None, None]) for a, s, b in state]
+
+
+@torch.no_grad()
+def heldout_loss(net, path, rows=16, length=2048, half=True):
+    """Nats per byte over `rows` stretches of the held-out text, each from a zero state."""
+    text = np.fromfile(path, dtype=np.uint8)
+    starts = np.linspace(0, len(text) - length - 1, rows).astype(np.int64)
+    tokens = torch.from_numpy(text[starts[:, None] + np.arange(length + 1)].astype(np.int64))
+    logits, _ = net(tokens[:, :-1], net.fresh(rows), half)
+    return F.cross_entropy(logits.reshape(-1, 256), tokens[:, 1:].reshape(-1)).item()
+
+
+class Trainer:
+    """The model, its optimisers, the reading places and the clock, savable as one file."""
+
+    def __init__(self, options):
+        torch.manual_seed(options.seed)
+        self.options, self.random = options, np.random.default_rng(options.seed)
+        self.net = RWKV7(D=options.width, L=options.layers)
+        named = list(self.net.named_parameters())
+        matrices = [p for name, p in named if name.endswith(MATRICES)]
+        others = [(name, p) for name, p in named if not name.endswith(MATRICES)]
+        self.muon = Muon(matrices)
+        fast = [p for name, p in others if name.endswith(".w0")]
+        slow = [p for name, p in others if not name.endswith(".w0")]
+        self.adam = torch.optim.Adam([{"params": slow, "scale": 1.0}, {"params": fast, "scale": 2.0}],
+                                     betas=(0.9, 0.98), eps=1e-12)
+        self.streams = Streams(os.path.join(options.corpus, "train.bin"), options.batch, options.length)
+        self.state = self.net.fresh(options.batch)
+        self.started, self.steps, self.seen = time.time(), 0, 0
+
+    def save(self):
+        """Writes OUT/last.pt (everything) and OUT/model.safetensors (the weights)."""
+        path = os.path.join(self.options.out, "last.pt")
+        torch.save({"net": self.net.state_dict(), "muon": self.muon.buffers, "adam": self.adam.state_dict(),
+                    "at": self.streams.at, "started": self.started, "steps": self.steps, "seen": self.seen}, path + ".new")
+        os.replace(path + ".new", path)
+        export(self.net, os.path.join(self.options.out, "model.safetensors"))
+
+    def resume(self):
+        """Continues from OUT/last.pt when there is one."""
+        path = os.path.join(self.options.out, "last.pt")
+        if not os.path.exists(path):
+            return
+        saved = torch.load(path, weights_only=False)
+        self.net.load_state_dict(saved["net"])
+        for buffer, value in zip(self.muon.buffers, saved["muon"]):
+            buffer.copy_(value)
+        self.adam.load_state_dict(saved["adam"])
+        if len(saved["at"]) == len(self.streams.at):
+            self.streams.at = saved["at"]
+        self.started, self.steps, self.seen = saved["started"], saved["steps"], saved["seen"]
+
+    def rate(self):
+        """The learning rate relative to its peak: warm-up by steps, then linear in time."""
+        left = 1 - (time.time() - self.started) / (60 * self.options.minutes)
+        return max(0.0, min(1.0, (self.steps + 1) / 40, left / 0.8))
+
+    def step(self):
+        """One step; returns the training loss."""
+        tokens = self.streams.window()
+        logits, self.state = self.net(tokens[:, :-1], self.state, half=True)
+        loss = F.cross_entropy(logits.reshape(-1, 256), tokens[:, 1:].reshape(-1))
+        loss.backward()
+        rate = self.rate()
+        for group in self.adam.param_groups:
+            group["lr"] = self.options.adam * rate * group["scale"]
+        self.adam.step()
+        self.muon.step(self.options.muon * rate, 0.05)
+        self.net.zero_grad(set_to_none=True)
+        self.state = reset_some(self.state, self.random)
+        self.steps += 1
+        self.seen += tokens[:, 1:].numel()
+        return loss.item()
+
+
+def parse():
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Trains the byte-level RWKV-7.")
+    parser.add_argument("corpus")
+    parser.add_argument("out")
+    for name, kind, value in (("minutes", float, 75), ("threads", int, 1), ("batch", int, 16), ("length", int, 256),
+                              ("layers", int, 6), ("width", int, 256), ("seed", int, 7), ("muon", float, 0.02),
+                              ("adam", float, 3e-3)):
+        parser.add_argument("--" + name, type=kind, default=value)
+    return parser.parse_args()
+
+
+def main():
+    """Trains until the time is over, reporting and saving on the way."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    os.makedirs(options.out, exist_ok=True)
+    trainer = Trainer(options)
+    trainer.resume()
+    heldout = os.path.join(options.corpus, "heldout.txt")
+    saved, average = time.time(), math.log(256)
+    while trainer.rate() > 0:
+        loss = trainer.step()
+        average += (loss - average) * 0.05
+        if trainer.steps % 10 == 0:
+            print(f"{(time.time() - trainer.started) / 60:6.1f} min  step {trainer.steps}  {trainer.seen / 1e6:.2f} MB"
+                  f"  loss {loss:.4f}  average {average:.4f}", flush=True)
+        if time.time() - saved > 240:
+            trainer.save()
+            saved = time.time()
+            print(f"held out {heldout_loss(trainer.net, heldout, 4):.4f}", flush=True)
+    trainer.save()
+    print(f"end: {trainer.steps} steps, {trainer.seen} bytes, held out {heldout_loss(trainer.net, heldout):.4f}")
+
+
+if __name__ == "__main__":
+    main()
