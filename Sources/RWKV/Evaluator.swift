@@ -27,7 +27,9 @@ final class Evaluator {
     self.model = model
     let configuration = model.configuration
     team = Team(size: max(1, threads))
-    frame = try Frame(configuration, capacity: Self.capacity, teamSize: team.size, arena: arena)
+    frame = try Frame(
+      configuration, hiddenUnits: model.weights.hiddenUnits(configuration), capacity: Self.capacity,
+      teamSize: team.size, arena: arena)
     blocks =
       switch model.weights {
       case .v4(let weights): try RWKV4(weights, frame, arena: arena)

@@ -66,7 +66,9 @@ final class Frame {
   /// Hidden units are summed in this many ranges, whatever the number of threads.
   static let parts = 8
 
-  init(_ configuration: Configuration, capacity: Int, teamSize: Int, arena: Arena) throws(ModelError) {
+  init(
+    _ configuration: Configuration, hiddenUnits: Int, capacity: Int, teamSize: Int, arena: Arena
+  ) throws(ModelError) {
     self.configuration = configuration
     self.capacity = capacity
     self.teamSize = teamSize
@@ -77,8 +79,8 @@ final class Frame {
     normed = try Rows(rows: capacity, width: D, in: arena)
     delta = try Rows(rows: capacity, width: D, in: arena)
     partial = try Rows(rows: max(capacity, Self.parts), width: D, in: arena)
-    index = try arena.allocate(Int32.self, count: configuration.ffn)
-    value = try arena.allocate(Float.self, count: configuration.ffn)
+    index = try arena.allocate(Int32.self, count: hiddenUnits)
+    value = try arena.allocate(Float.self, count: hiddenUnits)
     rowScratch = try arena.allocate(Float.self, count: teamSize * Int(RK_ADD_ROWS_SCRATCH))
     runOfRow = try arena.allocate(Int.self, count: capacity)
   }

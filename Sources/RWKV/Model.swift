@@ -27,6 +27,12 @@ public final class Model: Sendable {
     case v6(RWKV6.Weights)
     case v7(RWKV7.Weights)
     case x(RWKVX.Weights)
+
+    /// The largest F of any block.
+    func hiddenUnits(_ configuration: Configuration) -> Int {
+      guard case .x(let weights) = self else { return configuration.ffn }
+      return weights.attention.reduce(configuration.ffn) { max($0, $1.channelMix.key.rows) }
+    }
   }
 
   /// Opens a `.rwkv` file and loads its weights with `threads` threads, verifying checksums.

@@ -80,6 +80,9 @@ final class WeightStore: @unchecked Sendable {
 
   // MARK: - By name
 
+  /// Number of rows of a matrix in panels.
+  func rows(_ name: String) throws(ModelError) -> Int { try tensor(name, rowsPerRecord: 16).info.rows }
+
   /// A matrix [rows, columns] in panels.
   func matrix(_ name: String, rows: Int, columns: Int) throws(ModelError) -> Matrix {
     let (info, bytes) = try tensor(name, rowsPerRecord: 16)
@@ -89,7 +92,7 @@ final class WeightStore: @unchecked Sendable {
 
   /// A pair of low-rank matrices: first [rank, D], second [D, rank], the rank read off the file.
   func lowRank(_ first: String, _ second: String, _ D: Int) throws(ModelError) -> (Matrix, Matrix) {
-    let rank = try tensor(first, rowsPerRecord: 16).info.rows
+    let rank = try rows(first)
     return (
       try matrix(first, rows: rank, columns: D), try matrix(second, rows: D, columns: rank)
     )

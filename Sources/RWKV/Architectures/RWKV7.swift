@@ -58,9 +58,10 @@ final class RWKV7: BlockStack {
     let key: Matrix
     let value: HiddenRows
 
+    /// The number of hidden units is read off the file: RWKV-X's attention blocks may have their own.
     init(_ store: WeightStore, prefix: String) throws(ModelError) {
       let D = store.configuration.embedding
-      let F = store.configuration.ffn
+      let F = try store.rows(prefix + "key.weight")
       shift = try store.vector(prefix + "x_k", D)
       key = try store.matrix(prefix + "key.weight", rows: F, columns: D)
       value = try store.hiddenRows(prefix + "value.weight", units: F, columns: D)

@@ -82,7 +82,8 @@ final class RWKVX: BlockStack {
     q = try Rows(rows: T, width: D, in: arena)
     k = try Rows(rows: T, width: D, in: arena)
     v = try Rows(rows: T, width: D, in: arena)
-    channelMix = RWKV7.ChannelMix.Scratch(shifted: input, hidden: recurrent.channelMix.hidden)
+    let F = weights.attention.map { $0.channelMix.key.rows }.max() ?? 1
+    channelMix = RWKV7.ChannelMix.Scratch(shifted: input, hidden: try Rows(rows: T, width: F, in: arena))
     chosen = try arena.allocate(Int.self, count: T * options.topK)
     scores = .allocate(capacity: 0)
   }
