@@ -27,7 +27,10 @@ struct Container: Sendable {
 
   private init(file: InputFile) throws(CheckpointError) {
     let start = try file.bytes(at: 0, count: min(16, file.size))
-    switch start.prefix(4) {
+    switch Array(start.prefix(4)) {
+    case Array("PK\u{3}\u{4}".utf8):
+      kind = "PyTorch"
+      tensors = try TorchCheckpoint.read(file)
     default:
       guard start.count > 8, start[8] == UInt8(ascii: "{") else { throw Container.unknown(file, start) }
       kind = "safetensors"

@@ -239,6 +239,11 @@ struct ModelAssembly {
   private func checkShape(
     _ tensor: StoredTensor, _ name: String, expected: [Int], role: TensorRole
   ) throws(CheckpointError) {
+    guard !tensor.isColumnMajor || role != .vector && role != .state else {
+      throw CheckpointError(
+        .unsupported, file: file, tensor: name, "is a transposed view", found: shapeText(tensor.shape),
+        expected: "its values in order", advice: "Save it with .contiguous()")
+    }
     let matches =
       role == .vector || role == .state
       ? tensor.count == expected.reduce(1, *)
