@@ -114,4 +114,121 @@ struct NamesTests {
     }
     check([Draft("lm_head.weight", [2], [1, 2])], .unsupported, "no RWKV model")
   }
+
+  /// Hugging Face's names of versions 4 to 6 were BlinkDL's: back with them, and the model is the same.
+  @Test(arguments: [
+    ("v4-hf", ["model.safetensors"]), ("v52-hf", ["model.safetensors"]),
+    ("v6-hf", ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]),
+  ])
+  func huggingFaceNamesReadAsBlinkDL(name: String, files: [String]) throws {
+    let drafts = try files.flatMap { try NamesTests.drafts(name + "/" + $0) }.map { draft in
+      var name = draft.name
+      for (from, to) in [
+        ("rwkv.", ""), ("embeddings.", "emb."), ("pre_ln.", "ln0."), ("attention.", "att."),
+        ("feed_forward.", "ffn."), ("time_mix_key", "time_mix_k"), ("time_mix_value", "time_mix_v"),
+        ("time_mix_receptance", "time_mix_r"), ("time_mix_gate", "time_mix_g"),
+      ] { name = name.replacing(from, with: to) }
+      return draft.renamed(name)
+    }
+    let folder = TemporaryFolder()
+    let renamed = try Checkpoint(path: folder.write("model", safetensors(drafts)))
+    #expect(renamed.source.hasPrefix("safetensors, BlinkDL names"))
+    try expectSame(Checkpoint(path: goldens + "/" + name), renamed)
+  }
+
+  @Test func lowRankMatricesOfVersion6AreTransposedPartByPart() throws {
+    let checkpoint = try Checkpoint(path: goldens + "/v6-hf")
+    let file = try InputFile(path: goldens + "/v6-hf/model-00001-of-00002.safetensors")
+    let stored = try #require(
+      Safetensors.read(file).first { $0.name == "rwkv.blocks.0.attention.time_maa_w2" })
+    let (parts, rank, width) = (5, 16, 64)
+    #expect(stored.shape == [parts, rank, width])
+    let bytes = try Draft(stored).bytes
+    let tensor = try #require(checkpoint.tensors.first { $0.name == "blocks.0.att.time_maa_w2" })
+    #expect(tensor.rows == parts * width && tensor.columns == rank && tensor.transposed)
+    for step in [1, 16, 48, 320] {
+      let found = try values(checkpoint, tensor, step: step)
+      for part in 0..<parts {
+        for row in 0..<width {
+          for column in 0..<rank {
+            let index = (part * rank + column) * width + row
+            let expected = Float(
+              bitPattern: UInt32(try #require(bytes.integer(UInt16.self, at: 2 * index))) << 16)
+            guard found[(part * width + row) * rank + column] == expected else {
+              Issue.record("part \(part), row \(row), column \(column)")
+              return
+            }
+          }
+        }
+      }
+    }
+  }
+
+  /// RWKV-X: version 7 under a prefix, and attention blocks with an ffn size of their own.
+  @Test func attentionBlocksOfRWKVXAreFound() throws {
+    let plain = try NamesTests.drafts("v7-f32-small/model.safetensors")
+    var drafts = plain.map { $0.renamed("rwkv." + $0.name) }
+    let square = [Float](repeating: 0.5, count: 64 * 64)
+    for block in ["moba.0.", "moba.1."] {
+      for norm in ["ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias", "ffn.x_k"] {
+        drafts.append(Draft(block + norm, [64], Array(repeating: 1, count: 64)))
+      }
+      for name in ["receptance", "key", "value", "output"] {
+        drafts.append(Draft(block + "att." + name + ".weight", [64, 64], square))
+      }
+      drafts.append(Draft(block + "ffn.key.weight", [128, 64], square + square))
+      drafts.append(Draft(block + "ffn.value.weight", [64, 128], (0..<64 * 128).map { Float($0) }))
+    }
+    let folder = TemporaryFolder()
+    let checkpoint = try Checkpoint(path: folder.write("model", safetensors(drafts)))
+    #expect(checkpoint.version == .x && checkpoint.layers == 2 && checkpoint.attentionLayers == 2)
+    #expect(checkpoint.ffn == 256 && checkpoint.groupNormEpsilon == 64e-5)
+    let names = checkpoint.tensors.map(\.name)
+    let first = try #require(names.firstIndex(of: "moba.0.ln1.weight"))
+    #expect(names[first - 1] == "blocks.1.ffn.value.weight")
+    #expect(names.suffix(4) == ["moba.1.ffn.value.weight", "ln_out.weight", "ln_out.bias", "head.weight"])
+    let value = try #require(checkpoint.tensors.first { $0.name == "moba.1.ffn.value.weight" })
+    #expect(value.rows == 128 && value.columns == 64 && value.role == .rows)
+    #expect(try values(checkpoint, value)[64 * 3 + 5] == Float(5 * 128 + 3))
+    // Without attention blocks it is a plain version 7.
+    let without = try Checkpoint(
+      path: folder.write("plain", safetensors(plain.map { $0.renamed("rwkv." + $0.name) })))
+    try expectSame(without, Checkpoint(path: goldens + "/v7-f32-small/model.safetensors"))
+    let incomplete = drafts.filter { !$0.name.hasPrefix("moba.0.") }
+    expectFailure(folder.write("hole", safetensors(incomplete)), .mismatch, "whole blocks")
+  }
+
+  /// Versions 5.0 to 5.2 differ in the gate and the number of decays; the bonus keeps its name.
+  @Test(arguments: [
+    (CheckpointVersion.v50, "time_first", 4), (.v50, "time_faaaa", 4), (.v51, "time_first", 4),
+    (.v51, "time_faaaa", 4), (.v52, "time_faaaa", 64), (.v52, "time_first", 64),
+  ])
+  func versionsOf5AreToldApart(version: CheckpointVersion, bonus: String, decays: Int) throws {
+    let drafts = try NamesTests.drafts("v52-hf/model.safetensors").compactMap { draft -> Draft? in
+      if version == .v50, draft.name.contains("gate") { return nil }
+      let parts: [(String, String)] = [("time_decay", "time_decay"), ("time_faaaa", bonus)]
+      for (from, to) in parts where draft.name.hasSuffix(from) {
+        var short = draft.renamed(draft.name.replacing(from, with: to))
+        short.shape = version == .v52 ? [4, 16] : [decays]
+        short.bytes = Array(short.bytes.prefix(2 * decays))
+        return short
+      }
+      return draft
+    }
+    let folder = TemporaryFolder()
+    let checkpoint = try Checkpoint(path: folder.write("model", safetensors(drafts)))
+    #expect(checkpoint.version == version && checkpoint.headSize == 16)
+    #expect(checkpoint.tensors.contains { $0.name == "blocks.1.att." + bonus && $0.columns == decays })
+    #expect(checkpoint.tensors.contains { $0.name == "blocks.1.att.gate.weight" } == (version != .v50))
+  }
+
+  @Test func initialStatesAreKept() throws {
+    let state = Draft("blocks.1.att.time_state", [1, 64, 64], (0..<4096).map { Float($0) })
+    let drafts = try NamesTests.drafts("v7-f32-small/model.safetensors") + [state]
+    let folder = TemporaryFolder()
+    let checkpoint = try Checkpoint(path: folder.write("model", safetensors(drafts)))
+    let tensor = try #require(checkpoint.tensors.first { $0.name == state.name })
+    #expect(tensor.role == .state && tensor.rows == 64 && tensor.columns == 64 && !tensor.transposed)
+    #expect(try values(checkpoint, tensor)[65] == 65)
+  }
 }
