@@ -80,24 +80,17 @@ public final class Model: Sendable {
   }
 
   private static func tokenizer(in file: ModelFile) throws(ModelError) -> (any Tokenizer)? {
-    guard case .string(let kind)? = file.metadata["tokenizer.kind"] else { return nil }
-    if kind == "bytes" { return ByteTokenizer() }
-    guard let tensor = file["tokenizer"] else {
-      throw ModelError(.missingTensor("tokenizer"), path: file.path)
+    guard case .string(let name)? = file.metadata["tokenizer.kind"] else { return nil }
+    guard let kind = TokenizerKind(rawValue: name) else {
+      throw ModelError(
+        .invalidMetadata(key: "tokenizer.kind", found: name, expected: "world, bpe or bytes"), path: file.path)
     }
+    if kind == .bytes { return ByteTokenizer() }
+    guard let tensor = file["tokenizer"] else { throw ModelError(.missingTensor("tokenizer"), path: file.path) }
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.rawBytes, alignment: 1)
     defer { bytes.deallocate() }
     do { try file.read(tensor, into: bytes) } catch { throw ModelError(.file("\(error)")) }
-    let blob = Array(bytes)
-    do {
-      switch kind {
-      case "world": return try WorldTokenizer(blob: blob)
-      default:
-        throw ModelError(
-          .invalidMetadata(key: "tokenizer.kind", found: kind, expected: "world, bpe or bytes"),
-          path: file.path)
-      }
-    } catch let error as ModelError { throw error } catch {
+    do { return try kind.tokenizer(blob: Array(bytes)) } catch {
       throw ModelError(.file("\(file.path): tokenizer: \(error)"))
     }
   }
