@@ -46,35 +46,50 @@ RK_INLINE u8x64 rk_table(const int8_t *table, int add) {
                                  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
+/// The entries as F32.
+RK_INLINE f32x16 rk_table_values(const int8_t *table) {
+  return __builtin_convertvector(__builtin_convertvector((s8x16)rk_load_u8(table), i32x16), f32x16);
+}
+
 // ---- scale bytes -----------------------------------------------------------------------------------------------
-/// s of 16 scale bytes.
-RK_INLINE f32x16 rk_scales(int format, u8x16 bytes) {
-  i32x16 b = __builtin_convertvector(bytes, i32x16);
-  int unused = format == RK_INT4 ? 26 : format == RK_INT5 ? 25 : 0;
-  return __builtin_convertvector(b << unused >> unused, f32x16);
-}
+/// Bits of s in a scale byte of INT4 and INT5; the others choose o.
+RK_INLINE int rk_scale_bits(int format) { return format == RK_INT4 ? 6 : 7; }
 
-/// o/4 + 1 (INT4) or o/4 (INT5) of 16 scale bytes: 0…3 or 0…1.
-RK_INLINE i32x16 rk_offset_steps(int format, u8x16 bytes) {
-  return __builtin_convertvector(bytes, i32x16) >> (format == RK_INT4 ? 6 : 7);
-}
-
-/// o where the steps are 0.
+/// o of scale bytes whose offset bits are 0; each step adds 4.
 RK_INLINE int rk_lowest_offset(int format) { return format == RK_INT4 ? -4 : 0; }
 
+/// s of 16 scale bytes, INT4 and INT5 times 2^(32 − scale bits): a shift to the top reads the sign at no cost, and
+/// rk_scale_unit undoes the power of two where it costs nothing either.
+RK_INLINE f32x16 rk_scaled_scales(int format, i32x16 bytes) {
+  return __builtin_convertvector(format == RK_INT8 ? bytes : bytes << (32 - rk_scale_bits(format)), f32x16);
+}
+
+RK_INLINE float rk_scale_unit(int format) {
+  return format == RK_INT4 ? 0x1p-26f : format == RK_INT5 ? 0x1p-25f : 1;
+}
+
+RK_INLINE i32x16 rk_scale_bytes(const uint8_t *p) { return __builtin_convertvector(rk_load_u8(p), i32x16); }
+
 // ---- half precision --------------------------------------------------------------------------------------------
-/// F16 as F32: the exponent is moved by a multiplication, which also serves subnormal numbers.
+/// F16 as F32. A subnormal number gets the exponent −14 and the leading bit that it lacks; that bit is subtracted.
 RK_INLINE f32x16 rk_f16_value(u16x16 half) {
-  u32x16 h = __builtin_convertvector(half, u32x16);
-  u32x16 magnitude = rk_bits(rk_from_bits((h & 0x7fff) << 13) * 0x1p112f);
-  magnitude |= (u32x16)((h & 0x7c00) == 0x7c00) & 0x7f800000u;
+  u32x16 h = __builtin_convertvector(half, u32x16), exponent = h & 0x7c00;
+  u32x16 magnitude = ((h & 0x7fff) << 13) + 0x38000000;
+  f32x16 subnormal = rk_from_bits(magnitude + 0x800000) - 0x1p-14f;
+  u32x16 infinite = magnitude | 0x7f800000;
+  magnitude = exponent == 0 ? rk_bits(subnormal) : exponent == 0x7c00 ? infinite : magnitude;
   return rk_from_bits(magnitude | (h & 0x8000) << 16);
 }
 
+/// The same for one finite value.
 RK_INLINE float rk_f16_scalar(const void *p) {
   uint16_t h;
   memcpy(&h, p, sizeof h);
-  return rk_f16_value((u16x16)(h))[0];
+  uint32_t bits = ((uint32_t)(h & 0x7fff) << 13) + (h & 0x7c00 ? 0x38000000 : 0x38800000);
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  if (!(h & 0x7c00)) x -= 0x1p-14f;
+  return h & 0x8000 ? -x : x;
 }
 
 /// F32 as F16, nearest even; too large becomes infinite.

@@ -2,7 +2,7 @@
 /// The kernels: pure functions on pointers. They allocate nothing, keep nothing and start no threads.
 ///
 /// `rk_kernels_best()` returns a table of functions for the best instruction set that this CPU (and the environment
-/// variable RWKV_ISA=scalar|sse41|avx2|avx512|neon as a cap) allows. Every table computes the same numbers:
+/// variable RWKV_ISA=scalar|avx2|avx512|neon as a cap) allows. Every table computes the same numbers:
 /// - integer parts (dot products of codes) are exact;
 /// - floating-point parts follow one order of operations with fused multiply-add, so that tables with FMA hardware and
 ///   the scalar one (fmaf) agree bit for bit;
@@ -99,10 +99,11 @@ typedef struct {
 } rk_wkv4;
 
 typedef struct {
-  const char *name;  ///< "scalar", "sse41", "avx2", "avx512", "neon", "neon-dotprod", …
+  const char *name;  ///< "scalar", "avx2", "avx512" or "neon"
 
   // ---- matrices ------------------------------------------------------------------------------------------------
   /// y[t·ldy + 16·p + r] = Σ_c W[16·p + r][c] · x[t][c] for panels p of [first, first + count) and all T tokens.
+  /// All 16 rows of a panel are written; rows that do not exist give 0.
   void (*matmul)(int format, const void *panels, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
                  const rk_input *x, ptrdiff_t T, float *y, ptrdiff_t ldy);
   /// y[c] += Σ_i h[i] · rows[index[i]][c] for c of [from, to); from and to multiples of 32 (or to = columns).
@@ -159,7 +160,7 @@ typedef struct {
 /// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);
 
-/// The best table for this machine; chosen once.
+/// The best table for this machine; chosen once. A value of RWKV_ISA that names no table of this build is no cap.
 const rk_kernels *rk_kernels_best(void);
 /// The table called `name`, or NULL if this build or this CPU does not have it.
 const rk_kernels *RK_NULLABLE rk_kernels_named(const char *name);
