@@ -154,12 +154,17 @@ struct Architecture {
   ) {
     requirements.append(
       Requirement(
-        name: name, alternative: alternative, rows: rows, columns: columns, rowsPerRecord: perRecord, transposed: transposed,
+        name: name, alternative: alternative, rows: rows, columns: columns, rowsPerRecord: perRecord,
+        transposed: transposed,
         isOptional: optional))
   }
 
-  private mutating func vectors(_ prefix: String, _ names: String, _ count: Int? = nil, optional: Bool = false) {
-    for name in names.split(separator: " ") { add(prefix + name, .count(1), .count(count ?? D), 1, optional: optional) }
+  private mutating func vectors(
+    _ prefix: String, _ names: String, _ count: Int? = nil, optional: Bool = false
+  ) {
+    for name in names.split(separator: " ") {
+      add(prefix + name, .count(1), .count(count ?? D), 1, optional: optional)
+    }
   }
 
   private mutating func norm(_ name: String) { vectors(name + ".", "weight bias") }
@@ -174,8 +179,12 @@ struct Architecture {
   }
 
   private mutating func lowRank(_ prefix: String, _ name: String, optional: Bool = false) {
-    add("\(prefix)\(name)1", .rank(prefix + name, times: 1), .count(D), 16, transposed: true, optional: optional)
-    add("\(prefix)\(name)2", .count(D), .rank(prefix + name, times: 1), 16, transposed: true, optional: optional)
+    add(
+      "\(prefix)\(name)1", .rank(prefix + name, times: 1), .count(D), 16, transposed: true, optional: optional
+    )
+    add(
+      "\(prefix)\(name)2", .count(D), .rank(prefix + name, times: 1), 16, transposed: true, optional: optional
+    )
   }
 
   // ---- what there is -------------------------------------------------------------------------------------------
@@ -204,10 +213,14 @@ struct Architecture {
       if (tensor.rows, tensor.columns) != (rows, columns) {
         problems.append(
           "tensor '\(tensor.name)' has \(tensor.rows) × \(tensor.columns), expected \(rows) × \(columns)")
-      } else if tensor.rowsPerRecord != requirement.rowsPerRecord || tensor.transposed != requirement.transposed {
-        problems.append("tensor '\(tensor.name)' is stored by \(tensor.rowsPerRecord) rows or in another orientation")
+      } else if tensor.rowsPerRecord != requirement.rowsPerRecord
+        || tensor.transposed != requirement.transposed
+      {
+        problems.append(
+          "tensor '\(tensor.name)' is stored by \(tensor.rowsPerRecord) rows or in another orientation")
       }
     }
-    return problems + rest.keys.sorted().map { "tensor '\($0)' does not belong to RWKV-\(version) with \(L) layers" }
+    return problems
+      + rest.keys.sorted().map { "tensor '\($0)' does not belong to RWKV-\(version) with \(L) layers" }
   }
 }

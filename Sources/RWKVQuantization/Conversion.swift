@@ -41,7 +41,9 @@ public enum Conversion {
     if isSameFile(input, output), !isModelFile || options.type != nil || !options.overwrite {
       throw .outputIsInput(path: output)
     }
-    var draft = try isModelFile ? Draft(modelFile: input, options, progress) : Draft(checkpoint: input, options, progress)
+    var draft =
+      try isModelFile
+      ? Draft(modelFile: input, options, progress) : Draft(checkpoint: input, options, progress)
     for (key, value) in options.overrides {
       if key.hasPrefix("rwkv.x."), draft.metadata.string("rwkv.version") != "x" {
         throw .option("\(input): not RWKV-X, so there is no '\(key)' to set")
@@ -60,7 +62,8 @@ public enum Conversion {
     let writer: ModelFileWriter
     do {
       writer = try ModelFileWriter(
-        path: output, overwrite: options.overwrite, metadata: draft.metadata, tensors: draft.tensors.map(\.plan),
+        path: output, overwrite: options.overwrite, metadata: draft.metadata,
+        tensors: draft.tensors.map(\.plan),
         store: options.store)
     } catch {
       throw .file(error)
@@ -126,12 +129,15 @@ private struct Draft {
   ) throws(QuantizationError) -> [PlannedTensor] {
     var exactness = [Exactness](repeating: Exactness(), count: source.tensors.count)
     if type == .fp16 {
-      exactness = try source.exactness(threads: threads, cancelled: { !progress(0) }) { $0.role != .vector && !$0.isF16 }
+      exactness = try source.exactness(threads: threads, cancelled: { !progress(0) }) {
+        $0.role != .vector && !$0.isF16
+      }
     }
     return source.tensors.enumerated().map { (number, tensor) in
       PlannedTensor(
         plan: TensorPlan(
-          name: tensor.name, format: type.format(for: tensor.role, exactness: exactness[number]), rows: tensor.rows,
+          name: tensor.name, format: type.format(for: tensor.role, exactness: exactness[number]),
+          rows: tensor.rows,
           columns: tensor.columns, rowsPerRecord: tensor.role.rowsPerRecord, transposed: tensor.transposed),
         content: .weights(number))
     }
@@ -181,7 +187,8 @@ extension Metadata {
     self.init()
     self["rwkv.version"] = .string(checkpoint.version.rawValue)
     let sizes = [
-      ("layers", checkpoint.layers), ("embedding", checkpoint.embedding), ("vocabulary", checkpoint.vocabulary),
+      ("layers", checkpoint.layers), ("embedding", checkpoint.embedding),
+      ("vocabulary", checkpoint.vocabulary),
       ("ffn", checkpoint.ffn),
     ]
     for (key, value) in sizes { self["rwkv.\(key)"] = .integer(Int64(value)) }

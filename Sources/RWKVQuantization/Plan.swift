@@ -41,11 +41,13 @@ extension TensorRole {
 
   /// The role of a tensor in a `.rwkv` file, as `rowsPerRecord` and the quantizer put it there.
   init(_ tensor: TensorInfo) {
-    self =
-      if tensor.name == "emb.weight" { .embedding } else if tensor.name == "head.weight" { .head }
-      else if tensor.name.hasSuffix(".time_state") { .state }
-      else if tensor.rowsPerRecord == 1 { tensor.rows == 1 ? .vector : .rows }
-      else if tensor.transposed { .lowRank } else { .matrix }
+    switch (tensor.name, tensor.rowsPerRecord) {
+    case ("emb.weight", _): self = .embedding
+    case ("head.weight", _): self = .head
+    case (let name, _) where name.hasSuffix(".time_state"): self = .state
+    case (_, 1): self = tensor.rows == 1 ? .vector : .rows
+    default: self = tensor.transposed ? .lowRank : .matrix
+    }
   }
 }
 

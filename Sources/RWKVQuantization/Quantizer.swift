@@ -29,7 +29,9 @@ struct Quantizer: Sendable {
   nonisolated(unsafe) let kernels: rk_kernels
 
   /// Writes all chunks. `progress` gets the share done, 0…1, from any thread, one call at a time; false cancels.
-  func run(_ writer: ModelFileWriter, progress: @escaping @Sendable (Double) -> Bool) throws(QuantizationError) {
+  func run(_ writer: ModelFileWriter, progress: @escaping @Sendable (Double) -> Bool)
+    throws(QuantizationError)
+  {
     let firsts = writer.tensors.map(\.firstChunk)
     let total = writer.tensors.reduce(0) { $0 + $1.chunkCount }
     let weights = max(1, writer.tensors.reduce(0) { $0 + $1.rows * $1.columns })
@@ -100,7 +102,8 @@ struct Quantizer: Sendable {
         blob.withUnsafeBytes { bytes.copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[range])) }
       }
       do {
-        return try writer.encode(UnsafeRawBufferPointer(bytes), chunk: chunk, ofTensor: tensor, using: chunkWriter)
+        return try writer.encode(
+          UnsafeRawBufferPointer(bytes), chunk: chunk, ofTensor: tensor, using: chunkWriter)
       } catch {
         throw .file(error)
       }
@@ -110,7 +113,9 @@ struct Quantizer: Sendable {
     private func quantize(
       _ number: Int, _ range: Range<Int>, of info: TensorInfo, into bytes: UnsafeMutableRawBufferPointer
     ) throws(QuantizationError) {
-      guard let weightReader, let source = quantizer.source else { preconditionFailure("weights need a source") }
+      guard let weightReader, let source = quantizer.source else {
+        preconditionFailure("weights need a source")
+      }
       let perRecord = info.rowsPerRecord
       let rows = range.lowerBound * perRecord..<min(info.rows, range.upperBound * perRecord)
       let x = values.bytes(rows.count * info.columns * 4).bindMemory(to: Float.self)
@@ -138,9 +143,12 @@ func checkFinite(
 ) throws(QuantizationError) {
   // The largest magnitude as an integer: NaN and infinity are the largest of all.
   let largest = values.reduce(0) { max($0, $1.bitPattern & 0x7FFF_FFFF) }
-  guard largest >= Float.infinity.bitPattern, let index = values.firstIndex(where: { !$0.isFinite }) else { return }
+  guard largest >= Float.infinity.bitPattern, let index = values.firstIndex(where: { !$0.isFinite }) else {
+    return
+  }
   throw .notFinite(
-    path: path, tensor: tensor.name, row: rows.lowerBound + index / tensor.columns, column: index % tensor.columns,
+    path: path, tensor: tensor.name, row: rows.lowerBound + index / tensor.columns,
+    column: index % tensor.columns,
     value: values[index])
 }
 

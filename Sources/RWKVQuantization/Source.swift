@@ -135,13 +135,16 @@ final class RecordReader {
   ) throws(QuantizationError) {
     let size = tensor.recordBytes
     precondition(bytes.count == records.count * size)
-    let chunks = records.lowerBound / tensor.recordsPerChunk...(records.upperBound - 1) / tensor.recordsPerChunk
+    let chunks =
+      records.lowerBound / tensor.recordsPerChunk...(records.upperBound - 1) / tensor.recordsPerChunk
     do throws(ModelFileError) {
       for chunk in chunks {
         let inChunk = tensor.records(ofChunk: chunk)
         let wanted = inChunk.clamped(to: records)
         let target = UnsafeMutableRawBufferPointer(
-          rebasing: bytes[(wanted.lowerBound - records.lowerBound) * size..<(wanted.upperBound - records.lowerBound) * size])
+          rebasing: bytes[
+            (wanted.lowerBound - records.lowerBound) * size..<(wanted.upperBound - records.lowerBound) * size]
+        )
         if wanted == inChunk {
           try file.readChunk(chunk, of: tensor, into: target, using: reader)
           continue

@@ -59,7 +59,9 @@ public struct ModelSummary: Sendable {
       share.storedBytes += file.storedBytes(of: tensor)
       shares[tensor.format] = share
     }
-    formats = shares.values.sorted { ($0.parameters, $1.format.rawValue) > ($1.parameters, $0.format.rawValue) }
+    formats = shares.values.sorted {
+      ($0.parameters, $1.format.rawValue) > ($1.parameters, $0.format.rawValue)
+    }
     parameters = formats.reduce(0) { $0 + $1.parameters }
     rawBytes = formats.reduce(0) { $0 + $1.rawBytes }
     storedBytes = formats.reduce(0) { $0 + $1.storedBytes }

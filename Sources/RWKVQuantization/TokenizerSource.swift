@@ -54,11 +54,14 @@ struct TokenizerBlob: Sendable {
   static func beside(_ input: String, rows: Int) -> TokenizerBlob? {
     var status = stat()
     let isDirectory = stat(input, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
-    let directory = isDirectory ? input + "/" : String(input[..<(input.lastIndex(of: "/").map(input.index(after:)) ?? input.startIndex)])
-    for name in fileNames where access(directory + name, R_OK) == 0 {
-      if let found = try? TokenizerBlob(path: directory + name, rows: rows),
+    let folder =
+      isDirectory ? input + "/" : String(input.dropLast(input.reversed().prefix { $0 != "/" }.count))
+    for name in fileNames where access(folder + name, R_OK) == 0 {
+      if let found = try? TokenizerBlob(path: folder + name, rows: rows),
         rows - found.vocabularySize <= mostSpareRows
-      { return found }
+      {
+        return found
+      }
     }
     return rows == 256 ? .bytes : nil
   }

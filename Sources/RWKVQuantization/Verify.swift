@@ -31,7 +31,9 @@ public enum Verification {
       let tensor = file.tensors[index]
       let problems = check(tensor, file, context.reader, context.scratch) { bytes in
         let sum = done.add(bytes, ordering: .relaxed).newValue
-        if !progress(Double(sum) / Double(max(1, file.rawBytes))) { cancelled.store(true, ordering: .relaxed) }
+        if !progress(Double(sum) / Double(max(1, file.rawBytes))) {
+          cancelled.store(true, ordering: .relaxed)
+        }
         return !cancelled.load(ordering: .relaxed)
       }
       found.withLock { $0[index] = problems }
@@ -62,7 +64,9 @@ public enum Verification {
       guard advance(bytes.count) else { return problems }
     }
     if isComplete {
-      do throws(ModelFileError) { try file.checkHash(hash.value, of: tensor) } catch { problems.append("\(error)") }
+      do throws(ModelFileError) { try file.checkHash(hash.value, of: tensor) } catch {
+        problems.append("\(error)")
+      }
     }
     if let problem = values.problem { problems.append("\(file.path): tensor '\(tensor.name)': \(problem)") }
     return problems
@@ -70,15 +74,20 @@ public enum Verification {
 
   private static func tokenizerProblems(_ file: ModelFile) -> [String] {
     guard let name = file.metadata.string("tokenizer.kind") else {
-      return file["tokenizer"] == nil ? [] : ["there is a tensor 'tokenizer', but no metadata 'tokenizer.kind'"]
+      return file["tokenizer"] == nil
+        ? [] : ["there is a tensor 'tokenizer', but no metadata 'tokenizer.kind'"]
     }
-    guard let kind = TokenizerKind(rawValue: name) else { return ["the tokenizer's kind '\(name)' is unknown"] }
+    guard let kind = TokenizerKind(rawValue: name) else {
+      return ["the tokenizer's kind '\(name)' is unknown"]
+    }
     var blob: [UInt8] = []
     if kind != .bytes {
       guard let tensor = file["tokenizer"], tensor.format == .bytes else {
         return ["the metadata names a tokenizer, but there is no tensor 'tokenizer' of bytes"]
       }
-      guard tensor.rawBytes <= 64 << 20 else { return ["the tokenizer has \(tensor.rawBytes) bytes, expected at most 64 MiB"] }
+      guard tensor.rawBytes <= 64 << 20 else {
+        return ["the tokenizer has \(tensor.rawBytes) bytes, expected at most 64 MiB"]
+      }
       let scratch = Scratch()
       let bytes = scratch.bytes(tensor.rawBytes)
       do { try file.read(tensor, into: bytes) } catch { return [] }  // reported with the tensors

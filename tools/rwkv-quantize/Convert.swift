@@ -61,7 +61,8 @@ struct Convert: ParsableCommand {
       let start = now()
       let progress = ProgressLine()
       defer { progress.clear() }
-      let notes = try Conversion.convert(input, to: output, options, progress: progress.callback("converting"))
+      let notes = try Conversion.convert(
+        input, to: output, options, progress: progress.callback("converting"))
       progress.clear()
       for text in notes { note(text) }
       report(ModelSummary(try ModelFile(path: output)), seconds: now() - start)
@@ -72,7 +73,9 @@ struct Convert: ParsableCommand {
     note(
       "\(output): \(summary.title), \(size(summary.fileBytes)), \(decimal(summary.bitsPerWeight, 2)) bits per weight, "
         + "\(decimal(seconds, 1)) s")
-    if asJSON { Terminal.output("\(summary.json(path: output, more: [("seconds", .number(seconds, decimals: 3))]))") }
+    if asJSON {
+      Terminal.output("\(summary.json(path: output, more: [("seconds", .number(seconds, decimals: 3))]))")
+    }
   }
 }
 
@@ -103,7 +106,9 @@ struct AttentionOptions: ParsableArguments {
       ("moba-chunk-size", mobaChunkSize, 1), ("moba-topk", mobaTopk, 1), ("max-kv-cache", maxKvCache, 0),
       ("min-kv-cache", minKvCache, 1), ("kv-window", kvWindow, 1),
     ] {
-      if let value, !(least...1 << 24).contains(value) { throw ValidationError("--\(name) must be from \(least) to 2^24.") }
+      if let value, !(least...1 << 24).contains(value) {
+        throw ValidationError("--\(name) must be from \(least) to 2^24.")
+      }
     }
   }
 

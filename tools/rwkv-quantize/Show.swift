@@ -49,7 +49,8 @@ extension ModelSummary {
       [["format", "tensors", "parameters", "in the file", "in memory", "bits/weight"]]
         + formats.map { share in
           [
-            share.format.name, "\(share.tensors)", "\(share.parameters)", size(share.storedBytes), size(share.rawBytes),
+            share.format.name, "\(share.tensors)", "\(share.parameters)", size(share.storedBytes),
+            size(share.rawBytes),
             decimal(8 * Double(share.storedBytes) / Double(share.parameters), 2),
           ]
         })
