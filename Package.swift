@@ -51,7 +51,7 @@ let package = Package(
       name: "Terminal", dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "tools/terminal", swiftSettings: swiftSettings),
     tool("rwkv-run", ["RWKV", "RWKVFormat", "RWKVTokenizer"]),
-    tool("rwkv-quantize", ["Terminal", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
+    tool("rwkv-quantize", ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
     tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
     tests("FormatTests", ["RWKVFormat", "CZstd"]),
@@ -59,6 +59,6 @@ let package = Package(
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
     tests("ModelTests", ["RWKV", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
     tests("QuantizationTests", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "CRWKVKernels"]),
-    tests("CommandTests", []),
+    tests("CommandTests", ["rwkv-quantize"]),
   ]
 )

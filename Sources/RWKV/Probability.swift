@@ -7,3 +7,17 @@ public func crossEntropy(_ logits: UnsafeBufferPointer<Float>, target: Int) -> D
   for logit in logits { sum += exp(Double(logit) - maximum) }
   return log(sum) + maximum - Double(logits[target])
 }
+
+/// KL(reference ‖ model) of two softmax distributions in nats: Σ p ln(p / q), summed in double precision.
+public func divergence(_ reference: UnsafeBufferPointer<Float>, _ model: UnsafeBufferPointer<Float>) -> Double {
+  precondition(reference.count == model.count)
+  let (p0, q0) = (Double(reference.max() ?? 0), Double(model.max() ?? 0))
+  var (pSum, qSum, difference) = (0.0, 0.0, 0.0)
+  for (p, q) in zip(reference, model) {
+    let weight = exp(Double(p) - p0)
+    pSum += weight
+    qSum += exp(Double(q) - q0)
+    difference += weight * ((Double(p) - p0) - (Double(q) - q0))
+  }
+  return difference / pSum - log(pSum) + log(qSum)
+}

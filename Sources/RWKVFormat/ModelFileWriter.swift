@@ -236,7 +236,10 @@ public final class ModelFileWriter: Sendable {
   private static func checkDestination(_ path: String, _ overwrite: Bool) throws(ModelFileError) {
     var status = stat()
     guard lstat(path, &status) == 0 else { return }
-    if status.st_mode & S_IFMT == S_IFDIR { throw ModelFileError(.system(call: "create", errno: EISDIR)) }
+    let kind = status.st_mode & S_IFMT
+    if kind == S_IFDIR { throw ModelFileError(.system(call: "create", errno: EISDIR)) }
+    // Not even asked to: a device must not be replaced by a file.
+    guard kind == S_IFREG || kind == S_IFLNK else { throw ModelFileError(.notRegularFile) }
     if !overwrite { throw ModelFileError(.exists) }
   }
 }

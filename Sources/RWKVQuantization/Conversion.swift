@@ -38,9 +38,8 @@ public enum Conversion {
     progress: @escaping @Sendable (Double) -> Bool = { _ in true }
   ) throws(QuantizationError) -> [String] {
     let isModelFile = try hasModelFileMagic(input)
-    if isSameFile(input, output), !isModelFile || options.type != nil || !options.overwrite {
-      throw .outputIsInput(path: output)
-    }
+    // Re-packing in place is safe: the input is replaced when the output is complete.
+    if isSameFile(input, output), !isModelFile || options.type != nil { throw .outputIsInput(path: output) }
     var draft =
       try isModelFile
       ? Draft(modelFile: input, options, progress) : Draft(checkpoint: input, options, progress)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import Glibc
+import RWKVCheckpoint
 import RWKVTokenizer
 
 /// Which tokenizer the output gets.
@@ -31,15 +32,30 @@ struct TokenizerBlob: Sendable {
   /// Reads a tokenizer file of any known kind. `rows`: the model's vocabulary.
   init(path: String, rows: Int) throws(QuantizationError) {
     let content = try readFile(path, limit: 64 << 20)
-    do throws(TokenizerError) {
-      let world = try WorldTokenizer(vocabulary: content)
-      (kind, blob, vocabularySize) = (.world, world.blob, world.vocabularySize)
-    } catch {
-      throw .tokenizer(path: path, error)
+    if content.first(where: { ![0x20, 0x09, 0x0A, 0x0D].contains($0) }) == UInt8(ascii: "{") {
+      let bpe = try Self.bpe(path)
+      (kind, blob, vocabularySize) = (.bpe, bpe.blob, bpe.vocabularySize)
+    } else {
+      do {
+        let world = try WorldTokenizer(vocabulary: content)
+        (kind, blob, vocabularySize) = (.world, world.blob, world.vocabularySize)
+      } catch {
+        throw .tokenizer(path: path, error)
+      }
     }
     origin = path
     guard vocabularySize <= rows else {
       throw .vocabularyTooLarge(tokenizer: path, tokens: vocabularySize, rows: rows)
+    }
+  }
+
+  private static func bpe(_ path: String) throws(QuantizationError) -> BPETokenizer {
+    let file: TokenizerJSON
+    do { file = try TokenizerJSON(path: path) } catch { throw .checkpoint(error) }
+    do {
+      return try BPETokenizer(tokens: file.tokens, merges: file.merges, added: file.added)
+    } catch {
+      throw .tokenizer(path: path, error)
     }
   }
 

@@ -12,13 +12,15 @@ struct RWKVQuantize: ParsableCommand {
     discussion: """
       EXAMPLES
         rwkv-quantize RWKV-x070-World-0.4B.pth model.rwkv
-        rwkv-quantize checkpoint/ exact.rwkv --type fp16 --tokenizer rwkv_vocab_v20230424.txt
+        rwkv-quantize checkpoint/ exact.rwkv --type fp16
+        rwkv-quantize model.pth model.rwkv --tokenizer 20B_tokenizer.json
         rwkv-quantize model.rwkv mapped.rwkv --store
         rwkv-quantize show model.rwkv
         rwkv-quantize verify model.rwkv
+        rwkv-quantize compare exact.rwkv model.rwkv --text text.txt
       """,
     version: version,
-    subcommands: [Convert.self, Show.self, Verify.self],
+    subcommands: [Convert.self, Show.self, Verify.self, Compare.self],
     defaultSubcommand: Convert.self)
 }
 

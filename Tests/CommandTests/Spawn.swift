@@ -1,0 +1,96 @@
+import Foundation
+import Testing
+
+/// The folder of this package.
+let packageRoot = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + "/" + $1 }
+
+func golden(_ name: String) -> String { "\(packageRoot)/Tests/Fixtures/goldens/\(name)" }
+
+/// A new empty folder, removed with all that is in it when the test lets go of it.
+final class TemporaryFolder {
+  let path: String
+
+  init() {
+    path = NSTemporaryDirectory() + "rwkv-command-" + UUID().uuidString
+    try? FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+  }
+
+  deinit { try? FileManager.default.removeItem(atPath: path) }
+
+  func file(_ name: String) -> String { path + "/" + name }
+  var contents: [String] { ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted() }
+}
+
+/// A program of this package, as it was built for the tests.
+struct Tool {
+  let name: String
+
+  struct Result {
+    /// Exit code; 128 + signal if one ended it.
+    let status: Int
+    let output: String
+    let errors: String
+  }
+
+  /// Beside the bundle that is being run.
+  var path: String {
+    let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") || $0.contains(".xctest/") }
+    let folder = bundle.map {
+      ($0.components(separatedBy: ".xctest")[0] as NSString).deletingLastPathComponent
+    }
+    return (folder ?? packageRoot + "/.build/debug") + "/" + name
+  }
+
+  /// Runs to the end.
+  func run(_ arguments: String...) throws -> Result { try start(arguments).wait() }
+
+  /// Runs in a shell that says `before` first, for limits.
+  func run(_ arguments: [String], after before: String) throws -> Result {
+    try Running("/bin/sh", ["-c", before + "; exec \"$@\"", "sh", path] + arguments).wait()
+  }
+
+  func start(_ arguments: [String]) throws -> Running { try Running(path, arguments) }
+}
+
+/// A program that has been started.
+final class Running {
+  let process: pid_t
+  private let folder = TemporaryFolder()
+
+  init(_ path: String, _ arguments: [String]) throws {
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
+    posix_spawn_file_actions_addopen(&actions, 1, folder.file("output"), O_WRONLY | O_CREAT, 0o600)
+    posix_spawn_file_actions_addopen(&actions, 2, folder.file("errors"), O_WRONLY | O_CREAT, 0o600)
+    let strings = ([path] + arguments).map { strdup($0) }
+    defer { strings.forEach { free($0) } }
+    var process: pid_t = 0
+    let code = posix_spawn(&process, path, &actions, nil, strings + [nil], environ)
+    guard code == 0 else { throw POSIXError(POSIXErrorCode(rawValue: code) ?? .EIO) }
+    self.process = process
+  }
+
+  /// Waits until it has a file open below `folder` other than `input`; false if it ends before.
+  func hasOpened(fileIn folder: String, besides input: String) -> Bool {
+    let descriptors = "/proc/\(process)/fd"
+    while let names = try? FileManager.default.contentsOfDirectory(atPath: descriptors), !names.isEmpty {
+      for name in names {
+        let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(descriptors)/\(name)")
+        if let target, target.hasPrefix(folder + "/"), target != input { return true }
+      }
+      usleep(1000)
+    }
+    return false
+  }
+
+  func wait() throws -> Tool.Result {
+    var status: Int32 = 0
+    while waitpid(process, &status, 0) < 0, errno == EINTR {}
+    let code = status & 0x7F == 0 ? Int(status >> 8) & 0xFF : 128 + Int(status & 0x7F)
+    return Tool.Result(
+      status: code, output: try String(contentsOfFile: folder.file("output"), encoding: .utf8),
+      errors: try String(contentsOfFile: folder.file("errors"), encoding: .utf8))
+  }
+}

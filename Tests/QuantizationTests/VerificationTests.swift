@@ -1,0 +1,140 @@
+import RWKVCheckpoint
+import RWKVFormat
+import Testing
+
+@testable import RWKVQuantization
+
+@Suite("Verification")
+struct VerificationTests {
+  let folder = TemporaryFolder()
+
+  /// Writes a copy of `file` with some tensors' plans or bytes changed; nil leaves a tensor out.
+  private func forge(
+    _ file: ModelFile, metadata: Metadata? = nil, _ change: (String, inout TensorPlan, inout [UInt8]) -> Bool
+  ) throws -> [String] {
+    var (plans, contents): ([TensorPlan], [[UInt8]]) = ([], [])
+    for tensor in file.tensors {
+      var (plan, bytes) = (TensorPlan(tensor), try raw(file, tensor))
+      guard change(tensor.name, &plan, &bytes) else { continue }
+      plans.append(plan)
+      contents.append(bytes)
+    }
+    let path = folder.file("forged.rwkv")
+    let writer = try ModelFileWriter(
+      path: path, overwrite: true, metadata: metadata ?? file.metadata, tensors: plans, store: false)
+    for (number, bytes) in contents.enumerated() {
+      try bytes.withUnsafeBytes { try writer.write($0, tensor: number, using: ChunkWriter()) }
+    }
+    try writer.finish()
+    return try Verification.problems(of: path)
+  }
+
+  private func model(_ type: QuantizationType, _ name: String = "v7-std") throws -> ModelFile {
+    try convert(golden(name), to: folder.file("m.rwkv"), type)
+  }
+
+  @Test func aSoundFileHasNoProblems() throws {
+    #expect(try forge(model(.int4)) { _, _, _ in true } == [])
+  }
+
+  @Test func missingAndForeignTensorsAreNamed() throws {
+    let file = try model(.int4)
+    let problems = try forge(file) { name, plan, _ in
+      if name == "blocks.1.att.w0" { plan.name = "blocks.1.att.w9" }
+      return name != "blocks.2.ffn.key.weight"
+    }
+    #expect(problems.count == 3)
+    for name in ["'blocks.1.att.w0' is missing", "'blocks.2.ffn.key.weight' is missing", "blocks.1.att.w9"] {
+      #expect(problems.contains { $0.contains(name) }, "\(name)")
+    }
+  }
+
+  @Test func wrongShapesAndMetadataAreNamed() throws {
+    let file = try model(.int4)
+    var metadata = file.metadata
+    metadata["rwkv.layers"] = .integer(4)
+    #expect(
+      try forge(file, metadata: metadata) { _, _, _ in true }.contains { $0.contains("blocks.3.ln1.weight") })
+    metadata["rwkv.layers"] = nil
+    #expect(try forge(file, metadata: metadata) { _, _, _ in true }.contains { $0.contains("rwkv.layers") })
+    let problems = try forge(file) { name, plan, _ in
+      if name == "blocks.0.ln0.weight" { plan.columns -= 1 }  // padded: the same bytes
+      return true
+    }
+    #expect(problems.count == 1 && problems.first?.contains("expected 1 × 128") == true)
+  }
+
+  @Test(arguments: [QuantizationType.int4, .int5, .int8, .fp32])
+  func damageIsFoundWhereverItIs(type: QuantizationType) throws {
+    let file = try model(type)
+    let bytes = readBytes(file.path)
+    for place in stride(from: 3, to: bytes.count, by: bytes.count / 61) {
+      var damaged = bytes
+      damaged[place] ^= 0x10
+      writeBytes(damaged, folder.file("damaged.rwkv"))
+      #expect(try Verification.problems(of: folder.file("damaged.rwkv")) != [], "byte \(place)")
+    }
+  }
+
+  /// Values that checksums cannot tell from good ones.
+  @Test(arguments: [
+    (QuantizationType.int4, "blocks.0.att.key.weight", 1, UInt8(0x7C), "scale d"),
+    (.int4, "blocks.0.att.key.weight", 64, 0x60, "block scale -32"),
+    (.int5, "blocks.0.att.key.weight", 64, 0xC0, "block scale -64"),
+    (.int8, "blocks.0.att.key.weight", 128 + 4 * 3 + 2, 0, "invalid code 0"),
+    (.int8, "emb.weight", 16 + 16 + 127, 0, "invalid code 0"),
+    (.int4, "blocks.0.ffn.value.weight", 16, 0x20, "block scale -32"),
+    (.fp16, "head.weight", 1, 0x7F, "NaN or infinity"),
+    (.fp32, "head.weight", 3, 0x7F, "NaN or infinity"),
+  ])
+  func invalidValuesAreFound(
+    type: QuantizationType, name: String, place: Int, byte: UInt8, expected: String
+  ) throws {
+    let problems = try forge(model(type)) { tensor, _, bytes in
+      if tensor == name {
+        bytes[place] = byte
+        if expected.hasPrefix("NaN") { bytes[place - 1] |= 0x80 }
+      }
+      return true
+    }
+    #expect(problems.count == 1 && problems.first?.contains(expected) == true, "\(problems)")
+  }
+
+  @Test func paddingMayBeZero() throws {
+    // Rows of the last panel and columns of the last block that do not exist have the INT8 code 0.
+    let file = try convert(golden("v7-oddlora"), to: folder.file("m.rwkv"), .int8)
+    #expect(file.tensors.contains { $0.rowsPerRecord == 16 && $0.rows % 16 != 0 || $0.columns % 32 != 0 })
+    #expect(try Verification.problems(of: file.path) == [])
+  }
+
+  @Test func aTokenizerThatDoesNotFitIsFound() throws {
+    let file = try model(.int4)
+    var metadata = file.metadata
+    metadata["tokenizer.kind"] = .string("world")
+    #expect(try forge(file, metadata: metadata) { _, _, _ in true }.count == 1)
+    metadata["tokenizer.kind"] = .string("other")
+    #expect(try forge(file, metadata: metadata) { _, _, _ in true }.count == 1)
+  }
+
+  @Test(arguments: ["", "not a model"]) func otherFilesAreNotModels(text: String) throws {
+    let path = folder.write("other.rwkv", Array(text.utf8))
+    #expect(try Verification.problems(of: path).count == 1)
+  }
+}
+
+@Suite("Summary")
+struct SummaryTests {
+  @Test func countsAgreeWithTheCheckpoint() throws {
+    let folder = TemporaryFolder()
+    let checkpoint = try Checkpoint(path: golden("v7-std"))
+    let file = try convert(golden("v7-std"), to: folder.file("m.rwkv"), .int4)
+    let summary = ModelSummary(file)
+    #expect(summary.version == "7" && summary.layers == checkpoint.layers)
+    #expect(summary.parameters == checkpoint.tensors.reduce(0) { $0 + $1.rows * $1.columns })
+    #expect(summary.fileBytes == readBytes(file.path).count)
+    #expect(summary.formats.map(\.format) == [.int4, .int8, .f32])
+    #expect(summary.formats.reduce(0) { $0 + $1.tensors } == checkpoint.tensors.count)
+    #expect(summary.storedBytes < summary.fileBytes && summary.storedBytes > summary.fileBytes * 9 / 10)
+    #expect(summary.bitsPerWeight < summary.bitsPerWeightInMemory)
+  }
+}
