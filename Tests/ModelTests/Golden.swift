@@ -17,9 +17,12 @@ struct Golden: CustomTestStringConvertible, Sendable {
     var found: [String: Golden] = [:]
     for folder in ["../shared/goldens", "Tests/Fixtures/goldens"] {
       let root = package.appending(path: folder).standardized
-      for name in (try? FileManager.default.contentsOfDirectory(atPath: root.path)) ?? [] where name.hasPrefix(prefix) {
+      for name in (try? FileManager.default.contentsOfDirectory(atPath: root.path)) ?? []
+      where name.hasPrefix(prefix) {
         let place = root.appending(path: name)
-        guard FileManager.default.fileExists(atPath: place.appending(path: "case.json").path) else { continue }
+        guard FileManager.default.fileExists(atPath: place.appending(path: "case.json").path) else {
+          continue
+        }
         found[name] = Golden(name: name, folder: place)
       }
     }
@@ -28,7 +31,8 @@ struct Golden: CustomTestStringConvertible, Sendable {
 
   /// The checkpoint: a file or a directory.
   var checkpoint: URL {
-    for name in ["model.safetensors", "model.pth"] where !FileManager.default.fileExists(
+    for name in ["model.safetensors", "model.pth"]
+    where !FileManager.default.fileExists(
       atPath: folder.appending(path: "config.json").path)
     {
       let file = folder.appending(path: name)
@@ -38,7 +42,8 @@ struct Golden: CustomTestStringConvertible, Sendable {
   }
 
   func json(_ name: String) throws -> Any {
-    try JSONSerialization.jsonObject(with: Data(contentsOf: folder.appending(path: name)), options: .fragmentsAllowed)
+    try JSONSerialization.jsonObject(
+      with: Data(contentsOf: folder.appending(path: name)), options: .fragmentsAllowed)
   }
 
   var tolerance: Float {
@@ -67,7 +72,8 @@ struct Golden: CustomTestStringConvertible, Sendable {
 
 /// Converts a checkpoint as rwkv-quantize does.
 func convert(
-  _ source: String, to path: String, type: QuantizationType, metadata: [(key: String, value: MetadataValue)] = []
+  _ source: String, to path: String, type: QuantizationType,
+  metadata: [(key: String, value: MetadataValue)] = []
 ) throws {
   var options = ConversionOptions()
   options.type = type

@@ -46,11 +46,14 @@ struct GoldenTests {
     let tolerance = try golden.tolerance
     for layer in 0..<model.configuration.layers {
       let prefix = "state.blocks.\(layer)."
-      #expect(distance(session.state.timeShift(layer), try golden.expected(prefix + "att_x_prev")) <= tolerance)
-      #expect(distance(session.state.channelShift(layer), try golden.expected(prefix + "ffn_x_prev")) <= tolerance)
+      #expect(
+        distance(session.state.timeShift(layer), try golden.expected(prefix + "att_x_prev")) <= tolerance)
+      #expect(
+        distance(session.state.channelShift(layer), try golden.expected(prefix + "ffn_x_prev")) <= tolerance)
       let expected =
         model.configuration.version == .v4
-        ? try ["aa", "bb", "pp"].flatMap { try golden.expected(prefix + $0) } : try golden.expected(prefix + "wkv")
+        ? try ["aa", "bb", "pp"].flatMap { try golden.expected(prefix + $0) }
+        : try golden.expected(prefix + "wkv")
       #expect(distance(session.state.wkv(layer), expected) <= tolerance)
     }
   }

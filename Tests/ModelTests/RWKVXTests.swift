@@ -55,7 +55,9 @@ struct RWKVXTests {
       let session = try Session(model, threads: threads)
       var logits: [[Float]] = []
       for start in stride(from: 0, to: tokens.count, by: step) {
-        try session.forEachLogits(Array(tokens[start..<min(start + step, tokens.count)])) { logits.append(Array($1)) }
+        try session.forEachLogits(Array(tokens[start..<min(start + step, tokens.count)])) {
+          logits.append(Array($1))
+        }
       }
       for (row, position) in positions.enumerated() {
         let reference = expected[row * V..<(row + 1) * V]
