@@ -50,7 +50,7 @@ let package = Package(
     .target(
       name: "Terminal", dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "tools/terminal", swiftSettings: swiftSettings),
-    tool("rwkv-run", ["RWKV", "RWKVFormat", "RWKVTokenizer"]),
+    tool("rwkv-run", ["Terminal", "RWKV", "RWKVFormat", "RWKVTokenizer"]),
     tool("rwkv-quantize", ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
     tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),

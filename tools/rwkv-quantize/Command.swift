@@ -49,7 +49,7 @@ extension ProgressLine {
   func callback(_ label: String) -> @Sendable (Double) -> Bool {
     { share in
       self.update(label, share)
-      return !interrupted.load(ordering: .relaxed)
+      return !isInterrupted
     }
   }
 }

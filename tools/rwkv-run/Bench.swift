@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import RWKV
 import RWKVFormat
+import Terminal
 
 struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -32,7 +33,7 @@ struct Bench: ParsableCommand {
   var repetitions = 5
 
   @Option(name: .customShort("o"), help: "md: a table; json: one object per row.")
-  var output = Format.md
+  var format = Format.md
 
   func validate() throws {
     if models.isEmpty { throw ValidationError("Give at least one model.") }
@@ -45,8 +46,8 @@ struct Bench: ParsableCommand {
 
   func run() throws {
     catchInterrupts()
-    try reporting {
-      let table = Table(output)
+    try reporting("rwkv-run") {
+      let table = Table(format)
       for path in models {
         let model = try Model(path: path)
         for count in try threadCounts() {
@@ -112,8 +113,8 @@ struct Bench: ParsableCommand {
     init(_ format: Format) {
       self.format = format
       guard format == .md else { return }
-      print("| model | weights read per token MB | threads | test | tokens/s | min … max |")
-      print("|---|---|---|---|---|---|")
+      output("| model | weights read per token MB | threads | test | tokens/s | min … max |")
+      output("|---|---|---|---|---|---|")
     }
 
     func add(_ row: Row) {
@@ -121,16 +122,19 @@ struct Bench: ParsableCommand {
       let bytes = row.model.weightBytes
       switch format {
       case .md:
-        print(
+        output(
           "| \(row.model.path) | \(decimal(Double(bytes) / 1e6, 1)) | \(row.threads) | \(row.test) | "
             + "\(decimal(row.median, 2)) | \(decimal(low, 2)) … \(decimal(high, 2)) |")
       case .json:
-        print(
-          "{\"model\":\(json(row.model.path)),\"test\":\(json(row.test)),\"threads\":\(row.threads),"
-            + "\"tokens_per_second\":\(decimal(row.median, 3)),\"min\":\(decimal(low, 3)),\"max\":\(decimal(high, 3)),"
-            + "\"peak_rss_bytes\":\(peakMemory()),\"weight_bytes_per_token\":\(bytes)}")
+        output(
+          JSON.object([
+            ("model", .string(row.model.path)), ("test", .string(row.test)),
+            ("threads", .integer(row.threads)),
+            ("tokens_per_second", .number(row.median, decimals: 3)), ("min", .number(low, decimals: 3)),
+            ("max", .number(high, decimals: 3)), ("peak_rss_bytes", .integer(peakMemory())),
+            ("weight_bytes_per_token", .integer(bytes)),
+          ]).description)
       }
-      fflush(nil)
     }
   }
 }

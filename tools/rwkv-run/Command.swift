@@ -1,7 +1,5 @@
 import ArgumentParser
-
-/// The version of the programs and the library.
-let version = "0.1.0"
+import Terminal
 
 @main
 struct RWKVRun: ParsableCommand {

@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import RWKV
 import RWKVTokenizer
+import Terminal
 
 struct Generate: ParsableCommand {
   static let configuration = CommandConfiguration(abstract: "Continues a text (the default command).")
@@ -36,7 +37,7 @@ struct Generate: ParsableCommand {
 
   func run() throws {
     catchInterrupts()
-    try reporting {
+    try reporting("rwkv-run") {
       let model = try options.open()
       let tokenizer = try model.requireTokenizer()
       let session = try Session(model, threads: options.threadCount)
@@ -53,7 +54,7 @@ struct Generate: ParsableCommand {
         predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops
       ) { text in
         written += 1
-        let line = "{\"text\":\(json(String(decoding: text, as: UTF8.self)))}\n"
+        let line = JSON.object([("text", .string(String(decoding: text, as: UTF8.self)))]).description + "\n"
         return write(asJSON ? Array(line.utf8) : text) && !isInterrupted
       }
       try finish(reason, prompt: tokens.count, written: written, afterPrompt - start, now() - afterPrompt)
@@ -79,14 +80,14 @@ struct Generate: ParsableCommand {
     _ reason: FinishReason, prompt: Int, written: Int, _ promptSeconds: Double, _ seconds: Double
   ) throws {
     let wasInterrupted = isInterrupted
-    let promptRate = decimal(Double(prompt) / promptSeconds, 1)
-    let rate = decimal(Double(written) / seconds, 1)
     if asJSON {
       let finish = wasInterrupted ? "interrupted" : reason.rawValue
-      write(
-        Array(
-          ("{\"finish\":\(json(finish)),\"prompt_tokens\":\(prompt),\"pieces\":\(written),"
-            + "\"prompt_tokens_per_second\":\(promptRate),\"pieces_per_second\":\(rate)}\n").utf8))
+      output(
+        JSON.object([
+          ("finish", .string(finish)), ("prompt_tokens", .integer(prompt)), ("pieces", .integer(written)),
+          ("prompt_tokens_per_second", .number(Double(prompt) / promptSeconds, decimals: 1)),
+          ("pieces_per_second", .number(Double(written) / seconds, decimals: 1)),
+        ]).description)
     } else {
       write([UInt8(ascii: "\n")])
     }

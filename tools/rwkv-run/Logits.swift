@@ -1,6 +1,7 @@
 import ArgumentParser
 import Glibc
 import RWKV
+import Terminal
 
 struct Logits: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -30,7 +31,7 @@ struct Logits: ParsableCommand {
 
   func run() throws {
     catchInterrupts()
-    try reporting {
+    try reporting("rwkv-run") {
       let ids = try parseTokens()
       let model = try options.open()
       let session = try Session(model, threads: options.threadCount)

@@ -2,6 +2,7 @@ import ArgumentParser
 import RWKV
 import RWKVFormat
 import RWKVTokenizer
+import Terminal
 
 /// Arguments that all commands with a model share.
 struct ModelOptions: ParsableArguments {

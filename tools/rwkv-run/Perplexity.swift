@@ -2,6 +2,7 @@ import ArgumentParser
 import Glibc
 import RWKV
 import RWKVTokenizer
+import Terminal
 
 struct Perplexity: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -17,7 +18,7 @@ struct Perplexity: ParsableCommand {
 
   func run() throws {
     catchInterrupts()
-    try reporting {
+    try reporting("rwkv-run") {
       let text = try readFile(file)
       let model = try options.open()
       // Token 0 starts a document, so that the first token of the text is predicted too.
@@ -44,12 +45,15 @@ struct Perplexity: ParsableCommand {
   private func report(tokens: Int, bytes: Int, nats: Double) {
     let perToken = nats / Double(tokens)
     if asJSON {
-      print(
-        "{\"tokens\":\(tokens),\"bytes\":\(bytes),\"nats_per_token\":\(decimal(perToken, 6)),"
-          + "\"perplexity\":\(decimal(exp(perToken), 6)),\"bits_per_byte\":\(decimal(nats / Double(bytes) / log(2), 6))}"
-      )
+      output(
+        JSON.object([
+          ("tokens", .integer(tokens)), ("bytes", .integer(bytes)),
+          ("nats_per_token", .number(perToken, decimals: 6)),
+          ("perplexity", .number(exp(perToken), decimals: 6)),
+          ("bits_per_byte", .number(nats / Double(bytes) / log(2), decimals: 6)),
+        ]).description)
     } else {
-      print(
+      output(
         "\(tokens) tokens, \(decimal(perToken, 4)) nats per token, perplexity \(decimal(exp(perToken), 4)), "
           + "\(decimal(nats / Double(bytes) / log(2), 4)) bits per byte")
     }

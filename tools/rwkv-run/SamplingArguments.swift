@@ -1,6 +1,7 @@
 import ArgumentParser
 import RWKV
 import RWKVTokenizer
+import Terminal
 
 /// How tokens are chosen, on the command line.
 struct SamplingArguments: ParsableArguments {

@@ -1,6 +1,7 @@
 import ArgumentParser
 import RWKV
 import RWKVTokenizer
+import Terminal
 
 struct Tokenize: ParsableCommand {
   static let configuration = CommandConfiguration(abstract: "Turns text into token ids, or ids into text.")
@@ -19,13 +20,13 @@ struct Tokenize: ParsableCommand {
   }
 
   func run() throws {
-    try reporting {
+    try reporting("rwkv-run") {
       guard let tokenizer = try Model.tokenizer(path: model) else {
         throw CommandError(
           "\(model): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
       }
       if let prompt {
-        print(tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
+        output(tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
       } else {
         for word in (ids ?? "").split(separator: ",") {
           guard let id = Int(word) else { throw CommandError("--ids: '\(word)' is not a token id") }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 package import ArgumentParser
 import Glibc
-package import Synchronization
+import Synchronization
 
 /// The version of the programs and the library.
 package let version = "0.1.0"
@@ -55,10 +55,12 @@ package final class ProgressLine: Sendable {
   }
 }
 
-/// Set by Ctrl-C; long work looks at it and stops in order.
-package let interrupted = Atomic<Bool>(false)
+private let interrupted = Atomic<Bool>(false)
 
-/// Makes Ctrl-C set `interrupted`; a second one ends the program at once.
+/// Whether Ctrl-C was pressed; long work looks at it and stops in order.
+package var isInterrupted: Bool { interrupted.load(ordering: .relaxed) }
+
+/// Makes Ctrl-C set `isInterrupted`; a second one ends the program at once.
 package func catchInterrupts() {
   signal(SIGPIPE, SIG_IGN)
   signal(SIGINT) { _ in
@@ -74,7 +76,7 @@ package func reporting<Result>(_ tool: String, _ body: () throws -> Result) thro
   do { return try body() } catch let error as ExitCode { throw error } catch let error as ValidationError {
     throw error
   } catch {
-    if interrupted.load(ordering: .relaxed) { throw interruptedExit }
+    if isInterrupted { throw interruptedExit }
     note("\(tool): \(error)")
     throw ExitCode(1)
   }
