@@ -27,9 +27,9 @@ public struct CheckpointTensor: Sendable {
   public let columns: Int
   /// Our orientation differs from BlinkDL's.
   public let transposed: Bool
-  public var sourceType: SourceType { source.tensor.type }
+  public var sourceType: SourceType { source.type }
 
-  let source: Source
+  let source: StoredTensor
   /// nil: the file has the values row by row. Otherwise it has them column by column, in groups of this many
   /// rows.
   let groupRows: Int?
@@ -67,9 +67,14 @@ public final class Checkpoint: Sendable {
   /// a second quantization only adds to.
   public init(path: String, allowQuantized: Bool = false) throws(CheckpointError) {
     let container = try Container(path: path)
-    var sources: [String: Source] = [:]
+    var sources: [String: StoredTensor] = [:]
     for tensor in container.tensors {
-      for (name, source) in try Names.sources(of: tensor) {
+      guard allowQuantized || !tensor.type.isCoarse else {
+        throw CheckpointError(
+          .unsupported, file: path, tensor: tensor.name, "is already quantized", found: tensor.type.rawValue,
+          expected: "F32, F16, BF16 or Q8_0", advice: "Convert the original, or allow quantized sources")
+      }
+      for (name, source) in try Names.sources(of: tensor, dialect: container.dialect) {
         guard sources.updateValue(source, forKey: name) == nil else {
           throw CheckpointError(
             .mismatch, file: path, tensor: tensor.name, "is a second tensor for \(quoted(name))")

@@ -6,6 +6,8 @@ struct Container: Sendable {
   var kind: String
   var tensors: [StoredTensor]
   var claims = Claims()
+  /// How its names are to be read.
+  var dialect = Names.Dialect.common
 
   /// A file by its content, or a directory by the usual names in it.
   init(path: String) throws(CheckpointError) {
@@ -31,6 +33,12 @@ struct Container: Sendable {
     case Array("PK\u{3}\u{4}".utf8):
       kind = "PyTorch"
       tensors = try TorchCheckpoint.read(file)
+    case RWKVCppFile.magic:
+      kind = "rwkv.cpp"
+      (tensors, claims) = try RWKVCppFile.read(file)
+    case Array("GGUF".utf8):
+      kind = "GGUF"
+      (tensors, claims, dialect) = try GGUF.read(file)
     default:
       guard start.count > 8, start[8] == UInt8(ascii: "{") else { throw Container.unknown(file, start) }
       kind = "safetensors"
@@ -123,8 +131,9 @@ struct Container: Sendable {
     }
   }
 
+  /// Files that describe themselves need no config.json.
   private mutating func readConfig(directory: String) throws(CheckpointError) {
-    guard access(directory + "config.json", F_OK) == 0 else { return }
+    guard claims.origin.isEmpty, access(directory + "config.json", F_OK) == 0 else { return }
     let file = try InputFile(path: directory + "config.json")
     claims = try Claims(config: file.json(limit: 1 << 20, depth: 16), file: file.path)
   }

@@ -11,12 +11,12 @@ struct ModelAssembly {
   private(set) var headSize = 0
   private(set) var tensors: [CheckpointTensor] = []
 
-  private let sources: [String: Source]
+  private let sources: [String: StoredTensor]
   private var unused: Set<String>
   private var missing: [String] = []
 
   init(
-    version: CheckpointVersion, sources: [String: Source], claims: Claims, file: String
+    version: CheckpointVersion, sources: [String: StoredTensor], claims: Claims, file: String
   ) throws(CheckpointError) {
     self.version = version
     self.sources = sources
@@ -59,7 +59,7 @@ struct ModelAssembly {
   }
 
   private func matrixSize(_ name: String) throws(CheckpointError) -> (rows: Int, columns: Int) {
-    guard let shape = sources[name]?.tensor.shape else {
+    guard let shape = sources[name]?.shape else {
       throw CheckpointError(.mismatch, file: file, tensor: name, "is missing", expected: "a matrix")
     }
     guard shape.count == 2 else { throw wrongShape(name, shape, expected: "a matrix") }
@@ -73,12 +73,12 @@ struct ModelAssembly {
     switch version {
     case .v4: return 0
     case .v50, .v51:
-      let heads = sources["blocks.0.att.time_decay"]?.tensor.count ?? 0
+      let heads = sources["blocks.0.att.time_decay"]?.count ?? 0
       size = heads > 0 && embedding % heads == 0 ? embedding / heads : 0
     case .v52, .v6, .v7, .x:
       let names = version == .v7 || version == .x ? ["r_k"] : ["time_faaaa", "time_first", "time_decay"]
       guard let name = names.map({ "blocks.0.att." + $0 }).first(where: { sources[$0] != nil }),
-        var shape = sources[name]?.tensor.shape
+        var shape = sources[name]?.shape
       else {
         throw CheckpointError(
           .mismatch, file: file, tensor: "blocks.0.att.\(names[0])", "is missing",
@@ -138,7 +138,7 @@ struct ModelAssembly {
 
   private mutating func addTimeMix6(_ att: String) throws(CheckpointError) {
     for name in ["x", "w", "k", "v", "r", "g"] { try addVector(att + "time_maa_" + name) }
-    let rank = (sources[att + "time_maa_w1"]?.tensor.count ?? 0) / (5 * embedding)
+    let rank = (sources[att + "time_maa_w1"]?.count ?? 0) / (5 * embedding)
     try addLowRank(att + "time_maa_w1", 5 * rank, embedding)
     try addLowRank(att + "time_maa_w2", embedding, rank, groups: 5)
     try addVector(att + "time_decay")
@@ -202,7 +202,7 @@ struct ModelAssembly {
 
   /// `name1` [D, rank] and `name2` [rank, D]; the rank is whatever the first has.
   private mutating func addLowRankPair(_ name: String) throws(CheckpointError) {
-    let rank = (sources[name + "1"]?.tensor.count ?? 0) / embedding
+    let rank = (sources[name + "1"]?.count ?? 0) / embedding
     try addLowRank(name + "1", rank, embedding)
     try addLowRank(name + "2", embedding, rank)
   }
@@ -227,8 +227,8 @@ struct ModelAssembly {
     let transposed = role == .lowRank || role == .rows
     let fileIsTransposed = transposed && !source.isOutputMajor
     let expected = [groups] + (fileIsTransposed ? [columns, rows] : [rows, columns])
-    try checkShape(source.tensor, name, expected: expected, role: role)
-    let isByColumn = fileIsTransposed != source.tensor.isColumnMajor
+    try checkShape(source, name, expected: expected, role: role)
+    let isByColumn = fileIsTransposed != source.isColumnMajor
     tensors.append(
       CheckpointTensor(
         name: name, role: role, rows: groups * rows, columns: columns, transposed: transposed, source: source,
@@ -268,7 +268,7 @@ struct ModelAssembly {
       return "\(names.count) \(what): \(shown)" + (names.count > 4 ? ", …" : "")
     }
     let found = [
-      list(missing, "missing"), list(unused.compactMap { sources[$0]?.tensor.name }.sorted(), "unknown"),
+      list(missing, "missing"), list(unused.compactMap { sources[$0]?.name }.sorted(), "unknown"),
     ].compactMap { $0 }
     throw CheckpointError(
       .mismatch, file: file,

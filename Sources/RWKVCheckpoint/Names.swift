@@ -1,27 +1,6 @@
 /// The one table of names: Hugging Face (v4–v6), fla (v7, old and new), llama.cpp's second v7 style, GGUF,
-/// rwkv.cpp and RWKV-X, all to BlinkDL's. The spellings do not collide, so no dialect has to be chosen first.
-
-/// A stored tensor under its BlinkDL name.
-struct Source: Sendable {
-  var tensor: StoredTensor
-  /// True where the file has a low-rank matrix as [out, in], BlinkDL has it as [in, out].
-  var isOutputMajor = false
-  var transform = Transform.none
-
-  /// What the file's writer had done to the values; `undo` gives back the checkpoint's own.
-  enum Transform: Sendable, Equatable {
-    case none
-    /// Stored exp(x).
-    case exponential
-    /// Stored −exp(x).
-    case negativeExponential
-    /// Stored exp(−exp(x)).
-    case decay
-    /// Stored x divided by a power of two.
-    case divided(by: Float)
-  }
-}
-
+/// rwkv.cpp and RWKV-X, all to BlinkDL's. The spellings do not collide, except that
+/// GGUF's need the version.
 enum Names {
   /// Whole names and prefixes outside the blocks.
   private static let outer: [(String, String)] = [
@@ -61,20 +40,48 @@ enum Names {
     return table
   }()
 
-  /// Stacked token-shift vectors [6, D] of version 7, in this order.
-  private static let stacked: Set<String> = ["att.x_x", "att.x_rwkvag"]
-  private static let stackedParts = ["r", "w", "k", "v", "a", "g"]
+  /// Stacked token-shift vectors, along the first axis in this order.
+  private static let stacked: [String: [String]] = {
+    let version7 = ["r", "w", "k", "v", "a", "g"].map { "att.x_" + $0 }
+    let version6 = ["w", "k", "v", "r", "g"].map { "att.time_maa_" + $0 }
+    return ["att.x_x": version7, "att.x_rwkvag": version7, "att.time_maa_fused": version6]
+  }()
+
+  /// GGUF calls tensors of versions 6 and 7 by the same names where BlinkDL does not.
+  enum Dialect { case common, gguf6, gguf7 }
+
+  /// `time_mix_key.weight` → `att.key.weight`, `time_mix_lerp_fused.weight` → `att.x_x`, …
+  private static func ggufLeaf(_ leaf: String, _ dialect: Dialect) -> String? {
+    let modules = [("time_mix_", "att."), ("channel_mix_", "ffn.")]
+    guard leaf.hasSuffix(".weight"), let (prefix, module) = modules.first(where: { leaf.hasPrefix($0.0) })
+    else {
+      return nil
+    }
+    let name = String(leaf.dropFirst(prefix.count).dropLast(7))
+    if ["key", "value", "receptance", "gate", "output"].contains(name) { return module + name + ".weight" }
+    if dialect == .gguf7 {
+      return module + (["lerp_fused": "x_x", "lerp_k": "x_k"][name] ?? name)
+    }
+    if name.hasPrefix("lerp_") { return module + "time_maa_" + name.dropFirst(5) }
+    if name.hasPrefix("decay") { return module + "time_" + name }
+    return module + (name == "first" ? "time_faaaa" : "time_maa_" + name)
+  }
 
   /// BlinkDL names of one stored tensor; names that are not known come back as they are.
-  static func sources(of tensor: StoredTensor) throws(CheckpointError) -> [(name: String, source: Source)] {
-    let (block, leaf) = split(tensor.name)
-    if stacked.contains(leaf) {
-      return try slices(tensor, parts: stackedParts).map { (block + "att.x_" + $0.part, $0.source) }
+  static func sources(
+    of tensor: StoredTensor, dialect: Dialect = .common
+  ) throws(CheckpointError) -> [(name: String, source: StoredTensor)] {
+    var (block, leaf) = split(tensor.name)
+    if dialect != .common { leaf = ggufLeaf(leaf, dialect) ?? leaf }
+    if let parts = stacked[leaf] {
+      return try slices(tensor, parts: parts).map { (block + $0.leaf, $0.slice) }
     }
-    let known = leaves[leaf]
-    return [
-      (block + (known?.name ?? leaf), Source(tensor: tensor, isOutputMajor: known?.outputMajor ?? false))
-    ]
+    var source = tensor
+    if let known = leaves[leaf] {
+      leaf = known.name
+      if known.outputMajor { source.isOutputMajor = true }
+    }
+    return [(block + leaf, source)]
   }
 
   /// `model.layers.3.attn.k_k` → (`blocks.3.`, `att.k_k`). Names outside the blocks: ("", the whole name).
@@ -96,7 +103,7 @@ enum Names {
   /// Cuts a tensor along its first axis.
   private static func slices(
     _ tensor: StoredTensor, parts: [String]
-  ) throws(CheckpointError) -> [(part: String, source: Source)] {
+  ) throws(CheckpointError) -> [(leaf: String, slice: StoredTensor)] {
     let count = tensor.count / parts.count
     guard tensor.shape[0] == parts.count, !tensor.isColumnMajor, let bytes = tensor.type.byteCount(count)
     else {
@@ -104,11 +111,11 @@ enum Names {
         .mismatch, file: tensor.file.path, tensor: tensor.name, "has an unexpected shape",
         found: shapeText(tensor.shape), expected: "\(parts.count) stacked vectors")
     }
-    return parts.enumerated().map { index, part in
+    return parts.enumerated().map { index, leaf in
       var slice = tensor
       slice.shape = [count]
       slice.offset += index * bytes
-      return (part, Source(tensor: slice))
+      return (leaf, slice)
     }
   }
 

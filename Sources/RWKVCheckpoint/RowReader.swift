@@ -26,7 +26,7 @@ extension Checkpoint {
       }
     } else {
       let start = rows.lowerBound * tensor.columns
-      try Checkpoint.read(tensor.source.tensor, from: start, count: rows.count * tensor.columns, into: base)
+      try Checkpoint.read(tensor.source, from: start, count: rows.count * tensor.columns, into: base)
     }
     tensor.source.transform.undo(UnsafeMutableBufferPointer(start: base, count: rows.count * tensor.columns))
   }
@@ -103,7 +103,7 @@ extension Checkpoint {
       let width = min(16, columns - first)
       for column in 0..<width {
         let start = (group * columns + first + column) * groupRows + inner.lowerBound
-        try read(tensor.source.tensor, from: start, count: height, into: tile + column * height)
+        try read(tensor.source, from: start, count: height, into: tile + column * height)
       }
       for row in 0..<height {
         let line = target + row * columns + first

@@ -1,53 +1,3 @@
-/// How the values of a tensor are stored in a checkpoint.
-public enum SourceType: String, Sendable, CaseIterable {
-  case f32 = "F32"
-  case f16 = "F16"
-  case bf16 = "BF16"
-}
-
-extension SourceType {
-  /// Values per block; 1 for plain numbers.
-  var blockLength: Int { 1 }
-  var blockBytes: Int { self == .f32 ? 4 : 2 }
-
-  /// Bytes of `count` values; nil where that is no whole number of blocks or does not fit an Int.
-  func byteCount(_ count: Int) -> Int? {
-    count % blockLength == 0 ? product([count / blockLength, blockBytes]) : nil
-  }
-
-  /// Values of `source` (whole blocks, little-endian) as Float. Exact for F32, F16 and BF16.
-  func decode(_ source: UnsafeRawPointer, count: Int, into target: UnsafeMutablePointer<Float>) {
-    switch self {
-    case .f32:
-      for i in 0..<count {
-        let bits = source.loadUnaligned(fromByteOffset: 4 * i, as: UInt32.self)
-        target[i] = Float(bitPattern: UInt32(littleEndian: bits))
-      }
-    case .f16:
-      for i in 0..<count {
-        target[i] = float(
-          half: UInt16(littleEndian: source.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self)))
-      }
-    case .bf16:
-      for i in 0..<count {
-        let bits = UInt16(littleEndian: source.loadUnaligned(fromByteOffset: 2 * i, as: UInt16.self))
-        target[i] = Float(bitPattern: UInt32(bits) << 16)
-      }
-    }
-  }
-}
-
-/// IEEE half → single, exactly, without branches so that loops of it vectorise: the 15 magnitude bits are
-/// placed as a float 2¹¹² too small (subnormals included) and scaled; infinities and NaN get the full
-/// exponent.
-@inline(__always)
-func float(half: UInt16) -> Float {
-  let magnitude = UInt32(half & 0x7FFF) << 13
-  let scaled = (Float(bitPattern: magnitude) * 0x1p112).bitPattern
-  let bits = magnitude >= 0x7C00 << 13 ? magnitude | 0x7F80_0000 : scaled
-  return Float(bitPattern: bits | UInt32(half & 0x8000) << 16)
-}
-
 /// One tensor as a container describes it: where it lies, its own name and shape.
 struct StoredTensor: Sendable {
   var name: String
@@ -59,6 +9,10 @@ struct StoredTensor: Sendable {
   var offset: Int
   /// True for a 2-D tensor whose values lie column by column (a transposed view in a torch file).
   var isColumnMajor = false
+  /// True where a low-rank matrix is stored as [out, in]; BlinkDL has [in, out].
+  var isOutputMajor = false
+  /// What the file's writer did to the values.
+  var transform = ValueTransform.none
 
   /// The most values a tensor may have; keeps every later product far from overflow.
   static let maximumCount = 1 << 40

@@ -75,7 +75,8 @@ public struct TokenizerJSON: Sendable {
         throw malformed("the id of token \(quoted(text)) is not a natural number")
       }
       ids[text] = id
-      // A token that is also added ("<|endoftext|>") may use characters for themselves; `readAdded` replaces it.
+      // A token that is also added ("<|endoftext|>") may use characters for themselves; `readAdded` replaces
+      // it.
       let bytes = text.unicodeScalars.compactMap { alphabet[$0] }
       guard bytes.count == text.unicodeScalars.count else {
         throw malformed("token \(quoted(text)) has a character that stands for no byte")

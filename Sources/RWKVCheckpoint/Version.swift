@@ -11,14 +11,16 @@ public enum CheckpointVersion: String, Sendable, CaseIterable {
 
 extension CheckpointVersion {
   /// Recognises the architecture by the tensors of block 0, under BlinkDL names.
-  static func detect(_ sources: [String: Source], file: String) throws(CheckpointError) -> CheckpointVersion {
+  static func detect(_ sources: [String: StoredTensor], file: String) throws(CheckpointError)
+    -> CheckpointVersion
+  {
     try refuseRelatives(sources, file: file)
     func has(_ leaf: String) -> Bool { sources["blocks.0." + leaf] != nil }
     if sources.keys.contains(where: { $0.hasPrefix("moba.") }) { return .x }
     if has("att.r_k") || has("att.k_k") || has("att.x_r") { return .v7 }
     if has("att.time_maa_x") { return .v6 }
     guard let decay = sources["blocks.0.att.time_decay"] else {
-      let names = sources.values.map(\.tensor.name).sorted().prefix(4).map(quoted).joined(separator: ", ")
+      let names = sources.values.map(\.name).sorted().prefix(4).map(quoted).joined(separator: ", ")
       throw CheckpointError(
         .unsupported, file: file, "holds no RWKV model that is known", found: "tensors \(names), …",
         expected: "names of RWKV 4, 5, 6, 7 or X (such as 'blocks.0.att.time_decay')",
@@ -27,13 +29,13 @@ extension CheckpointVersion {
     if !has("att.ln_x.weight") { return .v4 }
     if !has("att.gate.weight") { return .v50 }
     // One decay per head in 5.1, one per channel in 5.2. A file may have dropped axes of size one, so count.
-    let width = sources["blocks.0.att.ln_x.weight"]?.tensor.count
-    return decay.tensor.count == width ? .v52 : .v51
+    let width = sources["blocks.0.att.ln_x.weight"]?.count
+    return decay.count == width ? .v52 : .v51
   }
 
   /// Models that resemble a known version, but compute something else.
   private static func refuseRelatives(
-    _ sources: [String: Source], file: String
+    _ sources: [String: StoredTensor], file: String
   ) throws(CheckpointError) {
     let relatives: [(sign: String, model: String)] = [
       (".qkv.", "RWKV-7b (DeepEmbed attention) or a version 8 hybrid"),
@@ -46,7 +48,7 @@ extension CheckpointVersion {
     ]
     for relative in relatives {
       guard let key = sources.keys.filter({ $0.contains(relative.sign) }).min() else { continue }
-      let name = sources[key]?.tensor.name ?? key
+      let name = sources[key]?.name ?? key
       throw CheckpointError(
         .unsupported, file: file, "is \(relative.model), which is not supported",
         found: "tensor \(quoted(name))",

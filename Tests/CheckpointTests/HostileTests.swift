@@ -116,48 +116,48 @@ struct HostileTests {
   /// Every header byte matters or is harmless: seeded damage never crashes, and what still opens can be read.
   @Test(arguments: ["v7-f32-small/model.safetensors", "v7-pth/model.pth", "v4-hf/model.safetensors"])
   func damagedBytesNeverCrash(name: String) throws {
-    try fuzz(contents(goldens + "/" + name), rounds: 1500)
+    try fuzz(contents(goldens + "/" + name), in: folder, rounds: 1500)
   }
+}
 
-  /// Changes one to four bytes (or cuts the file) where structure is: the first and last 12 KiB.
-  private func fuzz(_ sound: [UInt8], rounds: Int) throws {
-    var random = SplitMix(state: 0x5EED + UInt64(sound.count))
-    let path = folder.write("model", sound)
-    let descriptor = open(path, O_RDWR)
-    defer { close(descriptor) }
-    for round in 0..<rounds {
-      var places: [Int] = []
-      for _ in 0...Int(random.next() % 4) {
-        let distance = Int(random.next() % UInt64(min(12_288, sound.count)))
-        let place = random.next() % 3 == 0 ? sound.count - 1 - distance : distance
-        var byte =
-          random.next() % 2 == 0
-          ? UInt8(truncatingIfNeeded: random.next()) : [0, 1, 0x7F, 0x80, 0xFF][round % 5]
-        pwrite(descriptor, &byte, 1, off_t(place))
-        places.append(place)
-      }
-      if round % 50 == 49 { ftruncate(descriptor, off_t(random.next() % UInt64(sound.count))) }
-      do throws(CheckpointError) {
-        let checkpoint = try Checkpoint(path: path, allowQuantized: true)
-        for tensor in checkpoint.tensors where round % 8 == 0 && tensor.rows * tensor.columns < 1 << 20 {
-          var values = [Float](repeating: 0, count: tensor.columns)
-          var failure: CheckpointError?
-          values.withUnsafeMutableBufferPointer { buffer in
-            do throws(CheckpointError) {
-              try checkpoint.readRows(tensor, rows: tensor.rows - 1..<tensor.rows, into: buffer)
-            } catch { failure = error }
-          }
-          if let failure { throw failure }
-        }
-      } catch {
-        #expect(!error.description.isEmpty)
-      }
-      for place in places {
-        var byte = sound[place]
-        pwrite(descriptor, &byte, 1, off_t(place))
-      }
-      if round % 50 == 49 { _ = sound.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) } }
+/// Changes one to four bytes (or cuts the file) where structure is: the first and last 12 KiB.
+func fuzz(_ sound: [UInt8], in folder: TemporaryFolder, rounds: Int) throws {
+  var random = SplitMix(state: 0x5EED + UInt64(sound.count))
+  let path = folder.write("model", sound)
+  let descriptor = open(path, O_RDWR)
+  defer { close(descriptor) }
+  for round in 0..<rounds {
+    var places: [Int] = []
+    for _ in 0...Int(random.next() % 4) {
+      let distance = Int(random.next() % UInt64(min(12_288, sound.count)))
+      let place = random.next() % 3 == 0 ? sound.count - 1 - distance : distance
+      var byte =
+        random.next() % 2 == 0
+        ? UInt8(truncatingIfNeeded: random.next()) : [0, 1, 0x7F, 0x80, 0xFF][round % 5]
+      pwrite(descriptor, &byte, 1, off_t(place))
+      places.append(place)
     }
+    if round % 50 == 49 { ftruncate(descriptor, off_t(random.next() % UInt64(sound.count))) }
+    do throws(CheckpointError) {
+      let checkpoint = try Checkpoint(path: path, allowQuantized: true)
+      for tensor in checkpoint.tensors where round % 8 == 0 && tensor.rows * tensor.columns < 1 << 20 {
+        var values = [Float](repeating: 0, count: tensor.columns)
+        var failure: CheckpointError?
+        values.withUnsafeMutableBufferPointer { buffer in
+          do throws(CheckpointError) {
+            try checkpoint.readRows(tensor, rows: tensor.rows - 1..<tensor.rows, into: buffer)
+          } catch { failure = error }
+        }
+        if let failure { throw failure }
+      }
+    } catch {
+      #expect(!error.description.isEmpty)
+    }
+    for place in places {
+      var byte = sound[place]
+      pwrite(descriptor, &byte, 1, off_t(place))
+    }
+    if round % 50 == 49 { _ = sound.withUnsafeBytes { pwrite(descriptor, $0.baseAddress, $0.count, 0) } }
   }
 }
 

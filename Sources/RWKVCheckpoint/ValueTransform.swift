@@ -1,6 +1,17 @@
 import Glibc
 
-extension Source.Transform {
+/// What a file's writer had done to the values of a tensor.
+enum ValueTransform: Sendable, Equatable {
+  case none
+  /// Stored exp(x).
+  case exponential
+  /// Stored −exp(x).
+  case negativeExponential
+  /// Stored exp(−exp(x)).
+  case decay
+  /// Stored x divided by a power of two.
+  case divided(by: Float)
+
   /// Gives back the checkpoint's own values. Stored results that lost their argument (exp(−exp(x)) rounded to
   /// 0 or 1) become finite arguments with the same result.
   func undo(_ values: UnsafeMutableBufferPointer<Float>) {
