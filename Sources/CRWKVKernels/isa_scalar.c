@@ -3,6 +3,9 @@
 #include "rk_isa.h"
 
 #define RK_ISA scalar
+#if defined(__x86_64__)
+#define RK_FMA_CALLS
+#endif
 #pragma STDC FP_CONTRACT OFF
 
 #include "codes.h"
