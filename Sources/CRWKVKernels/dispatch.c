@@ -14,6 +14,8 @@ typedef struct {
 static int always(void) { return 1; }
 
 #if defined(__x86_64__)
+static int has_sse41(void) { return __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1"); }
+
 static int has_avx2(void) {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
@@ -30,6 +32,7 @@ static int has_avx512(void) {
 static const candidate candidates[] = {
     {&rk_table_scalar, always},
 #if defined(__x86_64__)
+    {&rk_table_sse41, has_sse41},
     {&rk_table_avx2, has_avx2},
     {&rk_table_avx512, has_avx512},
 #elif defined(__aarch64__)

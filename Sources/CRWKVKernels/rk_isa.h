@@ -23,6 +23,7 @@
 
 /// The tables; which of them exist depends on the architecture.
 extern const rk_kernels rk_table_scalar;
+extern const rk_kernels rk_table_sse41;
 extern const rk_kernels rk_table_avx2;
 extern const rk_kernels rk_table_avx512;
 extern const rk_kernels rk_table_neon;

@@ -24,18 +24,20 @@ typedef float f32x2 __attribute__((ext_vector_type(2)));
 typedef int32_t i32x16 __attribute__((ext_vector_type(16)));
 typedef uint32_t u32x16 __attribute__((ext_vector_type(16)));
 
-/// a·b + c with one rounding.
-/// An instruction set without it (SSE4.1) rounds twice: its table agrees with the others to a tolerance only. Where it
-/// is 16 calls of fmaf (scalar on x86), one function keeps them out of every expression.
-#if defined(RK_NO_FMA)
-#define RK_FMA(a, b, c) ((a) * (b) + (c))
-#elif defined(RK_FMA_CALLS)
-static __attribute__((noinline)) f32x16 rk_fma(f32x16 a, f32x16 b, f32x16 c) {
+/// RK_FMA: a·b + c with one rounding; with two on SSE4.1, which has no instruction for it (RK_NO_FMA).
+/// RK_EXACT_FMA: always one rounding. Where that is 16 calls of fmaf, one function keeps them out of expressions.
+#if defined(RK_FMA_CALLS) || defined(RK_NO_FMA)
+static __attribute__((noinline)) f32x16 rk_exact_fma(f32x16 a, f32x16 b, f32x16 c) {
   return __builtin_elementwise_fma(a, b, c);
 }
-#define RK_FMA(a, b, c) rk_fma(a, b, c)
+#define RK_EXACT_FMA(a, b, c) rk_exact_fma(a, b, c)
 #else
-#define RK_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+#define RK_EXACT_FMA(a, b, c) __builtin_elementwise_fma(a, b, c)
+#endif
+#ifdef RK_NO_FMA
+#define RK_FMA(a, b, c) ((a) * (b) + (c))
+#else
+#define RK_FMA(a, b, c) RK_EXACT_FMA(a, b, c)
 #endif
 
 // ---- loads and stores, any alignment ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import Testing
 /// Element-wise functions, sums and norms. `epsilon` is half an ulp of 1: the error of one rounding.
 @Suite struct ElementwiseTests {
   static let epsilon = 0x1p-24
-  static let cases = tableNames.flatMap { table in testLengths.map { (table, $0) } }
+  static let cases = allTables.flatMap { table in testLengths.map { (table, $0) } }
 
   private func expect(_ values: [Float], _ exact: [Double], within limit: (Int) -> Double) {
     for i in values.indices {
@@ -59,7 +59,7 @@ import Testing
     #expect(x.guardsIntact)
   }
 
-  @Test(arguments: tableNames) func reluSquaredLetsNaNThrough(table: String) {
+  @Test(arguments: allTables) func reluSquaredLetsNaNThrough(table: String) {
     let x = Floats([.nan, -.infinity, .infinity, -0.0])
     kernels(table).relu_squared(x.pointer, 4)
     #expect(x.values[0].isNaN)
@@ -135,7 +135,7 @@ import Testing
   }
 
   @Test func layerNormOfAConstantIsItsBias() {
-    for table in tableNames {
+    for table in allTables {
       let x = Floats([Float](repeating: 3, count: 100)), bias = Floats((0..<100).map(Float.init)),
         y = Floats(zeros: 100)
       kernels(table).layer_norm(x.pointer, x.pointer, bias.pointer, 100, 1e-5, y.pointer)

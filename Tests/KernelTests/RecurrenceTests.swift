@@ -23,7 +23,7 @@ import Testing
   @Test(arguments: shapes, [false, true]) func wkv7FollowsItsFormula(shape: Shape, later: Bool) {
     let head = Wkv7Case(T: shape.T, N: shape.N, later: later, seed: 20)
     let single = head.plain(Float.self), exact = head.plain(Double.self)
-    for table in tableNames {
+    for table in allTables {
       let run = head.run(table)
       expect(run.result.y, single.y, exact.y, "y, \(table)")
       expect(run.result.state, single.state, exact.state, "state, \(table)")
@@ -41,7 +41,7 @@ import Testing
   func wkv6FollowsItsFormula(shape: Shape, form: (perToken: Bool, gated: Bool)) {
     let head = Wkv6Case(T: shape.T, N: shape.N, perToken: form.perToken, gated: form.gated, seed: 21)
     let single = head.plain(Float.self), exact = head.plain(Double.self)
-    for table in tableNames {
+    for table in allTables {
       let run = head.run(table)
       expect(run.result.y, single.y, exact.y, "y, \(table)")
       expect(run.result.state, single.state, exact.state, "state, \(table)")
@@ -52,7 +52,7 @@ import Testing
   @Test(arguments: shapes) func wkv4FollowsItsFormula(shape: Shape) {
     let head = Wkv4Case(T: shape.T, n: shape.N, seed: 22)
     let single = head.plain(Float.self), exact = head.plain(Double.self)
-    for table in tableNames {
+    for table in allTables {
       let run = head.run(table)
       expect(run.result.y, single.y, exact.y, "y, \(table)")
       #expect(run.guards)
@@ -63,7 +63,7 @@ import Testing
     let seven = Wkv7Case(T: shape.T, N: shape.N, later: true, seed: 23)
     let six = Wkv6Case(T: shape.T, N: shape.N, perToken: true, gated: true, seed: 24)
     let four = Wkv4Case(T: shape.T, n: shape.N, seed: 25)
-    for table in tableNames {
+    for table in allTables {
       #expect(bits(seven.run(table).result) == bits(seven.run(table, block: 1).result), "\(table)")
       #expect(bits(six.run(table).result) == bits(six.run(table, block: 1).result), "\(table)")
       #expect(bits(four.run(table).result) == bits(four.run(table, block: 1).result), "\(table)")
@@ -80,14 +80,14 @@ import Testing
     for (table, result) in zip(tableNames, results) { #expect(result == results[0], "\(table)") }
   }
 
-  @Test(arguments: tableNames) func extremeLogitsStayFinite(table: String) {
+  @Test(arguments: allTables) func extremeLogitsStayFinite(table: String) {
     let head = Wkv7Case(T: 40, N: 64, later: true, seed: 29, logitScale: 50)
     let run = head.run(table).result, exact = head.plain(Double.self), single = head.plain(Float.self)
     expect(run.y, single.y, exact.y, "y")
     expect(run.state, single.state, exact.state, "state")
   }
 
-  @Test(arguments: tableNames) func zeroKeysOnlyDecayTheState(table: String) {
+  @Test(arguments: allTables) func zeroKeysOnlyDecayTheState(table: String) {
     var head = Wkv7Case(T: 1, N: 64, later: false, seed: 30)
     for i in 0..<64 { head.k[i] = 0 }
     let run = head.run(table).result, exact = head.plain(Double.self)
@@ -96,7 +96,7 @@ import Testing
   }
 
   /// Shifting all keys by a constant leaves a weighted average as it is, however large the exponents become.
-  @Test(arguments: tableNames) func wkv4StaysFiniteForLargeExponents(table: String) {
+  @Test(arguments: allTables) func wkv4StaysFiniteForLargeExponents(table: String) {
     let plain = Wkv4Case(T: 40, n: 64, seed: 31)
     for shift in [Float(-65536), 65536] {
       var shifted = plain

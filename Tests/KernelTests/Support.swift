@@ -28,9 +28,13 @@ struct Random {
   mutating func gaussians(_ count: Int) -> [Float] { (0..<count).map { _ in gaussian() } }
 }
 
-/// The tables that this machine can run; the scalar one is the definition.
+/// The tables that this machine can run and that promise the same bits; the scalar one is the definition.
 var scalarKernels: rk_kernels { kernels("scalar") }
 let otherTables = ["avx2", "avx512", "neon"].filter { (name: String) in rk_kernels_named(name) != nil }
 let tableNames = ["scalar"] + otherTables
+
+/// The tables without fused multiply-add, which agree with them to a tolerance.
+let unfusedTables = ["sse41"].filter { (name: String) in rk_kernels_named(name) != nil }
+let allTables = tableNames + unfusedTables
 
 func kernels(_ name: String) -> rk_kernels { rk_kernels_named(name)!.pointee }
