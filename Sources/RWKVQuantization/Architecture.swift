@@ -3,11 +3,11 @@ import RWKVFormat
 
 /// The tensors that a model of some version and size must have. One list for conversion and verification.
 ///
-/// Letters: L layers, D embedding, V vocabulary, F hidden units, N head size. Shapes are rows × columns as stored.
+/// Letters: L layers, D embedding, V vocabulary, F hidden units, N head size. Shapes: rows × columns as stored.
 struct Architecture {
   private enum Rows: Equatable {
     case count(Int)
-    /// A multiple of the number with this name, such as the rank of a low-rank pair; its first tensor decides it.
+    /// A multiple of the number with this name, such as the rank of a low-rank pair; the first tensor decides.
     case rank(String, times: Int)
   }
   private struct Requirement {
@@ -69,7 +69,7 @@ struct Architecture {
     for layer in 0..<(try size("rwkv.x.layers")) { addAttention("moba.\(layer).") }
   }
 
-  // ---- what there must be --------------------------------------------------------------------------------------
+  // MARK: - What there must be
 
   private mutating func addModel() {
     add("emb.weight", .count(V), .count(D), 1)
@@ -187,7 +187,7 @@ struct Architecture {
     )
   }
 
-  // ---- what there is -------------------------------------------------------------------------------------------
+  // MARK: - What there is
 
   private func problems(_ tensors: [TensorPlan]) -> [String] {
     var rest = Dictionary(tensors.map { ($0.name, $0) }) { first, _ in first }

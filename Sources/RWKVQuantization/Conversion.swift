@@ -29,9 +29,9 @@ public struct ConversionOptions: Sendable {
 public enum Conversion {
   /// Reads `input` (a checkpoint of any known container, or a `.rwkv` file) and writes `output`.
   ///
-  /// Bounded memory: a few MiB per thread, whatever the size of the model. Without success nothing is left behind
-  /// and an existing output is untouched.
-  /// - Parameter progress: called with the share done, 0…1, from any thread; the conversion stops when it returns false.
+  /// Bounded memory: some 20 MiB per thread, whatever the size of the model. Without success nothing is left
+  /// behind and an existing output is untouched.
+  /// - Parameter progress: called with the share done, 0…1, from any thread; stops the conversion by returning false.
   /// - Returns: things worth telling the user, one sentence each.
   public static func convert(
     _ input: String, to output: String, _ options: ConversionOptions,
@@ -121,7 +121,7 @@ private struct Draft {
     }
   }
 
-  /// The weights in the order of the source, which is that of the file.
+  /// The weights in the order in which a runtime needs them.
   private static func plan(
     _ source: any WeightSource, _ type: QuantizationType, threads: Int,
     _ progress: @escaping @Sendable (Double) -> Bool
@@ -132,8 +132,11 @@ private struct Draft {
         $0.role != .vector && !$0.isF16
       }
     }
-    return source.tensors.enumerated().map { (number, tensor) in
-      PlannedTensor(
+    let places = source.tensors.map(\.name).placesInFile
+    let order = source.tensors.indices.sorted { (places[$0], $0) < (places[$1], $1) }
+    return order.map { number in
+      let tensor = source.tensors[number]
+      return PlannedTensor(
         plan: TensorPlan(
           name: tensor.name, format: type.format(for: tensor.role, exactness: exactness[number]),
           rows: tensor.rows,
@@ -172,6 +175,23 @@ private struct Draft {
   }
 }
 
+extension [String] {
+  /// Numbers that ascend in file order, for names that are in it but for the attention blocks of RWKV-X: each of
+  /// these stands behind the last block that is executed before it, number q·(m + 1) − 1 with q = L div M.
+  var placesInFile: [Int] {
+    func number(_ name: String, _ prefix: String) -> Int? {
+      name.hasPrefix(prefix) ? Int(name.dropFirst(prefix.count).prefix { $0 != "." }) : nil
+    }
+    let blocks = (compactMap { number($0, "blocks.") }.max() ?? 0) + 1
+    let attention = (compactMap { number($0, "moba.") }.max() ?? 0) + 1
+    return map { name in
+      if let block = number(name, "blocks.") { return 2 * block }
+      if let block = number(name, "moba.") { return 2 * (blocks / attention * (block + 1) - 1) + 1 }
+      return name == "emb.weight" ? -1 : 2 * blocks
+    }
+  }
+}
+
 extension TensorPlan {
   init(_ info: TensorInfo) {
     self.init(
@@ -181,7 +201,7 @@ extension TensorPlan {
 }
 
 extension Metadata {
-  /// Sizes of a checkpoint, and for RWKV-X the published settings of its attention, which no checkpoint holds.
+  /// Sizes of a checkpoint; for RWKV-X also the published settings of its attention, which are in no checkpoint.
   fileprivate init(_ checkpoint: Checkpoint) {
     self.init()
     self["rwkv.version"] = .string(checkpoint.version.rawValue)

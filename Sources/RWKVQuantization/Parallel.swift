@@ -4,7 +4,7 @@ import Glibc
 import RWKVFormat
 import Synchronization
 
-/// Runs tasks 0..<count on `threads` threads, each with a context of its own, in ascending order of their start.
+/// Runs tasks 0..<count on `threads` threads, each with a context of its own; tasks start in ascending order.
 ///
 /// The first error (or `cancelled` returning true between tasks) stops all threads and is thrown.
 func parallel<Context>(

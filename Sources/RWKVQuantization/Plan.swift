@@ -12,7 +12,7 @@ import RWKVFormat
 /// | fp16 | F16, or BF16 where F16 would lose something | the same | F32 | 10.7 |
 /// | fp32 | F32 | F32 | F32 | 32 |
 ///
-/// Embedding and head are the most sensitive tensors of all and low-rank matrices are small: INT4 does not pay there.
+/// Embedding and head are the most sensitive tensors of all and low-rank matrices are small: INT4 does not pay.
 public enum QuantizationType: String, Sendable, CaseIterable {
   case int4, int5, int8, fp16, fp32
 
@@ -88,8 +88,8 @@ struct Exactness: Equatable {
     f16Range = largest < Float(65520).bitPattern
   }
 
-  /// The bits of a non-negative F32 that have no place in an F16 of its magnitude: 13 bits of the significand, and one
-  /// more for each power of two below 2^-14. All bits below 2^-24, so that anything but zero counts as inexact.
+  /// The bits of a non-negative F32 that have no place in an F16 of its magnitude: 13 bits of the significand,
+  /// and one more for each power of two below 2^-14; below 2^-24 all, so that anything but zero is inexact.
   @inline(__always)
   private static func bitsBelowF16(_ bits: UInt32) -> UInt32 {
     let shortfall = max(0, 113 - Int32(bits >> 23))

@@ -32,11 +32,11 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
       "\(path): tensor '\(tensor)', row \(row), column \(column) is \(value), expected a finite number. "
         + "The checkpoint is damaged or its training diverged: get another one"
     case .alreadyQuantized(let path, let tensor, let format):
-      "\(path): tensor '\(tensor)' is \(format.name) already; a second quantization would add errors. Convert the "
-        + "checkpoint itself, or a .rwkv file of type fp32 or fp16 (without --type the file is re-packed as it is)"
+      "\(path): tensor '\(tensor)' is \(format.name) already; a second quantization would add errors. Convert "
+        + "the checkpoint itself or a .rwkv file of type fp32 or fp16 (without --type a file is re-packed as it is)"
     case .vocabularyTooLarge(let tokenizer, let tokens, let rows):
-      "\(tokenizer): \(tokens) tokens, but the model has rows for \(rows): this is not its tokenizer. Name the "
-        + "right one with --tokenizer"
+      "\(tokenizer): \(tokens) tokens, but the model has rows for \(rows): this is not its tokenizer. Name "
+        + "the right one with --tokenizer"
     case .architecture(let path, let problems):
       "\(path): \(problems.joined(separator: "\n  "))"
     case .outputIsInput(let path):

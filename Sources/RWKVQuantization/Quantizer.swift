@@ -19,8 +19,8 @@ struct PlannedTensor: Sendable {
 
 /// Makes the chunks of a model file on all threads.
 ///
-/// A thread holds one chunk at a time: its weights in F32 (8 MB for 1 MiB of INT4) and its records. The same input gives
-/// the same bytes for any number of threads and on any machine.
+/// A thread holds one chunk at a time: its weights in F32 (8 MB for 1 MiB of INT4) and its records. The same input
+/// gives the same bytes for any number of threads and on any machine.
 struct Quantizer: Sendable {
   let source: (any WeightSource)?
   let tensors: [PlannedTensor]
@@ -28,7 +28,7 @@ struct Quantizer: Sendable {
   /// A table of pure functions.
   nonisolated(unsafe) let kernels: rk_kernels
 
-  /// Writes all chunks. `progress` gets the share done, 0…1, from any thread, one call at a time; false cancels.
+  /// Writes all chunks. `progress` gets the share done, 0…1, from any thread, one call at a time; false stops.
   func run(_ writer: ModelFileWriter, progress: @escaping @Sendable (Double) -> Bool)
     throws(QuantizationError)
   {

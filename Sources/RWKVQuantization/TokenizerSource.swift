@@ -65,8 +65,8 @@ struct TokenizerBlob: Sendable {
 
   /// The tokenizer beside `input` (in it, if it is a directory) that fits a model with `rows` tokens.
   ///
-  /// Files in the same directory may belong to other models: those that cannot be read or do not fill the model's
-  /// rows are passed over.
+  /// Files in the same directory may belong to other models: those that cannot be read or do not fill the
+  /// model's rows are passed over.
   static func beside(_ input: String, rows: Int) -> TokenizerBlob? {
     var status = stat()
     let isDirectory = stat(input, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR

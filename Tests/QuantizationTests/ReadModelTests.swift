@@ -4,7 +4,7 @@ import Testing
 
 @testable import RWKVQuantization
 
-/// formats/read_model.py, a reader written from the text of the format, as a second opinion on real conversions.
+/// formats/read_model.py, a reader written from the text of the format: a second opinion on real conversions.
 @Suite("read_model.py", .enabled(if: python("import numpy, zstandard"), "needs python3, numpy and zstandard"))
 struct ReadModelTests {
   /// The file's values one after another, as F32.

@@ -9,8 +9,8 @@ struct Compare: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Measures what a conversion cost: two models read the same text.",
     discussion: """
-      The text is read as one document from an empty state. KL is the mean over tokens of KL(reference || model) in \
-      nats; state drift is the relative difference of the recurrent states after the text.
+      The text is read as one document from an empty state. KL is the mean over tokens of KL(reference || model) \
+      in nats; state drift is the relative difference of the recurrent states after the text.
       """)
 
   @Argument(help: "The better one: a .rwkv file of type fp32 or fp16.")
@@ -124,7 +124,8 @@ private struct Comparison {
       row("", ["reference", "model"]),
       row("nats per token", nats.map { decimal($0, 4) }),
       row("perplexity", nats.map { decimal(exp($0), 3) }),
-      "KL \(decimal(mean(kl), 6)) nats per token, the same first choice for \(decimal(100 * mean(Double(sameFirst)), 2)) %, "
+      "KL \(decimal(mean(kl), 6)) nats per token, "
+        + "the same first choice for \(decimal(100 * mean(Double(sameFirst)), 2)) %, "
         + "state drift \(decimal(stateDrift, 4)), \(tokens) tokens",
     ].joined(separator: "\n")
   }

@@ -71,7 +71,8 @@ struct Convert: ParsableCommand {
 
   private func report(_ summary: ModelSummary, seconds: Double) {
     note(
-      "\(output): \(summary.title), \(size(summary.fileBytes)), \(decimal(summary.bitsPerWeight, 2)) bits per weight, "
+      "\(output): \(summary.title), \(size(summary.fileBytes)), "
+        + "\(decimal(summary.bitsPerWeight, 2)) bits per weight, "
         + "\(decimal(seconds, 1)) s")
     if asJSON {
       Terminal.output("\(summary.json(path: output, more: [("seconds", .number(seconds, decimals: 3))]))")
