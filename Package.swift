@@ -59,6 +59,6 @@ let package = Package(
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
     tests("ModelTests", ["RWKV", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
     tests("QuantizationTests", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "CRWKVKernels"]),
-    tests("CommandTests", ["rwkv-quantize"]),
+    tests("CommandTests", ["rwkv-quantize", "rwkv-run"]),
   ]
 )

@@ -42,7 +42,8 @@ struct Tool {
   }
 
   /// Runs to the end.
-  func run(_ arguments: String...) throws -> Result { try start(arguments).wait() }
+  func run(_ arguments: String...) throws -> Result { try run(arguments) }
+  func run(_ arguments: [String]) throws -> Result { try start(arguments).wait() }
 
   /// Runs in a shell that says `before` first, for limits.
   func run(_ arguments: [String], after before: String) throws -> Result {
