@@ -3,6 +3,10 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #include "layout.h"
 #include "rk_isa.h"
 
@@ -26,6 +30,14 @@ static int has_avx512(void) {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
+#elif defined(__aarch64__)
+static int has_dotprod(void) {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) & 1 << 20) != 0;  // HWCAP_ASIMDDP
+#else
+  return 1;  // Apple's
+#endif
+}
 #endif
 
 /// Ascending: a cap leaves out what follows it.
@@ -37,6 +49,7 @@ static const candidate candidates[] = {
     {&rk_table_avx512, has_avx512},
 #elif defined(__aarch64__)
     {&rk_table_neon, always},
+    {&rk_table_dotprod, has_dotprod},
 #endif
 };
 enum { CANDIDATES = sizeof candidates / sizeof candidates[0] };

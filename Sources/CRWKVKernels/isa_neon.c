@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Every aarch64 CPU has what this target needs.
 #if defined(__aarch64__)
+#include <arm_neon.h>
+
 #include "rk_isa.h"
 
 #define RK_ISA neon
@@ -8,7 +10,7 @@
 
 #include "codes.h"
 
-#include "dot_scalar.inc"
+#include "dot_neon.inc"
 
 #include "kernels.inc"
 

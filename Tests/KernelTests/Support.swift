@@ -30,11 +30,14 @@ struct Random {
 
 /// The tables that this machine can run and that promise the same bits; the scalar one is the definition.
 var scalarKernels: rk_kernels { kernels("scalar") }
-let otherTables = ["avx2", "avx512", "neon"].filter { (name: String) in rk_kernels_named(name) != nil }
+let otherTables = ["avx2", "avx512", "neon", "dotprod"].filter { (name: String) in rk_kernels_named(name) != nil }
 let tableNames = ["scalar"] + otherTables
 
 /// The tables without fused multiply-add, which agree with them to a tolerance.
 let unfusedTables = ["sse41"].filter { (name: String) in rk_kernels_named(name) != nil }
 let allTables = tableNames + unfusedTables
 
-func kernels(_ name: String) -> rk_kernels { rk_kernels_named(name)!.pointee }
+func kernels(_ name: String) -> rk_kernels {
+  guard let table = rk_kernels_named(name) else { preconditionFailure("no table \(name)") }
+  return table.pointee
+}

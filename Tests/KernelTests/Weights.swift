@@ -25,24 +25,22 @@ func recordBytes(_ format: Format, _ columns: Int, _ rowsPerRecord: Int32) -> In
   rk_record_bytes(format.rawValue, columns, rowsPerRecord)
 }
 
-/// The records of a matrix, 16 rows or one row each, after 64-byte alignment.
+/// The records of a matrix, 16 rows or one row each.
 func encode(_ x: [Float], _ format: Format, columns: Int, panels: Bool, with kernels: rk_kernels) -> [UInt8] {
   let rows = x.count / columns
-  let size = recordBytes(format, columns, panels ? 16 : 1)
-  let count = panels ? (rows + 15) / 16 : rows
-  var records = [UInt8](repeating: 0xAA, count: count * size)
-  for i in 0..<count {
-    records.withUnsafeMutableBytes { out in
-      x.withUnsafeBufferPointer { x in
-        let record = out.baseAddress! + i * size
-        if panels {
-          let start = x.baseAddress! + 16 * i * columns
-          kernels.encode_panel(format.rawValue, start, columns, min(16, rows - 16 * i), columns, record)
-        } else {
-          kernels.encode_row(format.rawValue, x.baseAddress! + i * columns, columns, record)
-        }
-      }
+  let step = panels ? 16 : 1
+  var records: [UInt8] = []
+  for first in stride(from: 0, to: rows, by: step) {
+    // What a record held before must not matter.
+    var record = [UInt8](repeating: 0xAA, count: recordBytes(format, columns, Int32(step)))
+    let count = min(step, rows - first)
+    let part = Array(x[(first * columns)..<((first + count) * columns)])
+    if panels {
+      kernels.encode_panel(format.rawValue, part, columns, count, columns, &record)
+    } else {
+      kernels.encode_row(format.rawValue, part, columns, &record)
     }
+    records += record
   }
   return records
 }
@@ -51,65 +49,82 @@ func encode(_ x: [Float], _ format: Format, columns: Int, panels: Bool, with ker
 func decode(
   _ records: [UInt8], _ format: Format, rows: Int, columns: Int, panels: Bool, with kernels: rk_kernels
 ) -> [Float] {
-  let size = recordBytes(format, columns, panels ? 16 : 1)
-  var out = [Float](repeating: .nan, count: rows * columns)
-  out.withUnsafeMutableBufferPointer { out in
-    records.withUnsafeBytes { bytes in
-      for r in 0..<rows {
-        let row = out.baseAddress! + r * columns
-        if panels {
-          kernels.decode_panel_row(format.rawValue, bytes.baseAddress! + r / 16 * size, columns, r % 16, row)
-        } else {
-          kernels.decode_row(format.rawValue, bytes.baseAddress! + r * size, columns, row)
-        }
-      }
+  let step = panels ? 16 : 1
+  let size = recordBytes(format, columns, Int32(step))
+  var out: [Float] = []
+  for r in 0..<rows {
+    let record = Array(records[(r / step * size)..<(r / step * size + size)])
+    var row = [Float](repeating: .nan, count: columns)
+    if panels {
+      kernels.decode_panel_row(format.rawValue, record, columns, r % 16, &row)
+    } else {
+      kernels.decode_row(format.rawValue, record, columns, &row)
     }
+    out += row
   }
   return out
 }
 
 /// The activations of T tokens, as quantize_input fills them.
-struct Input {
+final class Input {
   let columns: Int
   let stride: Int
   let tokens: Int
-  var values: [Float]
-  var high: [Int8]
-  var low: [Int8]
-  var scale: [Float]
-  var sum: [Int32]
-  var sum15: [Int32]
+  let values: UnsafeMutableBufferPointer<Float>
+  let high: UnsafeMutableBufferPointer<Int8>
+  let low: UnsafeMutableBufferPointer<Int8>
+  let scale: UnsafeMutableBufferPointer<Float>
+  let sum: UnsafeMutableBufferPointer<Int32>
+  let sum15: UnsafeMutableBufferPointer<Int32>
+
+  /// Fills everything with `value` first: what the kernel leaves out shows.
+  private static func buffer<T>(_ count: Int, _ value: T) -> UnsafeMutableBufferPointer<T> {
+    let buffer = UnsafeMutableBufferPointer<T>.allocate(capacity: count)
+    buffer.initialize(repeating: value)
+    return buffer
+  }
 
   init(_ x: [Float], columns: Int, with kernels: rk_kernels) {
     self.columns = columns
     stride = (columns + 63) / 64 * 64
     tokens = x.count / columns
     let n = stride * tokens
-    values = [Float](repeating: 0, count: n)
-    high = [Int8](repeating: 77, count: n)
-    low = [Int8](repeating: 77, count: n)
-    scale = [Float](repeating: .nan, count: n / 32)
-    sum = [Int32](repeating: 77, count: n / 16)
-    sum15 = [Int32](repeating: 77, count: n / 32)
+    values = Self.buffer(n, 0)
+    high = Self.buffer(n, 77)
+    low = Self.buffer(n, 77)
+    scale = Self.buffer(n / 32, .nan)
+    sum = Self.buffer(n / 16, 77)
+    sum15 = Self.buffer(n / 32, 77)
     for t in 0..<tokens {
       for c in 0..<columns { values[t * stride + c] = x[t * columns + c] }
-      let i = t * stride
-      x.withUnsafeBufferPointer { x in
-        high.withUnsafeMutableBufferPointer { high in
-          low.withUnsafeMutableBufferPointer { low in
-            scale.withUnsafeMutableBufferPointer { scale in
-              sum.withUnsafeMutableBufferPointer { sum in
-                sum15.withUnsafeMutableBufferPointer { sum15 in
-                  kernels.quantize_input(
-                    x.baseAddress! + t * columns, columns, high.baseAddress! + i, low.baseAddress! + i,
-                    scale.baseAddress! + i / 32, sum.baseAddress! + i / 16, sum15.baseAddress! + i / 32)
-                }
-              }
-            }
-          }
-        }
-      }
+      let input = view(from: t)
+      kernels.quantize_input(
+        input.values, columns, UnsafeMutablePointer(mutating: input.high),
+        UnsafeMutablePointer(mutating: input.low),
+        UnsafeMutablePointer(mutating: input.scale), UnsafeMutablePointer(mutating: input.sum),
+        UnsafeMutablePointer(mutating: input.sum15))
     }
+  }
+
+  deinit {
+    values.deallocate()
+    high.deallocate()
+    low.deallocate()
+    scale.deallocate()
+    sum.deallocate()
+    sum15.deallocate()
+  }
+
+  /// The tokens from t on.
+  func view(from t: Int) -> rk_input {
+    func start<T>(_ buffer: UnsafeMutableBufferPointer<T>, _ offset: Int) -> UnsafePointer<T> {
+      guard let base = buffer.baseAddress else { preconditionFailure("no tokens") }
+      return UnsafePointer(base + offset)
+    }
+    let i = t * stride
+    return rk_input(
+      values: start(values, i), high: start(high, i), low: start(low, i), scale: start(scale, i / 32),
+      sum: start(sum, i / 16), sum15: start(sum15, i / 32), stride: stride)
   }
 
   /// What a kernel of this format multiplies with.
@@ -128,31 +143,9 @@ struct Input {
   ) -> [Float] {
     let panelCount = panels.count / recordBytes(format, columns, 16)
     let T = count ?? tokens
-    let ldy = 16 * panelCount
-    var y = [Float](repeating: .nan, count: T * ldy)
-    let offset = first * stride
-    values.withUnsafeBufferPointer { values in
-      high.withUnsafeBufferPointer { high in
-        low.withUnsafeBufferPointer { low in
-          scale.withUnsafeBufferPointer { scale in
-            sum.withUnsafeBufferPointer { sum in
-              sum15.withUnsafeBufferPointer { sum15 in
-                var x = rk_input(
-                  values: values.baseAddress! + offset, high: high.baseAddress! + offset,
-                  low: low.baseAddress! + offset, scale: scale.baseAddress! + offset / 32,
-                  sum: sum.baseAddress! + offset / 16, sum15: sum15.baseAddress! + offset / 32, stride: stride)
-                panels.withUnsafeBytes { panels in
-                  y.withUnsafeMutableBufferPointer { y in
-                    kernels.matmul(
-                      format.rawValue, panels.baseAddress!, columns, 0, panelCount, &x, T, y.baseAddress!, ldy)
-                  }
-                }
-              }
-            }
-          }
-        }
-      }
-    }
+    var y = [Float](repeating: .nan, count: T * 16 * panelCount)
+    var x = view(from: first)
+    kernels.matmul(format.rawValue, panels, columns, 0, panelCount, &x, T, &y, 16 * panelCount)
     return y
   }
 }
