@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// Codes, scales and half-precision values as vectors: formats/rwkv-v1.md section 4. Like vector.h, this is included
-/// after the target is switched on.
+/// Codes, scales and half-precision values as vectors: formats/rwkv-v1.md section 4. Like vector.h, this is
+/// included after the target is switched on.
 #ifndef RK_CODES_H
 #define RK_CODES_H
 
@@ -14,11 +14,14 @@ typedef uint8_t u8x64 __attribute__((ext_vector_type(64)));
 typedef int8_t s8x16 __attribute__((ext_vector_type(16)));
 typedef uint16_t u16x16 __attribute__((ext_vector_type(16)));
 
-// ---- tables of values ------------------------------------------------------------------------------------------
+// ---- tables of values -------------------------------------------------------------------------------------
 /// T4, and T5 for even and for odd codes.
-static const int8_t rk_table4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-static const int8_t rk_table5_even[16] = {-116, -83, -62, -47, -34, -23, -12, -2, 8, 17, 28, 40, 53, 71, 97, 121};
-static const int8_t rk_table5_odd[16] = {-99, -71, -54, -40, -28, -17, -7, 3, 12, 23, 34, 46, 61, 82, 112, 127};
+static const int8_t rk_table4[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+static const int8_t rk_table5_even[16] = {-116, -83, -62, -47, -34, -23, -12, -2,
+                                          8,    17,  28,  40,  53,  71,  97,  121};
+static const int8_t rk_table5_odd[16] = {-99, -71, -54, -40, -28, -17, -7,  3,
+                                         12,  23,  34,  46,  61,  82,  112, 127};
 
 RK_INLINE u8x16 rk_load_u8(const void *p) {
   u8x16 x;
@@ -41,9 +44,9 @@ RK_INLINE u16x16 rk_load_u16(const void *p) {
 /// A table with `add` (modulo 256) added to its entries, once for each 16 bytes of a vector.
 RK_INLINE u8x64 rk_table(const int8_t *table, int add) {
   u8x16 t = rk_load_u8(table) + (uint8_t)add;
-  return __builtin_shufflevector(t, t, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7,
-                                 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
-                                 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return __builtin_shufflevector(t, t, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5,
+                                 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,
+                                 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
 /// The entries as F32.
@@ -51,15 +54,15 @@ RK_INLINE f32x16 rk_table_values(const int8_t *table) {
   return __builtin_convertvector(__builtin_convertvector((s8x16)rk_load_u8(table), i32x16), f32x16);
 }
 
-// ---- scale bytes -----------------------------------------------------------------------------------------------
+// ---- scale bytes ------------------------------------------------------------------------------------------
 /// Bits of s in a scale byte of INT4 and INT5; the others choose o.
 RK_INLINE int rk_scale_bits(int format) { return format == RK_INT4 ? 6 : 7; }
 
 /// o of scale bytes whose offset bits are 0; each step adds 4.
 RK_INLINE int rk_lowest_offset(int format) { return format == RK_INT4 ? -4 : 0; }
 
-/// s of 16 scale bytes, INT4 and INT5 times 2^(32 − scale bits): a shift to the top reads the sign at no cost, and
-/// rk_scale_unit undoes the power of two where it costs nothing either.
+/// s of 16 scale bytes, INT4 and INT5 times 2^(32 − scale bits): a shift to the top reads the sign at no
+/// cost, and rk_scale_unit undoes the power of two where it costs nothing either.
 RK_INLINE f32x16 rk_scaled_scales(int format, i32x16 bytes) {
   return __builtin_convertvector(format == RK_INT8 ? bytes : bytes << (32 - rk_scale_bits(format)), f32x16);
 }
@@ -70,8 +73,9 @@ RK_INLINE float rk_scale_unit(int format) {
 
 RK_INLINE i32x16 rk_scale_bytes(const uint8_t *p) { return __builtin_convertvector(rk_load_u8(p), i32x16); }
 
-// ---- half precision --------------------------------------------------------------------------------------------
-/// F16 as F32. A subnormal number gets the exponent −14 and the leading bit that it lacks; that bit is subtracted.
+// ---- half precision ---------------------------------------------------------------------------------------
+/// F16 as F32. A subnormal number gets the exponent −14 and the leading bit that it lacks; that bit is
+/// subtracted.
 RK_INLINE f32x16 rk_f16_value(u16x16 half) {
   u32x16 h = __builtin_convertvector(half, u32x16), exponent = h & 0x7c00;
   u32x16 magnitude = ((h & 0x7fff) << 13) + 0x38000000;

@@ -56,7 +56,8 @@ enum { CANDIDATES = sizeof candidates / sizeof candidates[0] };
 
 const rk_kernels *rk_kernels_named(const char *name) {
   for (int i = 0; i < CANDIDATES; i++)
-    if (strcmp(candidates[i].table->name, name) == 0) return candidates[i].runs() ? candidates[i].table : NULL;
+    if (strcmp(candidates[i].table->name, name) == 0)
+      return candidates[i].runs() ? candidates[i].table : NULL;
   return NULL;
 }
 
@@ -75,5 +76,6 @@ const rk_kernels *rk_kernels_best(void) {
 }
 
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record) {
-  return rows_per_record == 16 ? (size_t)panel_bytes(format, columns) : (size_t)row_layout(format, columns).bytes;
+  return rows_per_record == 16 ? (size_t)panel_bytes(format, columns)
+                               : (size_t)row_layout(format, columns).bytes;
 }

@@ -8,7 +8,9 @@
 
 #include "rk_kernels.h"
 
-static inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 
 static inline ptrdiff_t padded_columns(ptrdiff_t columns) { return round_up(columns, 32); }
 

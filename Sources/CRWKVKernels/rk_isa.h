@@ -6,7 +6,8 @@
 ///   2. switches the target on for all functions that follow (`#pragma clang attribute push`),
 ///   3. includes dot_*.inc — the few operations that need intrinsics — and kernels.inc,
 ///   4. switches the target off and defines the table by including table.inc.
-/// No compiler flags are needed, and no instruction outside a table's target is reached before dispatch.c chose it.
+/// No compiler flags are needed, and no instruction outside a table's target is reached before dispatch.c
+/// chose it.
 #ifndef RK_ISA_H
 #define RK_ISA_H
 

@@ -30,7 +30,9 @@ struct Random {
 
 /// The tables that this machine can run and that promise the same bits; the scalar one is the definition.
 var scalarKernels: rk_kernels { kernels("scalar") }
-let otherTables = ["avx2", "avx512", "neon", "dotprod"].filter { (name: String) in rk_kernels_named(name) != nil }
+let otherTables = ["avx2", "avx512", "neon", "dotprod"].filter { (name: String) in
+  rk_kernels_named(name) != nil
+}
 let tableNames = ["scalar"] + otherTables
 
 /// The tables without fused multiply-add, which agree with them to a tolerance.

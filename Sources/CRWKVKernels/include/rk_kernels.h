@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 /// The kernels: pure functions on pointers. They allocate nothing, keep nothing and start no threads.
 ///
-/// `rk_kernels_best()` returns a table of functions for the best instruction set that this CPU (and the environment
-/// variable RWKV_ISA=scalar|avx2|avx512|neon|dotprod as a cap) allows. Every table computes the same numbers:
+/// `rk_kernels_best()` returns a table of functions for the best instruction set that this CPU (and the
+/// environment variable RWKV_ISA=scalar|sse41|avx2|avx512|neon|dotprod as a cap) allows. Every table computes
+/// the same numbers:
 /// - integer parts (dot products of codes) are exact;
-/// - floating-point parts follow one order of operations with fused multiply-add, so that tables with FMA hardware and
-///   the scalar one (fmaf) agree bit for bit;
+/// - floating-point parts follow one order of operations with fused multiply-add, so that tables with FMA
+///   hardware and the scalar one (fmaf) agree bit for bit;
 /// - a block of T tokens gives bit for bit what T calls with one token give.
 ///
 /// Layouts of weights: formats/rwkv-v1.md section 4. Letters: D embedding, N head size, K columns, T tokens.
@@ -99,10 +100,10 @@ typedef struct {
 } rk_wkv4;
 
 typedef struct {
-  const char *name;  ///< "scalar", "avx2", "avx512", "neon" or "dotprod"
+  const char *name;  ///< "scalar", "sse41", "avx2", "avx512", "neon" or "dotprod"
 
-  // ---- matrices ------------------------------------------------------------------------------------------------
-  /// y[t·ldy + 16·p + r] = Σ_c W[16·p + r][c] · x[t][c] for panels p of [first, first + count) and all T tokens.
+  // ---- matrices -------------------------------------------------------------------------------------------
+  /// y[t·ldy + 16·p + r] = Σ_c W[16·p + r][c] · x[t][c] for panels p of [first, first + count), all T tokens.
   /// All 16 rows of a panel are written; rows that do not exist give 0.
   void (*matmul)(int format, const void *panels, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
                  const rk_input *x, ptrdiff_t T, float *y, ptrdiff_t ldy);
@@ -122,9 +123,10 @@ typedef struct {
   void (*quantize_input)(const float *x, ptrdiff_t n, int8_t *high, int8_t *low, float *scale, int32_t *sum,
                          int32_t *sum15);
 
-  // ---- element-wise, n any number ------------------------------------------------------------------------------
+  // ---- element-wise, n any number -------------------------------------------------------------------------
   /// y = (x − mean) / sqrt(variance + epsilon) · weight + bias
-  void (*layer_norm)(const float *x, const float *weight, const float *bias, ptrdiff_t n, float epsilon, float *y);
+  void (*layer_norm)(const float *x, const float *weight, const float *bias, ptrdiff_t n, float epsilon,
+                     float *y);
   /// y = x + (previous − x) · mu: token shift
   void (*token_shift)(const float *x, const float *previous, const float *mu, ptrdiff_t n, float *y);
   void (*add)(const float *x, ptrdiff_t n, float *y);                       ///< y += x
@@ -142,15 +144,16 @@ typedef struct {
   /// x ← exp(x − max) and returns the sum: a softmax before its division
   float (*exp_shifted)(float *x, ptrdiff_t n, float max);
 
-  // ---- recurrences, one head (or channel range) ------------------------------------------------------------------
+  // ---- recurrences, one head (or channel range) -----------------------------------------------------------
   void (*wkv4)(const rk_wkv4 *);
   void (*wkv6)(const rk_wkv6 *);
   void (*wkv7)(const rk_wkv7 *);
 
-  // ---- quantization: the same bytes from every table -------------------------------------------------------------
+  // ---- quantization: the same bytes from every table ------------------------------------------------------
   /// Packs 16 rows (row r at x + r·ldx; rows ≥ `rows` count as zero) of `columns` floats into one panel.
   /// Magnitudes beyond what d can hold are cut off; NaN and infinity give some valid code.
-  void (*encode_panel)(int format, const float *x, ptrdiff_t ldx, ptrdiff_t rows, ptrdiff_t columns, void *panel);
+  void (*encode_panel)(int format, const float *x, ptrdiff_t ldx, ptrdiff_t rows, ptrdiff_t columns,
+                       void *panel);
   void (*encode_row)(int format, const float *x, ptrdiff_t columns, void *row);
 } rk_kernels;
 
@@ -160,7 +163,8 @@ typedef struct {
 /// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);
 
-/// The best table for this machine; chosen once. A value of RWKV_ISA that names no table of this build is no cap.
+/// The best table for this machine; chosen once. A value of RWKV_ISA that names no table of this build is no
+/// cap.
 const rk_kernels *rk_kernels_best(void);
 /// The table called `name`, or NULL if this build or this CPU does not have it.
 const rk_kernels *RK_NULLABLE rk_kernels_named(const char *name);
