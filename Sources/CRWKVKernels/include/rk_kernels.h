@@ -6,7 +6,8 @@
 /// the same numbers:
 /// - integer parts (dot products of codes) are exact;
 /// - floating-point parts follow one order of operations with fused multiply-add, so that tables with FMA
-///   hardware and the scalar one (fmaf) agree bit for bit;
+///   hardware and the scalar one (fmaf) agree bit for bit (sse41 has no such instruction: its sums agree within
+///   rounding);
 /// - a block of T tokens gives bit for bit what T calls with one token give.
 ///
 /// Layouts of weights: formats/rwkv-v1.md section 4. Letters: D embedding, N head size, K columns, T tokens.
