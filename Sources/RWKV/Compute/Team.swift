@@ -16,10 +16,14 @@ final class Team: Sendable {
   private let ticket = Atomic<UInt64>(0)
   /// Finished tasks of the current phase.
   private let finished = Atomic<Int>(0)
+  /// Nanoseconds that members of the current evaluation spent waiting for others for long.
+  private let stalled = Atomic<UInt64>(0)
+  private let crew: Mutex<Crew>
 
   init(size: Int) {
     precondition(size > 0)
     self.size = size
+    crew = Mutex(Crew(largest: size))
   }
 
   /// Runs `body` on all members and returns when all have left it.
@@ -27,18 +31,26 @@ final class Team: Sendable {
   /// One evaluation at a time: a team belongs to one session.
   func run(_ body: (inout Member) -> Void) {
     let first = ticket.load(ordering: .acquiring) >> 32
-    guard size > 1 else {
-      var member = Member(team: self, index: 0, phase: first)
+    let count = crew.withLock { $0.next() }
+    guard count > 1 else {
+      var member = Member(team: self, index: 0, count: 1, phase: first)
       return body(&member)
     }
+    let start = nanoseconds()
+    let left = Atomic<UInt64>(start)
     // The closure runs only while `run` waits, so its captures outlive it.
     withoutActuallyEscaping(body) { body in
       nonisolated(unsafe) let body = body
-      DispatchQueue.concurrentPerform(iterations: size) { index in
-        var member = Member(team: self, index: index, phase: first)
+      DispatchQueue.concurrentPerform(iterations: count) { index in
+        var member = Member(team: self, index: index, count: count, phase: first)
         body(&member)
+        // The first to leave has seen the end of the last phase; from then on there is only waiting for the others.
+        _ = left.compareExchange(expected: start, desired: nanoseconds(), ordering: .relaxed)
       }
     }
+    let end = nanoseconds()
+    let waited = stalled.exchange(0, ordering: .relaxed) + end - left.load(ordering: .relaxed)
+    crew.withLock { $0.learn(stalled: waited, of: end - start) }
   }
 
   /// One thread's way through the phases of an evaluation.
@@ -47,15 +59,15 @@ final class Team: Sendable {
     private var phase: UInt64
     /// 0..<teamSize, different for members that run at the same time: selects scratch.
     let index: Int
+    /// Number of members in this evaluation, for choosing how finely to cut work.
+    let teamSize: Int
 
-    fileprivate init(team: Team, index: Int, phase: UInt64) {
+    fileprivate init(team: Team, index: Int, count: Int, phase: UInt64) {
       self.team = team
       self.index = index
+      teamSize = count
       self.phase = phase
     }
-
-    /// Number of members, for choosing how finely to cut work.
-    var teamSize: Int { team.size }
 
     /// Shares tasks 0..<count among the members and returns when all are done.
     ///
@@ -65,7 +77,7 @@ final class Team: Sendable {
       guard count > 0 else { return }
       let current = phase
       phase = (phase + 1) & 0xffff_ffff
-      if team.size == 1 {
+      if teamSize == 1 {
         for index in 0..<count { task(index) }
         return
       }
@@ -98,10 +110,64 @@ final class Team: Sendable {
 
   private func wait(for phase: UInt64) {
     var turns = 0
+    var start: UInt64 = 0
     while ticket.load(ordering: .acquiring) >> 32 == phase {
       turns += 1
       // Phases last microseconds: look for a while, then let others have the core.
-      if turns < 2000 { rk_pause() } else { sched_yield() }
+      if turns < 2000 {
+        rk_pause()
+      } else {
+        if start == 0 { start = nanoseconds() }
+        sched_yield()
+      }
+    }
+    if start > 0 { stalled.add(nanoseconds() - start, ordering: .relaxed) }
+  }
+}
+
+/// How many members an evaluation gets: fewer while another process keeps a core busy.
+///
+/// A member without a core holds its task back for milliseconds, as long as many phases take. When the members spend
+/// a good part of their time waiting for such a one, the team does better without it; from time to time it
+/// is asked back.
+private struct Crew {
+  private let largest: Int
+  private var count: Int
+  /// Evaluations until a larger team is tried.
+  private var rest = 0
+  /// How long the next rest will be; doubles each time a larger team stalls again.
+  private var nextRest = Self.shortestRest
+  private static let shortestRest = 16
+  private static let longestRest = 1024
+
+  init(largest: Int) {
+    self.largest = largest
+    count = largest
+  }
+
+  mutating func next() -> Int {
+    guard count < largest else { return count }
+    rest -= 1
+    if rest < 0 { count += 1 }
+    return count
+  }
+
+  /// Takes note of an evaluation in which members together waited `stalled` of `elapsed` nanoseconds each.
+  mutating func learn(stalled: UInt64, of elapsed: UInt64) {
+    let isStalled = Double(stalled) > 0.15 * Double(elapsed)
+    if isStalled && count > 1 {
+      count -= 1
+      rest = nextRest
+      nextRest = min(2 * nextRest, Self.longestRest)
+    } else if count == largest {
+      nextRest = max(nextRest - 1, Self.shortestRest)
     }
   }
+}
+
+/// A clock that only moves forward.
+private func nanoseconds() -> UInt64 {
+  var time = timespec()
+  clock_gettime(CLOCK_MONOTONIC, &time)
+  return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
 }
