@@ -83,10 +83,13 @@ public final class Model: Sendable {
     guard case .string(let name)? = file.metadata["tokenizer.kind"] else { return nil }
     guard let kind = TokenizerKind(rawValue: name) else {
       throw ModelError(
-        .invalidMetadata(key: "tokenizer.kind", found: name, expected: "world, bpe or bytes"), path: file.path)
+        .invalidMetadata(key: "tokenizer.kind", found: name, expected: "world, bpe or bytes"), path: file.path
+      )
     }
     if kind == .bytes { return ByteTokenizer() }
-    guard let tensor = file["tokenizer"] else { throw ModelError(.missingTensor("tokenizer"), path: file.path) }
+    guard let tensor = file["tokenizer"] else {
+      throw ModelError(.missingTensor("tokenizer"), path: file.path)
+    }
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.rawBytes, alignment: 1)
     defer { bytes.deallocate() }
     do { try file.read(tensor, into: bytes) } catch { throw ModelError(.file("\(error)")) }

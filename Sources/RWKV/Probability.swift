@@ -9,7 +9,8 @@ public func crossEntropy(_ logits: UnsafeBufferPointer<Float>, target: Int) -> D
 }
 
 /// KL(reference ‖ model) of two softmax distributions in nats: Σ p ln(p / q), summed in double precision.
-public func divergence(_ reference: UnsafeBufferPointer<Float>, _ model: UnsafeBufferPointer<Float>) -> Double {
+public func divergence(_ reference: UnsafeBufferPointer<Float>, _ model: UnsafeBufferPointer<Float>) -> Double
+{
   precondition(reference.count == model.count)
   let (p0, q0) = (Double(reference.max() ?? 0), Double(model.max() ?? 0))
   var (pSum, qSum, difference) = (0.0, 0.0, 0.0)
