@@ -1,3 +1,4 @@
+import CRWKVKernels
 import Glibc
 import RWKVCheckpoint
 import RWKVFormat
@@ -84,9 +85,13 @@ struct ConversionTests {
     let input = golden("v7-std")
     try convert(input, to: folder.file("1"), type) { $0.threads = 1 }
     for threads in [2, 3] { try convert(input, to: folder.file("\(threads)"), type) { $0.threads = threads } }
-    try convert(input, to: folder.file("scalar"), type) { $0.instructionSet = "scalar" }
+    let sets = ["scalar", "sse41", "avx2", "avx512", "neon"].filter { (name: String) in
+      rk_kernels_named(name) != nil
+    }
+    #expect(sets.contains("scalar"))
+    for set in sets { try convert(input, to: folder.file(set), type) { $0.instructionSet = set } }
     let first = readBytes(folder.file("1"))
-    for name in ["2", "3", "scalar"] { #expect(readBytes(folder.file(name)) == first, "\(name)") }
+    for name in ["2", "3"] + sets { #expect(readBytes(folder.file(name)) == first, "\(name)") }
   }
 
   @Test func repackingTouchesNoWeight() throws {
@@ -199,7 +204,9 @@ struct ConversionTests {
 
   /// L = 5, M = 2: the attention blocks come after blocks 1 and 3.
   @Test func tensorsStandInTheOrderOfEvaluation() {
-    let names = ["emb.weight", "blocks.0.a", "blocks.0.b", "blocks.1.a", "blocks.2.a", "blocks.3.a", "blocks.4.a"]
+    let names = [
+      "emb.weight", "blocks.0.a", "blocks.0.b", "blocks.1.a", "blocks.2.a", "blocks.3.a", "blocks.4.a",
+    ]
     let places = (names + ["moba.0.a", "moba.1.a", "ln_out.weight", "head.weight"]).placesInFile
     #expect(places == [-1, 0, 0, 2, 4, 6, 8, 3, 7, 10, 10])
     // M = 1: after all blocks.
