@@ -51,7 +51,9 @@ let package = Package(
       name: "Terminal", dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "tools/terminal", swiftSettings: swiftSettings),
     tool("rwkv-run", ["Terminal", "RWKV", "RWKVFormat", "RWKVTokenizer"]),
-    tool("rwkv-quantize", ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
+    tool(
+      "rwkv-quantize",
+      ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
     tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
     tests("FormatTests", ["RWKVFormat", "CZstd"]),

@@ -34,7 +34,8 @@ private func controlGroupProcessors() -> Int? {
 /// "QUOTA PERIOD" [µs] or "max PERIOD", as in `cpu.max`.
 package func processors(ofQuota text: String) -> Int? {
   let fields = text.split { $0 == " " || $0 == "\n" }
-  guard fields.count == 2, let quota = Int(fields[0]), let period = Int(fields[1]), quota > 0, period > 0 else {
+  guard fields.count == 2, let quota = Int(fields[0]), let period = Int(fields[1]), quota > 0, period > 0
+  else {
     return nil
   }
   return (quota - 1) / period + 1
