@@ -45,6 +45,9 @@ final class Frame {
   private let index: UnsafeMutablePointer<Int32>
   private let value: UnsafeMutablePointer<Float>
   private let rowScratch: UnsafeMutablePointer<Float>
+  /// Hidden rows that decoding has read so far, by part, and how many there were to read.
+  private let rowsRead: UnsafeMutablePointer<Int>
+  private let rowsSeen: UnsafeMutablePointer<Int>
   /// Rows of the current block.
   var rows = 0
   /// They belong to these runs.
@@ -82,6 +85,8 @@ final class Frame {
     index = try arena.allocate(Int32.self, count: hiddenUnits)
     value = try arena.allocate(Float.self, count: hiddenUnits)
     rowScratch = try arena.allocate(Float.self, count: teamSize * Int(RK_ADD_ROWS_SCRATCH))
+    rowsRead = try arena.allocate(Int.self, count: Self.parts)
+    rowsSeen = try arena.allocate(Int.self, count: Self.parts)
     runOfRow = try arena.allocate(Int.self, count: capacity)
   }
 
@@ -97,6 +102,13 @@ final class Frame {
       hasSequences = hasSequences || run.count > 1
     }
     precondition(rows <= capacity)
+  }
+
+  /// Share of the hidden units' rows that decoding single tokens has read, 0…1; 1 before the first token.
+  var hiddenShare: Double {
+    let parts = 0..<Self.parts
+    let seen = parts.reduce(0) { $0 + rowsSeen[$1] }
+    return seen == 0 ? 1 : Double(parts.reduce(0) { $0 + rowsRead[$1] }) / Double(seen)
   }
 
   /// Adds what is pending to row `row` of the residual stream.
@@ -183,6 +195,8 @@ final class Frame {
       member.parallel(Self.parts) { part in
         let (from, to) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)
         let count = kernels.nonzero(hidden[0], from, to, index + from, value + from)
+        rowsRead[part] += count
+        rowsSeen[part] += to - from
         partial[part].update(repeating: 0, count: D)
         kernels.add_rows(
           matrix.format, matrix.records, D, index + from, value + from, count, 0, D, partial[part])

@@ -12,6 +12,8 @@ public final class Model: Sendable {
   public let tokenizer: (any Tokenizer)?
   /// Bytes of weights that decoding one token can read: all but the embedding table.
   public let weightBytes: Int
+  /// Those of them that belong to single hidden units of channel mixing.
+  let hiddenRowBytes: Int
 
   let embeddings: EmbeddingTable
   let inputNorm: LayerNorm
@@ -52,6 +54,9 @@ public final class Model: Sendable {
       embeddings = try EmbeddingTable(file, configuration)
       store = try WeightStore(file, configuration, threads: threads, progress: progress)
       weightBytes = store.byteCount
+      hiddenRowBytes = file.tensors.reduce(0) {
+        $0 + ($1.name.hasSuffix("ffn.value.weight") ? $1.rawBytes : 0)
+      }
       let D = configuration.embedding
       inputNorm = try store.layerNorm("blocks.0.ln0", D)
       outputNorm = try store.layerNorm("ln_out", D)

@@ -67,6 +67,12 @@ public final class Session {
     }
   }
 
+  /// Bytes of weights that decoding a token has read on average: all of them, less the channel-mix rows of hidden
+  /// units that were zero.
+  public var weightBytesPerToken: Int {
+    model.weightBytes - Int(Double(model.hiddenRowBytes) * (1 - evaluator.frame.hiddenShare))
+  }
+
   /// Logits of the token after the last one read, [V]; valid until the session reads on. Empty before the first token.
   public var logits: UnsafeBufferPointer<Float> {
     UnsafeBufferPointer(start: evaluator.logits, count: hasLogits ? model.configuration.vocabulary : 0)

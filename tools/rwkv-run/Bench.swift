@@ -48,18 +48,24 @@ struct Bench: ParsableCommand {
     catchInterrupts()
     try reporting("rwkv-run") {
       let table = Table(format)
-      for path in models {
-        let model = try Model(path: path)
-        for count in try threadCounts() {
-          let session = try Session(model, threads: count)
+      for count in try threadCounts() {
+        let bandwidth = readBandwidth(threads: count)
+        if format == .md {
+          output("Reading memory with \(count) threads: \(decimal(bandwidth / 1e9, 1)) GB/s.\n")
+        }
+        table.begin()
+        for path in models {
+          forgetPeakMemory()
+          let session = try Session(Model(path: path, threads: count), threads: count)
           if prompt > 0 {
-            table.add(try measure("pp\(prompt)", model, count, tokens: prompt) { try session.prefill($0) })
+            table.add(try measure("pp\(prompt)", session, count, tokens: prompt) { try session.prefill($0) })
           }
           if predict > 0 {
-            table.add(
-              try measure("tg\(predict)", model, count, tokens: predict) {
-                for token in $0 { try session.decode(token) }
-              })
+            var row = try measure("tg\(predict)", session, count, tokens: predict) {
+              for token in $0 { try session.decode(token) }
+            }
+            row.bandwidth = bandwidth
+            table.add(row)
           }
         }
       }
@@ -78,10 +84,10 @@ struct Bench: ParsableCommand {
 
   /// Runs one test `repetitions` times after a warm-up.
   private func measure(
-    _ test: String, _ model: Model, _ threads: Int, tokens count: Int, _ body: ([Int]) throws -> Void
+    _ test: String, _ session: Session, _ threads: Int, tokens count: Int, _ body: ([Int]) throws -> Void
   ) throws -> Row {
     // Any tokens do: every token costs the same.
-    let tokens = (0..<count).map { ($0 * 7919 + 13) % model.configuration.vocabulary }
+    let tokens = (0..<count).map { ($0 * 7919 + 13) % session.model.configuration.vocabulary }
     try body(Array(tokens.prefix(16)))
     var rates: [Double] = []
     for _ in 0..<repetitions {
@@ -91,14 +97,21 @@ struct Bench: ParsableCommand {
       rates.append(Double(count) / (now() - start))
     }
     rates.sort()
-    return Row(model: model, test: test, threads: threads, rates: rates)
+    return Row(
+      path: session.model.path, test: test, threads: threads, rates: rates, bytes: session.weightBytesPerToken
+    )
   }
 
   struct Row {
-    let model: Model
+    let path: String
     let test: String
     let threads: Int
+    /// Tokens per second, ascending.
     let rates: [Double]
+    /// Weights read per decoded token [bytes].
+    let bytes: Int
+    /// What decoding is measured against [bytes/s].
+    var bandwidth: Double?
 
     var median: Double {
       let middle = rates.count / 2
@@ -110,38 +123,48 @@ struct Bench: ParsableCommand {
   struct Table {
     let format: Format
 
-    init(_ format: Format) {
-      self.format = format
+    init(_ format: Format) { self.format = format }
+
+    func begin() {
       guard format == .md else { return }
-      output("| model | weights read per token MB | threads | test | tokens/s | min … max |")
-      output("|---|---|---|---|---|---|")
+      output("| model | threads | test | tokens/s | min … max | MB read per token | of the bandwidth |")
+      output("|---|---|---|---|---|---|---|")
     }
 
     func add(_ row: Row) {
       let (low, high) = (row.rates[0], row.rates[row.rates.count - 1])
-      let bytes = row.model.weightBytes
+      let share = row.bandwidth.map { row.median * Double(row.bytes) / $0 }
       switch format {
       case .md:
         output(
-          "| \(row.model.path) | \(decimal(Double(bytes) / 1e6, 1)) | \(row.threads) | \(row.test) | "
-            + "\(decimal(row.median, 2)) | \(decimal(low, 2)) … \(decimal(high, 2)) |")
+          "| \(row.path) | \(row.threads) | \(row.test) | \(decimal(row.median, 2)) | "
+            + "\(decimal(low, 2)) … \(decimal(high, 2)) | \(decimal(Double(row.bytes) / 1e6, 1)) | "
+            + (share.map { "\(decimal(100 * $0, 0)) %" } ?? "") + " |")
       case .json:
         output(
           JSON.object([
-            ("model", .string(row.model.path)), ("test", .string(row.test)),
-            ("threads", .integer(row.threads)),
+            ("model", .string(row.path)), ("test", .string(row.test)), ("threads", .integer(row.threads)),
             ("tokens_per_second", .number(row.median, decimals: 3)), ("min", .number(low, decimals: 3)),
             ("max", .number(high, decimals: 3)), ("peak_rss_bytes", .integer(peakMemory())),
-            ("weight_bytes_per_token", .integer(bytes)),
+            ("weight_bytes_per_token", .integer(row.bytes)),
+            ("bandwidth_share", share.map { .number($0, decimals: 4) } ?? .null),
           ]).description)
       }
     }
   }
 }
 
-/// Largest resident size of this process so far [bytes].
+/// Largest resident size of this process since the last `forgetPeakMemory` [bytes].
 func peakMemory() -> Int {
-  var usage = rusage()
-  getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
-  return usage.ru_maxrss * 1024
+  let status = (try? readFile("/proc/self/status")).map { String(decoding: $0, as: UTF8.self) } ?? ""
+  let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
+  return 1024 * (line.flatMap { Int($0.filter(\.isNumber)) } ?? 0)
+}
+
+/// Lets `peakMemory` start anew.
+func forgetPeakMemory() {
+  let descriptor = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC)
+  guard descriptor >= 0 else { return }
+  write(Array("5".utf8), to: descriptor)
+  close(descriptor)
 }
