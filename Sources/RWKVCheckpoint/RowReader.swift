@@ -71,14 +71,14 @@ extension Checkpoint {
       if let stripe = cache.find(tensor.name, row: row) { return .success(stripe) }
       var failure: CheckpointError?
       let values = [Float](unsafeUninitializedCapacity: inner.count * tensor.columns) { buffer, count in
-        count = buffer.count
-        buffer.initialize(repeating: 0)
+        count = inner.count * tensor.columns
         do throws(CheckpointError) {
           if let base = buffer.baseAddress {
             try Checkpoint.transpose(tensor, group: group, inner: inner, groupRows: groupRows, into: base)
           }
         } catch {
           failure = error
+          count = 0
         }
       }
       if let failure { return .failure(failure) }
@@ -89,25 +89,37 @@ extension Checkpoint {
     return try result.get()
   }
 
-  /// Transposes `inner` rows of one group. The file has `columns` runs of `groupRows` values; 16 runs are
-  /// read, then written as 64-byte pieces of the target's rows.
+  /// Transposes `inner` rows of one group. The file has `columns` runs of `groupRows` values; 16 runs are read,
+  /// then written as 64-byte pieces of the target's rows. The runs of the tile lie an odd number of cache lines
+  /// apart, so that 16 values of a row do not compete for one place in the cache.
   private static func transpose(
     _ tensor: CheckpointTensor, group: Int, inner: Range<Int>, groupRows: Int,
     into target: UnsafeMutablePointer<Float>
   ) throws(CheckpointError) {
-    let columns = tensor.columns
-    let height = inner.count
-    let tile = UnsafeMutablePointer<Float>.allocate(capacity: 16 * height)
+    let source = tensor.source
+    let (columns, height) = (tensor.columns, inner.count)
+    let pitch = (height / 16 | 1) * 16 + 32
+    let tile = UnsafeMutablePointer<Float>.allocate(capacity: 16 * pitch)
     defer { tile.deallocate() }
+    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: source.type.bytes(height), alignment: 64)
+    defer { bytes.deallocate() }
+    guard let raw = bytes.baseAddress else { return }
     for first in stride(from: 0, to: columns, by: 16) {
       let width = min(16, columns - first)
       for column in 0..<width {
         let start = (group * columns + first + column) * groupRows + inner.lowerBound
-        try read(tensor.source, from: start, count: height, into: tile + column * height)
+        try source.file.read(at: source.offset + source.type.bytes(start), into: bytes)
+        source.type.decode(UnsafeRawPointer(raw), count: height, into: tile + column * pitch)
       }
-      for row in 0..<height {
-        let line = target + row * columns + first
-        for column in 0..<width { line[column] = tile[column * height + row] }
+      let corner = target + first
+      if width == 16 {
+        for row in 0..<height {
+          for column in 0..<16 { corner[row * columns + column] = tile[column * pitch + row] }
+        }
+      } else {
+        for row in 0..<height {
+          for column in 0..<width { corner[row * columns + column] = tile[column * pitch + row] }
+        }
       }
     }
   }
@@ -119,16 +131,15 @@ extension Checkpoint {
     let type = tensor.type
     let piece = pieceBytes / type.blockBytes * type.blockLength
     let scratch = UnsafeMutableRawBufferPointer.allocate(
-      byteCount: min(count, piece) / type.blockLength * type.blockBytes, alignment: 64)
+      byteCount: type.bytes(min(count, piece)), alignment: 64)
     defer { scratch.deallocate() }
-    guard let bytes = scratch.baseAddress else { return }
+    guard let raw = scratch.baseAddress else { return }
     var done = 0
     while done < count {
       let now = min(piece, count - done)
-      let offset = tensor.offset + (start + done) / type.blockLength * type.blockBytes
-      let size = now / type.blockLength * type.blockBytes
-      try tensor.file.read(at: offset, into: UnsafeMutableRawBufferPointer(rebasing: scratch[..<size]))
-      type.decode(UnsafeRawPointer(bytes), count: now, into: target + done)
+      let part = UnsafeMutableRawBufferPointer(rebasing: scratch[..<type.bytes(now)])
+      try tensor.file.read(at: tensor.offset + type.bytes(start + done), into: part)
+      type.decode(UnsafeRawPointer(raw), count: now, into: target + done)
       done += now
     }
   }

@@ -56,6 +56,9 @@ extension SourceType {
     count % blockLength == 0 ? product([count / blockLength, blockBytes]) : nil
   }
 
+  /// Bytes of `count` values of a validated tensor.
+  func bytes(_ count: Int) -> Int { count / blockLength * blockBytes }
+
   /// Values of `source` (whole blocks, little-endian) as Float. Exact for F32, F16 and BF16.
   func decode(_ source: UnsafeRawPointer, count: Int, into target: UnsafeMutablePointer<Float>) {
     switch self {
