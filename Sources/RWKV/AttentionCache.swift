@@ -1,3 +1,5 @@
+internal import CRWKVKernels
+
 /// Keys and values of earlier tokens, and the mean keys of their chunks, for one attention block of RWKV-X.
 ///
 /// Grows as needed up to the model's bound. Not thread-safe; tasks of one phase write disjoint heads.
@@ -56,6 +58,23 @@ final class AttentionCache {
     (means + meansCount).update(repeating: 0, count: rows - meansCount)
     meansCount = rows
     oldMeans.deallocate()
+  }
+
+  /// Sets the mean keys of all complete chunks.
+  func average(chunkSize: Int) {
+    for chunk in 0..<count / chunkSize {
+      for head in 0..<heads { average(head, chunk: chunk, chunkSize: chunkSize) }
+    }
+  }
+
+  /// Sets the mean key of one chunk and head.
+  func average(_ head: Int, chunk: Int, chunkSize: Int) {
+    let mean = means + (chunk * heads + head) * headSize
+    mean.update(repeating: 0, count: headSize)
+    for token in chunk * chunkSize..<(chunk + 1) * chunkSize {
+      bestKernels.add(keys(head) + token * headSize, headSize, mean)
+    }
+    for i in 0..<headSize { mean[i] /= Float(chunkSize) }
   }
 
   /// Takes over the contents of another cache.

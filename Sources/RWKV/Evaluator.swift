@@ -10,10 +10,11 @@ final class Evaluator {
   private let arena = Arena()
   private let headInput: Activations
   private let headRows: UnsafeMutablePointer<Int>
-  private var headCount = 0
+  /// Rows whose logits were wanted last.
+  private(set) var headCount = 0
   /// [headCount, logitsStride]: one row for each requested row, in order.
-  let logits: UnsafeMutablePointer<Float>
-  let logitsStride: Int
+  private let logits: UnsafeMutablePointer<Float>
+  private let logitsStride: Int
 
   /// Rows of a block: enough to make unpacking weights cheap, few enough to keep activations in the cache.
   static let capacity = 64
@@ -21,6 +22,12 @@ final class Evaluator {
   /// Which rows' logits are wanted.
   enum Output {
     case none, lastOfEachRun, all
+  }
+
+  /// What is read, one row each: token ids, or vectors [rows, D] that stand in for rows of the embedding table.
+  enum Input {
+    case tokens(ArraySlice<Int>)
+    case vectors(UnsafeBufferPointer<Float>)
   }
 
   init(_ model: Model, threads: Int) throws(ModelError) {
@@ -45,22 +52,60 @@ final class Evaluator {
     logits = try arena.allocate(Float.self, count: Self.capacity * logitsStride)
   }
 
-  /// Reads `tokens`, one per row of the runs, and advances the runs' states.
+  /// Reads a sequence of any length and advances `state`, a block at a time.
+  ///
+  /// An error leaves the state after the last complete block.
+  /// - Parameter each: called after each block with the rows read so far and the rows of the block; reading stops when
+  ///   it returns false.
+  func read(
+    _ input: Input, _ state: State, output: Output, _ each: (_ end: Int, _ count: Int) -> Bool
+  ) throws(ModelError) {
+    let D = model.configuration.embedding
+    let total =
+      switch input {
+      case .tokens(let tokens): tokens.count
+      case .vectors(let values): values.count / D
+      }
+    var start = 0
+    while start < total {
+      let end = start + min(Self.capacity, total - start)
+      let block: Input =
+        switch input {
+        case .tokens(let tokens): .tokens(tokens[tokens.startIndex + start..<tokens.startIndex + end])
+        case .vectors(let values): .vectors(UnsafeBufferPointer(rebasing: values[start * D..<end * D]))
+        }
+      let run = Run(first: 0, count: end - start, state)
+      try evaluate(block, [run], output: output == .lastOfEachRun && end < total ? .none : output)
+      guard each(end, end - start) else { throw ModelError(.cancelled) }
+      start = end
+    }
+  }
+
+  /// Reads a block, one input per row of the runs, and advances the runs' states.
   ///
   /// When it throws, no state has changed.
-  func evaluate(_ tokens: some Collection<Int>, _ runs: [Run], output: Output) throws(ModelError) {
+  func evaluate(_ input: Input, _ runs: [Run], output: Output) throws(ModelError) {
     frame.begin(runs)
-    precondition(tokens.count == frame.rows)
     let D = model.configuration.embedding
-    var row = 0
-    for token in tokens {
-      let x = frame.x[row]
-      try embeddings.read(token, into: x, frame.kernels)
-      frame.kernels.layer_norm(x, model.inputNorm.weight, model.inputNorm.bias, D, 1e-5, x)
-      row += 1
+    switch input {
+    case .tokens(let tokens):
+      precondition(tokens.count == frame.rows)
+      for (row, token) in tokens.enumerated() {
+        try embeddings.read(token, into: frame.x[row], frame.kernels)
+      }
+    case .vectors(let values):
+      precondition(values.count == frame.rows * D)
+      for row in 0..<frame.rows {
+        guard let base = values.baseAddress else { break }
+        frame.x[row].update(from: base + row * D, count: D)
+      }
     }
-    select(output)
+    for row in 0..<frame.rows {
+      let x = frame.x[row]
+      frame.kernels.layer_norm(x, model.inputNorm.weight, model.inputNorm.bias, D, 1e-5, x)
+    }
     try blocks.prepare()
+    select(output)
     team.run { member in
       let pending = blocks.run(&member)
       head(&member, adding: pending)
@@ -81,6 +126,16 @@ final class Evaluator {
         headCount += 1
       }
     }
+  }
+
+  /// Logits of a row that was wanted, counted from 0, [V]; valid until the next evaluation.
+  func logits(_ index: Int) -> UnsafeBufferPointer<Float> {
+    UnsafeBufferPointer(start: logits + index * logitsStride, count: model.configuration.vocabulary)
+  }
+
+  /// What the head made them of: the normed output of the last block, [D].
+  func hidden(_ index: Int) -> UnsafeBufferPointer<Float> {
+    UnsafeBufferPointer(start: headInput.row(index), count: model.configuration.embedding)
   }
 
   /// logits = head · layerNorm(x) of the selected rows.

@@ -75,7 +75,12 @@ public final class Model: Sendable {
   }
 
   /// A state that remembers nothing yet.
-  public func newState() -> State { State(State.Layout(configuration)) }
+  public func newState() -> State { State(self) }
+
+  /// The name in the metadata, or that of the file.
+  public var name: String {
+    metadata.string("model.name") ?? path.split(separator: "/").last.map(String.init) ?? path
+  }
 
   /// The tokenizer of a file, without its weights; nil if it has none.
   public static func tokenizer(path: String) throws(ModelError) -> (any Tokenizer)? {

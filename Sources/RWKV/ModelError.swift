@@ -10,8 +10,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case unsupportedVersion(String)
     case tokenOutOfRange(Int, vocabulary: Int)
     case noTokenizer
-    case wrongState(found: String, expected: String)
     case notFinite(String)
+    case invalidBatch(String)
     case cancelled
     case file(String)
   }
@@ -49,10 +49,9 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
       "token id \(token) is outside the model's vocabulary 0…\(vocabulary - 1); is this the model's tokenizer?"
     case .noTokenizer:
       "the file has no tokenizer; convert the checkpoint again with --tokenizer FILE"
-    case .wrongState(let found, let expected):
-      "the state belongs to \(found), not to \(expected)"
     case .notFinite(let what):
       "\(what) are not finite numbers: the model file or the state is broken; check it with rwkv-quantize verify"
+    case .invalidBatch(let problem): "batch: \(problem)"
     case .cancelled: "cancelled"
     case .file(let message):
       message

@@ -8,20 +8,22 @@ public final class Session {
   /// What the model remembers. Replace its contents with `assign`, or fork it with `copy`.
   public let state: State
   private let evaluator: Evaluator
-  private var hasLogits = false
 
-  /// - Parameter threads: threads to use; by default as many as the processors this process may use.
-  public init(_ model: Model, threads: Int = processorCount()) throws(ModelError) {
+  /// - Parameters:
+  ///   - state: where to go on from, of the same model; it is the session's own from then on. Nil: from the start.
+  ///   - threads: threads to use; by default as many as the processors this process may use.
+  public init(
+    _ model: Model, state: State? = nil, threads: Int = processorCount()
+  ) throws(ModelError) {
+    precondition(state == nil || state?.model.identity == model.identity, "state of another model")
     self.model = model
-    state = model.newState()
+    self.state = state ?? model.newState()
     evaluator = try Evaluator(model, threads: threads)
   }
 
   /// Reads one token; afterwards `logits` predict the next.
   public func decode(_ token: Int) throws(ModelError) {
-    let run = Run(first: 0, count: 1, state)
-    try evaluator.evaluate(CollectionOfOne(token), [run], output: .lastOfEachRun)
-    hasLogits = true
+    try evaluator.evaluate(.tokens([token]), [Run(first: 0, count: 1, state)], output: .lastOfEachRun)
   }
 
   /// Reads a sequence of tokens, many at a time; afterwards `logits` predict the token after the last.
@@ -31,39 +33,26 @@ public final class Session {
   public func prefill(
     _ tokens: [Int], progress: ((Int) -> Bool)? = nil
   ) throws(ModelError) {
-    try evaluate(tokens, output: .lastOfEachRun) { end, _ in progress?(end) ?? true }
+    try evaluator.read(.tokens(tokens[...]), state, output: .lastOfEachRun) { end, _ in progress?(end) ?? true
+    }
+  }
+
+  /// Reads vectors [T, D] that stand in for rows of the embedding table: what an encoder of images or sound made.
+  ///
+  /// Otherwise as `prefill`.
+  public func prefill(
+    vectors: UnsafeBufferPointer<Float>, progress: ((Int) -> Bool)? = nil
+  ) throws(ModelError) {
+    try evaluator.read(.vectors(vectors), state, output: .lastOfEachRun) { end, _ in progress?(end) ?? true }
   }
 
   /// Reads a sequence of tokens and hands out the logits after each: `body(index, logits)`, logits [V].
   public func forEachLogits(
     _ tokens: [Int], _ body: (Int, UnsafeBufferPointer<Float>) -> Void
   ) throws(ModelError) {
-    let V = model.configuration.vocabulary
-    try evaluate(tokens, output: .all) { end, count in
-      for row in 0..<count {
-        let logits = evaluator.logits + row * evaluator.logitsStride
-        body(end - count + row, UnsafeBufferPointer(start: logits, count: V))
-      }
+    try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
+      for row in 0..<count { body(end - count + row, evaluator.logits(row)) }
       return true
-    }
-    guard hasLogits else { return }
-    let last = (tokens.count - 1) % Evaluator.capacity
-    if last > 0 { evaluator.logits.update(from: evaluator.logits + last * evaluator.logitsStride, count: V) }
-  }
-
-  private func evaluate(
-    _ tokens: [Int], output: Evaluator.Output, _ each: (_ end: Int, _ count: Int) -> Bool
-  ) throws(ModelError) {
-    var start = 0
-    while start < tokens.count {
-      let count = min(Evaluator.capacity, tokens.count - start)
-      let run = Run(first: 0, count: count, state)
-      let last = start + count == tokens.count
-      try evaluator.evaluate(
-        tokens[start..<start + count], [run], output: output == .lastOfEachRun && !last ? .none : output)
-      start += count
-      hasLogits = last
-      guard each(start, count) else { throw ModelError(.cancelled) }
     }
   }
 
@@ -75,6 +64,13 @@ public final class Session {
 
   /// Logits of the token after the last one read, [V]; valid until the session reads on. Empty before the first token.
   public var logits: UnsafeBufferPointer<Float> {
-    UnsafeBufferPointer(start: evaluator.logits, count: hasLogits ? model.configuration.vocabulary : 0)
+    let count = evaluator.headCount
+    return count > 0 ? evaluator.logits(count - 1) : UnsafeBufferPointer(start: nil, count: 0)
+  }
+
+  /// The last hidden vector, from which the logits were made, [D]; otherwise as `logits`. An embedding of what was read.
+  public var hidden: UnsafeBufferPointer<Float> {
+    let count = evaluator.headCount
+    return count > 0 ? evaluator.hidden(count - 1) : UnsafeBufferPointer(start: nil, count: 0)
   }
 }

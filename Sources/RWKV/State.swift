@@ -39,22 +39,39 @@ public final class State {
     var count: Int { layers * layer + attentionShifts }
   }
 
+  /// The model it belongs to.
+  public let model: Model
   let layout: Layout
   /// [layers, layout.layer] f32
   let values: UnsafeMutablePointer<Float>
   /// RWKV-X: keys and values of the attention blocks.
   let caches: [AttentionCache]
 
+  private let ownsValues: Bool
+
   /// The state before the first token.
-  init(_ layout: Layout) {
+  init(_ model: Model) {
+    self.model = model
+    let layout = Layout(model.configuration)
     self.layout = layout
     values = UnsafeMutablePointer.allocate(capacity: layout.count)
+    ownsValues = true
     let attentionBlocks = layout.attentionShifts / (layout.heads * layout.headSize)
     caches = (0..<attentionBlocks).map { _ in AttentionCache(heads: layout.heads, headSize: layout.headSize) }
     reset()
   }
 
-  deinit { values.deallocate() }
+  /// A state whose numbers, `count` of them, are kept by somebody else and outlive it. Not for RWKV-X.
+  package init(_ model: Model, over values: UnsafeMutablePointer<Float>) {
+    self.model = model
+    layout = Layout(model.configuration)
+    precondition(layout.attentionShifts == 0, "RWKV-X keeps more than a buffer")
+    self.values = values
+    ownsValues = false
+    caches = []
+  }
+
+  deinit { if ownsValues { values.deallocate() } }
 
   /// Number of floats; RWKV-X's caches, which grow, not counted.
   public var count: Int { layout.count }
@@ -72,14 +89,15 @@ public final class State {
 
   /// An independent copy: a fork of the conversation.
   public func copy() -> State {
-    let copy = State(layout)
+    let copy = State(model)
     copy.assign(self)
     return copy
   }
 
   /// Takes over what `other` remembers; both must belong to the same model.
   public func assign(_ other: State) {
-    precondition(layout == other.layout, "states of different models")
+    precondition(
+      layout == other.layout && model.identity == other.model.identity, "states of different models")
     values.update(from: other.values, count: layout.count)
     for (cache, source) in zip(caches, other.caches) { cache.assign(source) }
   }

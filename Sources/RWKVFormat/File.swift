@@ -2,13 +2,13 @@
 import Glibc
 
 /// An open file descriptor, closed with the object. Reads and writes at offsets, so any thread may use it.
-final class File: Sendable {
+package final class File: Sendable {
   let descriptor: Int32
   /// When it was opened [bytes].
-  let size: UInt64
+  package let size: UInt64
 
   /// Opens a regular file for reading. Returns at once for pipes and devices too: with an error.
-  init(reading path: String) throws(ModelFileError) {
+  package init(reading path: String) throws(ModelFileError) {
     descriptor = try File.call("open") { open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC) }
     var status = stat()
     let descriptor = descriptor
@@ -60,7 +60,7 @@ final class File: Sendable {
   }
 
   /// Fills `buffer` with the bytes from `offset` on. A file that ends before is an error.
-  func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(ModelFileError) {
+  package func read(into buffer: UnsafeMutableRawBufferPointer, at offset: UInt64) throws(ModelFileError) {
     guard let base = buffer.baseAddress else { return }
     var done = 0
     while done < buffer.count {

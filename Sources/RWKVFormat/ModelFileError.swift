@@ -49,7 +49,7 @@ public struct ModelFileError: Error, Sendable, Equatable, CustomStringConvertibl
     ModelFileError(.unwritable(what: what, found: "\(found)", expected: expected), tensor: tensor)
   }
 
-  func inFile(_ path: String) -> ModelFileError {
+  package func inFile(_ path: String) -> ModelFileError {
     var copy = self
     copy.path = path
     return copy

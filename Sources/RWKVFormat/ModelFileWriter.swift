@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-import Glibc
 import Synchronization
 
 /// A tensor that is to be written. The name decides the size of chunks: `…emb.weight` is a table that is read by row.
@@ -40,19 +39,15 @@ public struct EncodedChunk: Sendable {
 
 /// Writes a model file: encode chunks on any number of threads, append them in file order, finish.
 ///
-/// The bytes go to a file without a name in the folder of the destination, which `finish` syncs and names: however the
-/// process ends before, nothing is left. File systems that cannot do that get `.NAME.PID.partial`, which the object
-/// removes when it goes without `finish`. The same input gives the same file whatever the number of threads. `tensors` and `encode` may be used from any thread; memory is that of
-/// the chunks in flight.
+/// Nothing is left behind without `finish` (OutputFile.swift). The same input gives the same file whatever the number of
+/// threads. `tensors` and `encode` may be used from any thread; memory is that of the chunks in flight.
 public final class ModelFileWriter: Sendable {
   /// In file order, without checksums.
   public let tensors: [TensorInfo]
 
   private let path: String
-  private let partialPath: String
-  private let overwrite: Bool
   private let store: Bool
-  private let file: File
+  private let file: OutputFile
   private let header: Header
   private let metadata: [UInt8]
 
@@ -77,23 +72,15 @@ public final class ModelFileWriter: Sendable {
       header = Header(
         tensorCount: tensors.count, chunkCount: tensors.reduce(0) { $0 + $1.chunkCount },
         metadataBytes: metadataBytes.count, nameBytes: tensors.reduce(0) { $0 + $1.name.utf8.count })
-      try Self.checkDestination(path, overwrite)
-      let partialPath = Self.partialPath(for: path)
-      if let unnamed = File(unnamedIn: Self.directory(of: path)) {
-        file = unnamed
-      } else {
-        file = try File(creating: partialPath)
-      }
+      file = try OutputFile(path: path, overwrite: overwrite)
       self.tensors = tensors
       self.metadata = metadataBytes
-      (self.path, self.partialPath, self.overwrite, self.store) = (path, partialPath, overwrite, store)
+      (self.path, self.store) = (path, store)
       state = Mutex(State(end: UInt64(header.payloadStart)))
     } catch {
       throw error.inFile(path)
     }
   }
-
-  deinit { if !state.withLock({ $0.finished }) { unlink(partialPath) } }
 
   private static func layOut(_ plans: [TensorPlan]) throws(ModelFileError) -> [TensorInfo] {
     guard (1...Index.maxTensors).contains(plans.count) else {
@@ -195,12 +182,8 @@ public final class ModelFileWriter: Sendable {
         header.indexHash = XXH64.hash(index)
         try file.write(index, at: UInt64(Header.size))
         try file.write(header.encoded(), at: 0)
-        try file.synchronize()
-        try Self.checkDestination(path, overwrite)
-        try file.name(partialPath)
-        try File.call("rename") { rename(partialPath, path) }
         state.finished = true
-        try File.synchronizeDirectory(Self.directory(of: path))
+        try file.finish()
       } catch {
         throw error.inFile(path)
       }
@@ -219,27 +202,5 @@ public final class ModelFileWriter: Sendable {
     for chunk in state.chunks { chunk.append(to: &bytes) }
     for tensor in tensors { bytes += Array(tensor.name.utf8) }
     return bytes
-  }
-
-  // ---- paths ---------------------------------------------------------------------------------------------------
-
-  private static func directory(of path: String) -> String {
-    guard let slash = path.lastIndex(of: "/") else { return "." }
-    return slash == path.startIndex ? "/" : String(path[..<slash])
-  }
-
-  private static func partialPath(for path: String) -> String {
-    let name = path.split(separator: "/", omittingEmptySubsequences: false).last.map(String.init) ?? path
-    return String(path.dropLast(name.count)) + ".\(name).\(getpid()).partial"
-  }
-
-  private static func checkDestination(_ path: String, _ overwrite: Bool) throws(ModelFileError) {
-    var status = stat()
-    guard lstat(path, &status) == 0 else { return }
-    let kind = status.st_mode & S_IFMT
-    if kind == S_IFDIR { throw ModelFileError(.system(call: "create", errno: EISDIR)) }
-    // Not even asked to: a device must not be replaced by a file.
-    guard kind == S_IFREG || kind == S_IFLNK else { throw ModelFileError(.notRegularFile) }
-    if !overwrite { throw ModelFileError(.exists) }
   }
 }

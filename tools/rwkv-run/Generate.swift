@@ -26,6 +26,12 @@ struct Generate: ParsableCommand {
   @Option(name: .customLong("stop"), help: "Stop at this text (may be repeated).")
   var stops: [String] = []
 
+  @Option(help: "Go on from this saved state.", completion: .file())
+  var loadState: String?
+
+  @Option(help: "Save the state at the end to this file.", completion: .file())
+  var saveState: String?
+
   @Flag(
     name: .customLong("json"), help: "One JSON object per piece of text, and a last one with the figures.")
   var asJSON = false
@@ -40,9 +46,13 @@ struct Generate: ParsableCommand {
     try reporting("rwkv-run") {
       let model = try options.open()
       let tokenizer = try model.requireTokenizer()
-      let session = try Session(model, threads: options.threadCount)
+      let saved = try loadState.map { try model.loadState(from: $0) }
+      let session = try Session(model, state: saved?.state, threads: options.threadCount)
       var tokens = tokenizer.encode(try promptBytes())
-      if tokens.isEmpty { tokens = [0] }  // token 0 separates documents: start a new one
+      if tokens.isEmpty {
+        guard saved == nil else { throw CommandError("--load-state: give a text to read next, with -p or -f") }
+        tokens = [0]  // token 0 separates documents: start a new one
+      }
 
       let start = now()
       try read(tokens, session)
@@ -57,6 +67,7 @@ struct Generate: ParsableCommand {
         let line = JSON.object([("text", .string(String(decoding: text, as: UTF8.self)))]).description + "\n"
         return write(asJSON ? Array(line.utf8) : text) && !isInterrupted
       }
+      if let saveState { try session.state.save(to: saveState) }
       try finish(reason, prompt: tokens.count, written: written, afterPrompt - start, now() - afterPrompt)
     }
   }

@@ -198,16 +198,9 @@ final class RWKVX: BlockStack {
       let place = segment.visible(row)
       (cache.keys(head) + place * N).update(from: k[row] + head * N, count: N)
       (cache.values(head) + place * N).update(from: v[row] + head * N, count: N)
-      if (place + 1) % options.chunkSize == 0 { average(cache, head, chunk: place / options.chunkSize) }
+      guard (place + 1) % options.chunkSize == 0 else { continue }
+      cache.average(head, chunk: place / options.chunkSize, chunkSize: options.chunkSize)
     }
-  }
-
-  private func average(_ cache: AttentionCache, _ head: Int, chunk: Int) {
-    let (N, c, D) = (cache.headSize, options.chunkSize, frame.configuration.embedding)
-    let mean = cache.means + chunk * D + head * N
-    mean.update(repeating: 0, count: N)
-    for token in chunk * c..<(chunk + 1) * c { frame.kernels.add(cache.keys(head) + token * N, N, mean) }
-    for i in 0..<N { mean[i] /= Float(c) }
   }
 
   /// The top-k chunks for one row, by the product of its query with the chunks' mean keys over all heads at once.
@@ -285,6 +278,8 @@ final class RWKVX: BlockStack {
         }
       }
     }
-    for chunk in 0..<length / options.chunkSize { average(cache, head, chunk: chunk) }
+    for chunk in 0..<length / options.chunkSize {
+      cache.average(head, chunk: chunk, chunkSize: options.chunkSize)
+    }
   }
 }

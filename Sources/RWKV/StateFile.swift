@@ -1,0 +1,146 @@
+internal import RWKVFormat
+
+/// A state that was saved, and the tokens that had been read if they were saved with it.
+public struct SavedState {
+  public let state: State
+  /// Token ids in the order they were read; empty if they were not saved.
+  public let tokens: [Int]
+}
+
+extension State {
+  /// Tokens that can be saved with a state.
+  public static let maximumTokens = 1 << 24
+
+  /// Writes the state to a file, which appears complete or not at all and replaces an older one.
+  ///
+  /// - Parameter tokens: what has been read, for programs that continue the text; only carried along.
+  public func save(to path: String, tokens: [Int] = []) throws(StateFileError) {
+    do {
+      let bytes = try encoded(tokens: tokens)
+      let file = try OutputFile(path: path, overwrite: true)
+      try file.write(bytes, at: 0)
+      try file.finish()
+    } catch let error as ModelFileError {
+      throw StateFileError(.file(error.inFile(path)), path: path)
+    } catch let error as StateFileError {
+      throw StateFileError(error.reason, path: path)
+    } catch { preconditionFailure("\(error)") }
+  }
+
+  /// The state as the bytes of a file (formats/state-v1.md).
+  public func encoded(tokens: [Int] = []) throws(StateFileError) -> [UInt8] {
+    let payload = StatePayload(layout: layout, tokens: tokens.count, cached: caches.map(\.count))
+    guard tokens.count <= Self.maximumTokens, tokens.allSatisfy({ UInt32(exactly: $0) != nil }) else {
+      throw StateFileError(
+        .invalid(
+          what: "the list of tokens", found: "\(tokens.count) tokens",
+          expected: "at most \(Self.maximumTokens) token ids of 32 bits"))
+    }
+    var words: [UInt32] = []
+    words.reserveCapacity(payload.words)
+    words += tokens.map { UInt32($0) }
+    words += caches.map { UInt32($0.count) }
+    func append(_ values: UnsafePointer<Float>, _ count: Int) {
+      for index in 0..<count { words.append(values[index].bitPattern) }
+    }
+    append(values, layout.count)
+    for cache in caches {
+      for head in 0..<cache.heads { append(cache.keys(head), cache.count * cache.headSize) }
+      for head in 0..<cache.heads { append(cache.values(head), cache.count * cache.headSize) }
+    }
+    try words.withUnsafeBufferPointer { words throws(StateFileError) in try payload.checkFinite(words) }
+
+    // All first bytes of the words, then all second ones, …: exponents side by side compress.
+    let count = words.count
+    let planes = [UInt8](unsafeUninitializedCapacity: 4 * count) { bytes, used in
+      for (index, word) in words.enumerated() {
+        for byte in 0..<4 {
+          bytes[byte * count + index] = UInt8(truncatingIfNeeded: word >> (8 * UInt32(byte)))
+        }
+      }
+      used = 4 * count
+    }
+    let frame = planes.withUnsafeBytes { ZstdFrame.compress($0) }
+    return StateHeader(model, tokens: tokens.count, words: count, frame: frame).encoded() + frame
+  }
+}
+
+extension Model {
+  /// Loads a state that `State.save` wrote. Refuses what is damaged, broken, or of another model.
+  ///
+  /// The file may come from anywhere: memory is bounded by what a state of this model can take.
+  public func loadState(from path: String) throws(StateFileError) -> SavedState {
+    do {
+      let file = try File(reading: path)
+      let size = Int(clamping: file.size)
+      let start = try file.bytes(0..<min(size, StateHeader.size + StateHeader.maximumName))
+      let header = try StateHeader(start, size: size)
+      try check(header)
+      return try state(header, try file.bytes(header.byteCount..<size))
+    } catch let error as ModelFileError {
+      throw StateFileError(.file(error.inFile(path)), path: path)
+    } catch let error as StateFileError {
+      throw StateFileError(error.reason, path: path)
+    } catch { preconditionFailure("\(error)") }
+  }
+
+  /// Loads a state from the bytes that `State.encoded` made.
+  public func loadState(bytes: [UInt8]) throws(StateFileError) -> SavedState {
+    let header = try StateHeader(bytes, size: bytes.count)
+    try check(header)
+    return try state(header, Array(bytes[header.byteCount...]))
+  }
+
+  /// It must be this model's state, and no longer than those can be.
+  private func check(_ header: StateHeader) throws(StateFileError) {
+    guard header.identity == identity else {
+      throw StateFileError(
+        .wrongModel(
+          found: "'\(header.name)' (identity \(hexadecimal(header.identity)))",
+          expected: "'\(name)' (identity \(hexadecimal(identity)))"))
+    }
+    let largest = StatePayload.largest(State.Layout(configuration), configuration)
+    guard header.words <= largest, header.frameBytes <= ZstdFrame.largest(4 * header.words) else {
+      throw StateFileError(
+        .invalid(
+          what: "the length of the state", found: "\(header.words) words in \(header.frameBytes) bytes",
+          expected: "at most \(largest) words"))
+    }
+  }
+
+  /// The state in a frame whose header has been checked.
+  private func state(_ header: StateHeader, _ frame: [UInt8]) throws(StateFileError) -> SavedState {
+    guard XXH64.hash(frame) == header.hash else { throw StateFileError(.damaged(what: "the contents")) }
+    let arena = Arena()
+    let planes: UnsafeMutableRawPointer
+    do { planes = try arena.allocate(byteCount: 4 * header.words, hugePages: false) } catch {
+      throw StateFileError(.outOfMemory(bytes: 4 * header.words))
+    }
+    let place = UnsafeMutableRawBufferPointer(start: planes, count: 4 * header.words)
+    guard frame.withUnsafeBytes({ ZstdFrame.decompress($0, into: place) }) else {
+      throw StateFileError(
+        .invalid(what: "the zstd frame", found: "another", expected: "one of \(4 * header.words) bytes"))
+    }
+    return try StatePayload.read(StateWords(planes, count: header.words), tokens: header.tokens, of: self)
+  }
+}
+
+private func hexadecimal(_ value: UInt64) -> String {
+  let digits = String(value, radix: 16)
+  return String(repeating: "0", count: 16 - digits.count) + digits
+}
+
+extension File {
+  /// The bytes of a range of the file.
+  fileprivate func bytes(_ range: Range<Int>) throws(ModelFileError) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: range.count)
+    var failure: ModelFileError?
+    bytes.withUnsafeMutableBytes { buffer in
+      do throws(ModelFileError) { try read(into: buffer, at: UInt64(range.lowerBound)) } catch {
+        failure = error
+      }
+    }
+    if let failure { throw failure }
+    return bytes
+  }
+}

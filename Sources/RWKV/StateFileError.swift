@@ -1,0 +1,56 @@
+public import RWKVFormat
+
+/// Why a state cannot be saved or loaded: what, where, and what to do.
+public struct StateFileError: Error, Sendable, CustomStringConvertible {
+  public enum Reason: Sendable {
+    case file(ModelFileError)
+    case notStateFile
+    case unsupportedVersion(found: Int)
+    case unsupportedFeatures(found: UInt32)
+    /// The file is shorter or longer [bytes] than it must be.
+    case wrongSize(expected: Int, found: Int)
+    /// A checksum does not match: these bytes changed after they were written.
+    case damaged(what: String)
+    /// The checksums match but the contents break a rule of the format.
+    case invalid(what: String, found: String, expected: String)
+    /// The state belongs to another model than the one it is loaded for.
+    case wrongModel(found: String, expected: String)
+    /// A value of the state is infinite or not a number.
+    case notFinite(value: Float, place: String)
+    case outOfMemory(bytes: Int)
+  }
+
+  public let reason: Reason
+  /// Nil: a state in memory.
+  public let path: String?
+
+  init(_ reason: Reason, path: String? = nil) {
+    self.reason = reason
+    self.path = path
+  }
+
+  public var description: String {
+    if case .file(let error) = reason { return "\(error)" }
+    return (path.map { "\($0): " } ?? "state: ") + explanation
+  }
+
+  private var explanation: String {
+    switch reason {
+    case .file(let error): "\(error)"
+    case .notStateFile: "not a saved state (its first bytes are others); save one with --save-state"
+    case .unsupportedVersion(let found): "state format version \(found), this program reads version 1"
+    case .unsupportedFeatures(let found):
+      "needs features 0x\(String(found, radix: 16)) that this program does not know; use a newer one"
+    case .wrongSize(let expected, let found):
+      "\(found) bytes, expected \(expected): incomplete copy? Save the state again"
+    case .damaged(let what): "\(what) is damaged: its checksum does not match. Save the state again"
+    case .invalid(let what, let found, let expected):
+      "\(what) is \(found), expected \(expected). Save the state again"
+    case .wrongModel(let found, let expected):
+      "the state belongs to \(found), not to \(expected); open the model that it was saved with"
+    case .notFinite(let value, let place):
+      "\(place) is \(value), expected a finite number: the state or its model is broken"
+    case .outOfMemory(let bytes): "the system has no \((bytes + (1 << 20) - 1) >> 20) MiB of memory left"
+    }
+  }
+}

@@ -1,0 +1,186 @@
+import Foundation
+import RWKV
+import RWKVQuantization
+import Testing
+
+/// Saved states: nothing is lost, nothing damaged is accepted.
+@Suite("State files")
+struct StateFileTests {
+  /// Version 4, one with heads, the newest, and the hybrid with its caches.
+  static let cases = ["v4-hf", "v52-hf", "v6-hf", "v7-std", "x-one"].flatMap { name in
+    Golden.cases(name).filter { $0.name == name }
+  }
+
+  private func temporaryFile() -> String {
+    FileManager.default.temporaryDirectory.appending(path: "state-\(UUID().uuidString)").path
+  }
+
+  /// Logits after every token, bit patterns.
+  private func bits(_ session: Session, _ tokens: [Int]) throws -> [UInt32] {
+    var result: [UInt32] = []
+    try session.forEachLogits(tokens) { _, logits in result += logits.map(\.bitPattern) }
+    return result
+  }
+
+  @Test func allKindsOfStateAreTested() { #expect(Self.cases.count == 5) }
+
+  @Test(arguments: cases)
+  func savingAndLoadingIsAsIfNeverStopped(_ golden: Golden) throws {
+    let model = try golden.model(.int8)
+    let tokens = try golden.tokens
+    let session = try Session(model, threads: 1)
+    try session.prefill(Array(tokens.prefix(23)))
+    let file = temporaryFile()
+    defer { try? FileManager.default.removeItem(atPath: file) }
+    try session.state.save(to: file, tokens: Array(tokens.prefix(23)))
+    let bytes = try session.state.encoded()
+    let whole = try bits(session, Array(tokens.dropFirst(23)))
+
+    let fromFile = try model.loadState(from: file)
+    #expect(fromFile.tokens == Array(tokens.prefix(23)))
+    #expect(try bits(Session(model, state: fromFile.state, threads: 1), Array(tokens.dropFirst(23))) == whole)
+    let fromMemory = try model.loadState(bytes: bytes)
+    #expect(fromMemory.tokens.isEmpty)
+    #expect(
+      try bits(Session(model, state: fromMemory.state, threads: 1), Array(tokens.dropFirst(23))) == whole)
+    // The same state makes the same bytes, also after a round trip.
+    #expect(try model.loadState(bytes: bytes).state.encoded() == bytes)
+  }
+
+  @Test(arguments: cases)
+  func freshStatesRoundTrip(_ golden: Golden) throws {
+    let model = try golden.model(.int8)
+    let bytes = try model.newState().encoded()
+    #expect(try model.loadState(bytes: bytes).state.encoded() == bytes)
+  }
+
+  @Test(arguments: cases.filter { $0.name == "v4-hf" || $0.name == "x-one" })
+  func everyFlippedBitIsNoticed(_ golden: Golden) throws {
+    let model = try golden.model(.int8)
+    let session = try Session(model, threads: 1)
+    try session.prefill(Array(try golden.tokens.prefix(5)))
+    let bytes = try session.state.encoded(tokens: [1, 2, 3])
+    // Every bit of the header and the name, then one bit of each byte in steps.
+    let places = Array(0..<128) + Array(stride(from: 128, to: bytes.count, by: max(1, bytes.count / 500)))
+    for place in places {
+      for bit in place < 128 ? Array(0..<8) : [place % 8] {
+        var damaged = bytes
+        damaged[place] ^= 1 << UInt8(bit)
+        #expect(throws: StateFileError.self, "byte \(place), bit \(bit)") {
+          try model.loadState(bytes: damaged)
+        }
+      }
+    }
+  }
+
+  @Test(arguments: cases.filter { $0.name == "v7-std" })
+  func everyTruncationIsRefused(_ golden: Golden) throws {
+    let model = try golden.model(.int8)
+    let bytes = try model.newState().encoded()
+    for length in 0..<bytes.count {
+      #expect(throws: StateFileError.self, "\(length) bytes") {
+        try model.loadState(bytes: Array(bytes[..<length]))
+      }
+    }
+    #expect(throws: StateFileError.self) { try model.loadState(bytes: bytes + [0]) }
+    let file = temporaryFile()
+    defer { try? FileManager.default.removeItem(atPath: file) }
+    for length in [0, 7, 63, 64, 80, bytes.count - 1] {
+      try Data(bytes[..<length]).write(to: URL(filePath: file))
+      #expect(throws: StateFileError.self, "\(length) bytes") { try model.loadState(from: file) }
+    }
+  }
+
+  @Test func statesOfOtherModelsAreRefusedByBothNames() throws {
+    let (first, second) = (Self.cases[3], Self.cases[2])
+    let model = try second.model(.int8)
+    let bytes = try first.model(.int8).newState().encoded()
+    #expect {
+      try model.loadState(bytes: bytes)
+    } throws: { error in
+      guard let error = error as? StateFileError, case .wrongModel(let found, let expected) = error.reason
+      else {
+        return false
+      }
+      return found.contains("'\(try first.model(.int8).name)'") && expected.contains("'\(model.name)'")
+    }
+    // The same sizes, but other weights.
+    #expect(throws: StateFileError.self) { try first.model(.int4).loadState(bytes: bytes) }
+  }
+
+  @Test func brokenStatesAreNeitherSavedNorLoaded() throws {
+    let model = try Self.cases[3].model(.int8)
+    let session = try Session(model, threads: 1)
+    let D = model.configuration.embedding
+    let vectors = [Float](repeating: .nan, count: D)
+    try vectors.withUnsafeBufferPointer { try session.prefill(vectors: $0) }
+    #expect {
+      try session.state.encoded()
+    } throws: { error in
+      guard let error = error as? StateFileError, case .notFinite(_, let place) = error.reason else {
+        return false
+      }
+      return place.contains("layer 0")
+    }
+  }
+
+  @Test func unwritablePlacesAndMissingFilesAreErrors() throws {
+    let model = try Self.cases[0].model(.int8)
+    #expect(throws: StateFileError.self) { try model.newState().save(to: "/nonexistent/folder/state") }
+    #expect(throws: StateFileError.self) { try model.loadState(from: "/nonexistent/state") }
+    #expect(throws: StateFileError.self) { try model.loadState(from: "/dev/zero") }
+    #expect(throws: StateFileError.self) { try model.newState().encoded(tokens: [-1]) }
+  }
+}
+
+/// Several conversations in one pass.
+@Suite("Batches")
+struct BatchTests {
+  @Test(arguments: StateFileTests.cases)
+  func batchesEqualOneByOne(_ golden: Golden) throws {
+    let model = try golden.model(.int4)
+    let tokens = try golden.tokens
+    let batch = try Batch(model, threads: 2)
+    let states = (0..<5).map { _ in model.newState() }
+    let sessions = try (0..<5).map { _ in try Session(model, threads: 1) }
+    for step in 0..<12 {
+      // States join one after another, so that they differ in age.
+      let count = min(5, step + 1)
+      let next = (0..<count).map { tokens[(7 * $0 + step) % tokens.count] }
+      try batch.decode(next, Array(states[..<count]))
+      for index in 0..<count {
+        try sessions[index].decode(next[index])
+        #expect(batch.logits(index).map(\.bitPattern) == sessions[index].logits.map(\.bitPattern))
+      }
+    }
+  }
+
+  @Test func misuseIsAnError() throws {
+    let model = try StateFileTests.cases[3].model(.int4)
+    let other = try StateFileTests.cases[0].model(.int4)
+    let batch = try Batch(model, threads: 1)
+    let state = model.newState()
+    #expect(throws: ModelError.self) { try batch.decode([], []) }
+    #expect(throws: ModelError.self) { try batch.decode([1], [state, model.newState()]) }
+    #expect(throws: ModelError.self) { try batch.decode([1, 1], [state, state]) }
+    #expect(throws: ModelError.self) { try batch.decode([1], [other.newState()]) }
+    #expect(throws: ModelError.self) { try batch.decode([1 << 30], [state]) }
+    #expect(throws: ModelError.self) {
+      try batch.decode(Array(repeating: 1, count: 65), (0..<65).map { _ in model.newState() })
+    }
+  }
+
+  @Test func vectorsOfTheTableEqualItsTokens() throws {
+    let golden = StateFileTests.cases[3]
+    let model = try golden.model()
+    let tokens = Array(try golden.tokens.prefix(9))
+    let D = model.configuration.embedding
+    let table = try readSafetensors(golden.checkpoint, "emb.weight")
+    let vectors = tokens.flatMap { table[$0 * D..<($0 + 1) * D] }
+    let (read, seen) = (try Session(model, threads: 1), try Session(model, threads: 1))
+    try read.prefill(tokens)
+    try vectors.withUnsafeBufferPointer { try seen.prefill(vectors: $0) }
+    #expect(read.logits.map(\.bitPattern) == seen.logits.map(\.bitPattern))
+    #expect(read.hidden.count == D && read.hidden.map(\.bitPattern) == seen.hidden.map(\.bitPattern))
+  }
+}
