@@ -48,7 +48,7 @@ struct StateHeader {
     return bytes + Array(name.utf8)
   }
 
-  /// Reads and checks the header of a file of `size` bytes, of which `bytes` are the first: all, or enough for any name.
+  /// Reads and checks the header of a file of `size` bytes; `bytes` are its first, all or enough for any name.
   init(_ bytes: [UInt8], size: Int) throws(StateFileError) {
     guard bytes.starts(with: Self.magic) else { throw StateFileError(.notStateFile) }
     guard bytes.count >= Self.size else {
@@ -111,7 +111,7 @@ struct StateWords {
   }
 }
 
-/// The words of a state and what they mean: tokens, lengths of the caches, the flat state, the caches' keys and values.
+/// The words of a state and what they mean: tokens, lengths of the caches, flat state, the caches' keys and values.
 struct StatePayload {
   let layout: State.Layout
   let tokens: Int
@@ -132,7 +132,7 @@ struct StatePayload {
     ).words
   }
 
-  /// The most tokens of a cache: where compression begins, and one more; without compression, a bound of the format.
+  /// The most tokens of a cache: one more than where compression begins; without it, a bound of the format.
   private static func mostCached(_ configuration: Configuration) -> Int {
     let options = configuration.sparseAttention
     let most = options.map { max($0.maximumCache, $0.minimumCache) + 1 } ?? 0

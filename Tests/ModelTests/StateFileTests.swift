@@ -171,7 +171,7 @@ struct BatchTests {
   }
 
   @Test func vectorsOfTheTableEqualItsTokens() throws {
-    let golden = StateFileTests.cases[3]
+    let golden = try #require(Golden.cases("v7-f32-small").first)
     let model = try golden.model()
     let tokens = Array(try golden.tokens.prefix(9))
     let D = model.configuration.embedding

@@ -50,7 +50,9 @@ struct Generate: ParsableCommand {
       let session = try Session(model, state: saved?.state, threads: options.threadCount)
       var tokens = tokenizer.encode(try promptBytes())
       if tokens.isEmpty {
-        guard saved == nil else { throw CommandError("--load-state: give a text to read next, with -p or -f") }
+        guard saved == nil else {
+          throw CommandError("--load-state: give a text to read next, with -p or -f")
+        }
         tokens = [0]  // token 0 separates documents: start a new one
       }
 
