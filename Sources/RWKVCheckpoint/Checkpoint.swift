@@ -55,7 +55,7 @@ public final class Checkpoint: Sendable {
   public let headSize: Int
   /// Epsilon of `ln_x`, nil for version 4.
   public let groupNormEpsilon: Double?
-  /// In the order of our file: embedding, blocks, attention blocks, output norm, head.
+  /// Embedding, blocks, attention blocks, output norm, head.
   public let tensors: [CheckpointTensor]
   /// For people: "safetensors, fla names, BF16".
   public let source: String
