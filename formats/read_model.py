@@ -126,7 +126,7 @@ class Tensor:
             if self.kind == 5:
                 c = 2 * c + np.unpackbits(low, axis=1, bitorder="little")[:, :k]
         c = c.reshape(-1, k)
-        d = np.repeat(d.reshape(len(c), -1), 256, 1)[:, :k].astype(np.float32)
+        d = np.repeat(d.reshape(len(c), -1), 256, 1)[:, :k].astype(np.float32) / 4096
         b = np.repeat(scales.reshape(len(c), -1), 32 if self.kind == 8 else 16, 1)[:, :k].astype(np.int32)
         if self.kind == 4:
             s, level = (b & 63 ^ 32) - 32, np.array(T4)[c] + np.array([-4, 0, 4, 8])[b >> 6]

@@ -3,6 +3,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 . tools/prepare.sh
+# formats/read_model.py, the independent reader, is compared with the runtime.
+python_reader="import numpy, zstandard"
+if ! python3 -c "$python_reader" 2>/dev/null; then
+  install_packages python3 python3-numpy python3-zstandard
+fi
 
 echo "== style"
 swift format lint -r -s Package.swift Sources Tests tools examples

@@ -67,8 +67,12 @@ RK_INLINE f32x16 rk_scaled_scales(int format, i32x16 bytes) {
   return __builtin_convertvector(format == RK_INT8 ? bytes : bytes << (32 - rk_scale_bits(format)), f32x16);
 }
 
+/// What d counts: with it d is about the largest magnitude of its weights, far from F16's limits.
+#define RK_D_UNIT 0x1p-12f
+
+/// The powers of two that stored d and rk_scaled_scales leave out.
 RK_INLINE float rk_scale_unit(int format) {
-  return format == RK_INT4 ? 0x1p-26f : format == RK_INT5 ? 0x1p-25f : 1;
+  return RK_D_UNIT * (format == RK_INT4 ? 0x1p-26f : format == RK_INT5 ? 0x1p-25f : 1);
 }
 
 RK_INLINE i32x16 rk_scale_bytes(const uint8_t *p) { return __builtin_convertvector(rk_load_u8(p), i32x16); }

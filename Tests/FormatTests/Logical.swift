@@ -56,7 +56,7 @@ struct LogicalTensor {
     default: break
     }
     let b = Int(scales[row][column / block])
-    let d = Float(d[row][column / 256])
+    let d = Float(d[row][column / 256]) / 4096
     switch plan.format {
     case .int4:
       let s = (b & 63) >= 32 ? (b & 63) - 64 : b & 63
