@@ -30,6 +30,7 @@ let package = Package(
   name: "rwkv",
   products: [
     .library(name: "RWKV", targets: ["RWKV"]),
+    .library(name: "rwkv", type: .dynamic, targets: ["RWKVExports"]),
     .executable(name: "rwkv-run", targets: ["rwkv-run"]),
     .executable(name: "rwkv-quantize", targets: ["rwkv-quantize"]),
   ],
@@ -45,6 +46,20 @@ let package = Package(
     library("RWKVCheckpoint", []),
     library("RWKV", ["RWKVFormat", "RWKVTokenizer", "CRWKVKernels"]),
     library("RWKVQuantization", ["RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
+
+    // The C interface: a header, and what is behind it. librwkv.so exports the header's functions and nothing else.
+    .target(name: "CRWKVABI"),
+    .target(
+      name: "RWKVExports",
+      dependencies: ["CRWKVABI", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVTokenizer"],
+      exclude: ["exports.map"], swiftSettings: swiftSettings,
+      linkerSettings: [
+        .unsafeFlags(
+          [
+            "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/RWKVExports/exports.map",
+            "-Xlinker", "-soname=librwkv.so.0",
+          ], .when(platforms: [.linux]))
+      ]),
 
     // What both tools need to talk to people.
     .target(

@@ -16,6 +16,12 @@ public final class Batch {
     evaluator = try Evaluator(model, threads: threads)
   }
 
+  /// A batch that shares the memory and threads of an evaluator.
+  package init(_ evaluator: Evaluator) {
+    model = evaluator.model
+    self.evaluator = evaluator
+  }
+
   /// `states[i]` reads `tokens[i]`; afterwards `logits(i)` predict the next. When it throws, no state has changed.
   ///
   /// - Parameter states: different states of this model, 1…`capacity`.

@@ -1,8 +1,8 @@
 internal import CRWKVKernels
 
 /// Evaluates blocks of tokens: scratch memory and threads over a shared model. Not thread-safe.
-final class Evaluator {
-  let model: Model
+package final class Evaluator {
+  package let model: Model
   let frame: Frame
   private let team: Team
   private let blocks: any BlockStack
@@ -11,7 +11,7 @@ final class Evaluator {
   private let headInput: Activations
   private let headRows: UnsafeMutablePointer<Int>
   /// Rows whose logits were wanted last.
-  private(set) var headCount = 0
+  package private(set) var headCount = 0
   /// [headCount, logitsStride]: one row for each requested row, in order.
   private let logits: UnsafeMutablePointer<Float>
   private let logitsStride: Int
@@ -20,17 +20,17 @@ final class Evaluator {
   static let capacity = 64
 
   /// Which rows' logits are wanted.
-  enum Output {
+  package enum Output {
     case none, lastOfEachRun, all
   }
 
   /// What is read, one row each: token ids, or vectors [rows, D] that stand in for rows of the embedding table.
-  enum Input {
+  package enum Input {
     case tokens(ArraySlice<Int>)
     case vectors(UnsafeBufferPointer<Float>)
   }
 
-  init(_ model: Model, threads: Int) throws(ModelError) {
+  package init(_ model: Model, threads: Int) throws(ModelError) {
     self.model = model
     let configuration = model.configuration
     team = Team(size: max(1, threads))
@@ -57,7 +57,7 @@ final class Evaluator {
   /// An error leaves the state after the last complete block.
   /// - Parameter each: called after each block with the rows read so far and the rows of the block; reading stops when
   ///   it returns false.
-  func read(
+  package func read(
     _ input: Input, _ state: State, output: Output, _ each: (_ end: Int, _ count: Int) -> Bool
   ) throws(ModelError) {
     let D = model.configuration.embedding
@@ -129,12 +129,12 @@ final class Evaluator {
   }
 
   /// Logits of a row that was wanted, counted from 0, [V]; valid until the next evaluation.
-  func logits(_ index: Int) -> UnsafeBufferPointer<Float> {
+  package func logits(_ index: Int) -> UnsafeBufferPointer<Float> {
     UnsafeBufferPointer(start: logits + index * logitsStride, count: model.configuration.vocabulary)
   }
 
   /// What the head made them of: the normed output of the last block, [D].
-  func hidden(_ index: Int) -> UnsafeBufferPointer<Float> {
+  package func hidden(_ index: Int) -> UnsafeBufferPointer<Float> {
     UnsafeBufferPointer(start: headInput.row(index), count: model.configuration.embedding)
   }
 

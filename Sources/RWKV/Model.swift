@@ -77,6 +77,9 @@ public final class Model: Sendable {
   /// A state that remembers nothing yet.
   public func newState() -> State { State(self) }
 
+  /// Floats of a state; RWKV-X's caches, which grow, not counted.
+  public var stateCount: Int { State.Layout(configuration).count }
+
   /// The name in the metadata, or that of the file.
   public var name: String {
     metadata.string("model.name") ?? path.split(separator: "/").last.map(String.init) ?? path

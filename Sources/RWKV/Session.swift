@@ -21,6 +21,13 @@ public final class Session {
     evaluator = try Evaluator(model, threads: threads)
   }
 
+  /// A session that shares the memory and threads of an evaluator.
+  package init(_ evaluator: Evaluator, _ state: State) {
+    model = evaluator.model
+    self.state = state
+    self.evaluator = evaluator
+  }
+
   /// Reads one token; afterwards `logits` predict the next.
   public func decode(_ token: Int) throws(ModelError) {
     try evaluator.evaluate(.tokens([token]), [Run(first: 0, count: 1, state)], output: .lastOfEachRun)

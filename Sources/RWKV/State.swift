@@ -61,6 +61,11 @@ public final class State {
     reset()
   }
 
+  /// The numbers of a state without caches, `count` of them.
+  package var flat: UnsafeMutableBufferPointer<Float> {
+    UnsafeMutableBufferPointer(start: values, count: layout.count)
+  }
+
   /// A state whose numbers, `count` of them, are kept by somebody else and outlive it. Not for RWKV-X.
   package init(_ model: Model, over values: UnsafeMutablePointer<Float>) {
     self.model = model
@@ -75,6 +80,11 @@ public final class State {
 
   /// Number of floats; RWKV-X's caches, which grow, not counted.
   public var count: Int { layout.count }
+
+  /// Memory it takes now [bytes]; only RWKV-X's caches grow.
+  public var byteCount: Int {
+    caches.reduce(layout.count) { $0 + 2 * $1.capacity * $1.heads * $1.headSize } * MemoryLayout<Float>.size
+  }
 
   /// Forgets everything.
   public func reset() {

@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * rwkv.h — the C interface of librwkv: RWKV language models of versions 4, 5, 6, 7 and RWKV-X on CPUs.
+ *
+ * This header is the manual. What does not appear here is not exported.
+ *
+ * THE TWO PARTS
+ *
+ * Part 1 has the names, signatures and meaning of rwkv.cpp's rwkv.h, so that programs written for that library run on
+ * this one. A state is a plain buffer of floats that the caller owns and passes in and out.
+ *
+ * Part 2 is our own: states that stay in the library, saved states, text, sampling, generation, batches. New programs
+ * should use it together with rwkv_open and rwkv_free:
+ *
+ *     struct rwkv_context * ctx = rwkv_open("model.rwkv", 0, NULL, NULL);
+ *     struct rwkv_state * state = rwkv_state_new(ctx);
+ *     struct rwkv_sampler * sampler = rwkv_sampler_new(ctx, NULL);
+ *     rwkv_generate(ctx, state, sampler, "The database", 12, 200, NULL, 0, print_piece, NULL);
+ *
+ * FILES
+ *
+ * Everywhere a model is opened, .rwkv files (made by rwkv-quantize) are best: weights stay quantized in memory. Other
+ * checkpoints, rwkv.cpp's .bin files among them, are converted into a temporary .rwkv file in $TMPDIR (or /tmp) first,
+ * as FP32 if they are FP32 and as FP16 otherwise. The file has no name while the model is open and vanishes with it.
+ *
+ * OBJECTS AND MEMORY
+ *
+ * Whoever creates an object (rwkv_init_from_file, rwkv_open, rwkv_clone_context, rwkv_state_*, rwkv_sampler_new) frees
+ * it with the function of its kind. Objects may be freed in any order: a state keeps its model alive. A pointer to an
+ * object is a handle, not an address: the library knows which ones are alive, so a NULL, an object of another kind and
+ * one that was freed before are errors and never a crash. Freeing NULL, or twice, does nothing. Buffers belong to the
+ * caller and must have the stated length; the library keeps no pointer to them after a call.
+ *
+ * THREADS
+ *
+ * Every function may be called from any thread. Contexts are independent: rwkv_clone_context makes another one over the
+ * same weights for another thread. A context, state or sampler does one thing at a time: if a second call comes while
+ * one is running (also from within its callbacks), the second fails with RWKV_ERROR_CTX. The same model, tokens and
+ * seed give the same numbers for any number of threads, bit for bit.
+ *
+ * ERRORS
+ *
+ * Functions return false, NULL or RWKV_FAILED. The flags of the error (rwkv_get_last_error) and its text
+ * (rwkv_get_last_error_text) are then kept with the context that was passed; without one (no context, or none that is
+ * alive) with the calling thread, where passing NULL finds them. Nothing is printed unless asked for with
+ * rwkv_set_print_errors, and nothing aborts.
+ *
+ * A function that fails leaves state_out, logits_out and the like in an unspecified condition, unless it says more.
+ */
+#ifndef RWKV_H
+#define RWKV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define RWKV_API __attribute__((visibility("default")))
+#else
+#define RWKV_API
+#endif
+
+#define RWKV_VERSION_MAJOR 0
+#define RWKV_VERSION_MINOR 1
+#define RWKV_VERSION_PATCH 0
+/* Comparable with rwkv_version_number(). */
+#define RWKV_VERSION_NUMBER (RWKV_VERSION_MAJOR * 1000000 + RWKV_VERSION_MINOR * 1000 + RWKV_VERSION_PATCH)
+
+/* rwkv.cpp's model files: accepted by the functions that open a model. */
+#define RWKV_FILE_MAGIC 0x67676d66
+#define RWKV_FILE_VERSION_0 100
+#define RWKV_FILE_VERSION_1 101
+#define RWKV_FILE_VERSION_MIN RWKV_FILE_VERSION_0
+#define RWKV_FILE_VERSION_MAX RWKV_FILE_VERSION_1
+#define RWKV_FILE_VERSION RWKV_FILE_VERSION_MAX
+
+/* What functions that return a length return when they fail. */
+#define RWKV_FAILED ((size_t) -1)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- Part 1: as in rwkv.cpp ------------------------------------------------------------------------------------- */
+
+/* A value is the sum of where (multiples of 256) and what. */
+enum rwkv_error_flags {
+    RWKV_ERROR_NONE = 0,
+
+    /* Where. */
+    RWKV_ERROR_ARGS = 1 << 8,
+    RWKV_ERROR_FILE = 2 << 8,
+    RWKV_ERROR_MODEL = 3 << 8,
+    RWKV_ERROR_MODEL_PARAMS = 4 << 8,
+    RWKV_ERROR_GRAPH = 5 << 8,
+    RWKV_ERROR_CTX = 6 << 8,
+
+    /* What. */
+    RWKV_ERROR_ALLOC = 1,
+    RWKV_ERROR_FILE_OPEN = 2,
+    RWKV_ERROR_FILE_STAT = 3,
+    RWKV_ERROR_FILE_READ = 4,
+    RWKV_ERROR_FILE_WRITE = 5,
+    RWKV_ERROR_FILE_MAGIC = 6,
+    RWKV_ERROR_FILE_VERSION = 7,
+    RWKV_ERROR_DATA_TYPE = 8,
+    RWKV_ERROR_UNSUPPORTED = 9,
+    RWKV_ERROR_SHAPE = 10,
+    RWKV_ERROR_DIMENSION = 11,
+    RWKV_ERROR_KEY = 12,
+    RWKV_ERROR_DATA = 13,
+    RWKV_ERROR_PARAM_MISSING = 14
+};
+
+/* A model with the memory and threads to evaluate it. */
+struct rwkv_context;
+
+/* Whether errors are also written to stderr. With NULL: those that have no context, for the calling thread, and the
+ * setting that new contexts start with. Off at first, unlike in rwkv.cpp. */
+RWKV_API void rwkv_set_print_errors(struct rwkv_context * ctx, const bool print_errors);
+RWKV_API bool rwkv_get_print_errors(const struct rwkv_context * ctx);
+
+/* The flags of the last error of a context, or with NULL of this thread, which are cleared. */
+RWKV_API enum rwkv_error_flags rwkv_get_last_error(struct rwkv_context * ctx);
+
+/* Opens a model for n_threads threads, 1 to 1024. n_gpu_layers is accepted and ignored. NULL on error. */
+RWKV_API struct rwkv_context * rwkv_init_from_file(
+    const char * model_file_path, const uint32_t n_threads, const uint32_t n_gpu_layers);
+
+/* Another context over the same weights, to be freed like the first; either may be freed before the other. */
+RWKV_API struct rwkv_context * rwkv_clone_context(struct rwkv_context * ctx, const uint32_t n_threads);
+
+/* Accepted for programs that ask for it. Does nothing; true if ctx is a context. */
+RWKV_API bool rwkv_gpu_offload_layers(struct rwkv_context * ctx, const uint32_t n_layers);
+
+/* Reads one token.
+ *
+ * state_in: rwkv_get_state_len floats, NULL for the state before the first token. state_out: as many, where the new
+ * state goes, NULL if it is not wanted; the same pointer as state_in works in place, without a copy. logits_out:
+ * rwkv_get_logits_len floats, NULL if they are not wanted, which saves the work.
+ *
+ * Errors: a token outside the vocabulary (nothing has changed then); RWKV-X, whose state has no fixed length: use
+ * rwkv_state_eval. */
+RWKV_API bool rwkv_eval(
+    struct rwkv_context * ctx, const uint32_t token, const float * state_in, float * state_out, float * logits_out);
+
+/* Reads sequence_len tokens (at least 1), many at a time: much faster than one by one, and the same numbers, bit for
+ * bit. logits_out predicts the token after the last. Otherwise as rwkv_eval. */
+RWKV_API bool rwkv_eval_sequence(
+    struct rwkv_context * ctx, const uint32_t * tokens, const size_t sequence_len, const float * state_in,
+    float * state_out, float * logits_out);
+
+/* The same: this library chooses its own blocks. chunk_size must be positive and changes nothing. */
+RWKV_API bool rwkv_eval_sequence_in_chunks(
+    struct rwkv_context * ctx, const uint32_t * tokens, const size_t sequence_len, const size_t chunk_size,
+    const float * state_in, float * state_out, float * logits_out);
+
+/* Sizes of the model; 0 on error. */
+RWKV_API size_t rwkv_get_n_vocab(const struct rwkv_context * ctx);
+RWKV_API size_t rwkv_get_n_embed(const struct rwkv_context * ctx);
+RWKV_API size_t rwkv_get_n_layer(const struct rwkv_context * ctx);
+
+/* Floats of a state buffer; 0 on error, and for RWKV-X. The order of the floats is this library's own (formats/
+ * state-v1.md): buffers of rwkv.cpp do not fit. */
+RWKV_API size_t rwkv_get_state_len(const struct rwkv_context * ctx);
+
+/* Floats of a logits buffer: the vocabulary; 0 on error. */
+RWKV_API size_t rwkv_get_logits_len(const struct rwkv_context * ctx);
+
+/* Sets a state buffer to the state before the first token. */
+RWKV_API void rwkv_init_state(const struct rwkv_context * ctx, float * state);
+
+/* Frees a context. */
+RWKV_API void rwkv_free(struct rwkv_context * ctx);
+
+/* Converts a model (any checkpoint, or a .rwkv file of type FP32 or FP16) into a quantized .rwkv file, replacing an
+ * existing one when it is complete. format_name: Q4_0, Q4_1 or int4; Q5_0, Q5_1 or int5; Q8_0 or int8; FP16; FP32. */
+RWKV_API bool rwkv_quantize_model_file(
+    const char * model_file_path_in, const char * model_file_path_out, const char * format_name);
+
+/* One line about the library and this machine; never freed. */
+RWKV_API const char * rwkv_get_system_info_string(void);
+
+/* ---- Part 2: our own --------------------------------------------------------------------------------------------
+ *
+ * Texts and lists are written into buffers of the caller. Such functions return the whole length, whatever the size of
+ * the buffer, and write as much as fits: call with (NULL, 0) to ask, or compare the result with the size. Texts get a
+ * terminating 0, which the length does not count, if the size is not 0. */
+
+/* The version of the library that is running; compare with RWKV_VERSION_NUMBER. */
+RWKV_API uint32_t rwkv_version_number(void);
+
+/* The text of the last error of a context, or with NULL of this thread: what, where, and what to do. It stays until the
+ * next error. */
+RWKV_API size_t rwkv_get_last_error_text(const struct rwkv_context * ctx, char * buffer, size_t size);
+
+/* Progress of something long, 0…1, from any thread; return false to cancel it. */
+typedef bool (*rwkv_progress)(double done, void * user);
+
+/* Opens a model. n_threads: up to 1024, 0 for all processors that this process may use. progress may be NULL. */
+RWKV_API struct rwkv_context * rwkv_open(
+    const char * path, uint32_t n_threads, rwkv_progress progress, void * user);
+
+/* Version of the architecture: "4", "5.0", "5.1", "5.2", "6", "7" or "x". */
+RWKV_API size_t rwkv_get_architecture(const struct rwkv_context * ctx, char * buffer, size_t size);
+
+/* What the file says of itself, as text: the number of entries, the key of one, the value of a key. */
+RWKV_API size_t rwkv_get_metadata_count(const struct rwkv_context * ctx);
+RWKV_API size_t rwkv_get_metadata_key(const struct rwkv_context * ctx, size_t index, char * buffer, size_t size);
+RWKV_API size_t rwkv_get_metadata(const struct rwkv_context * ctx, const char * key, char * buffer, size_t size);
+
+/* ---- text. Errors: a model without a tokenizer. ---- */
+
+/* The tokens of length bytes of text. Never writes more than capacity tokens. */
+RWKV_API size_t rwkv_encode(
+    const struct rwkv_context * ctx, const char * text, size_t length, uint32_t * tokens, size_t capacity);
+
+/* The bytes of tokens, which may start or end within a UTF-8 character. They may contain 0. */
+RWKV_API size_t rwkv_decode(
+    const struct rwkv_context * ctx, const uint32_t * tokens, size_t count, char * buffer, size_t size);
+
+/* ---- states ---- */
+
+/* What a model remembers of the tokens it has read; works for all versions. */
+struct rwkv_state;
+
+/* The state before the first token; a copy, to try something else with. */
+RWKV_API struct rwkv_state * rwkv_state_new(const struct rwkv_context * ctx);
+RWKV_API struct rwkv_state * rwkv_state_clone(const struct rwkv_state * state);
+
+/* Back to the state before the first token. */
+RWKV_API bool rwkv_state_reset(struct rwkv_state * state);
+
+RWKV_API void rwkv_state_free(struct rwkv_state * state);
+
+/* Bytes that a state takes now. Only RWKV-X's grow. */
+RWKV_API size_t rwkv_state_get_size(const struct rwkv_state * state);
+
+/* Reads count tokens (at least 1) into a state. logits_out: rwkv_get_logits_len floats or NULL. progress: called after
+ * each block of tokens; may be NULL. A call that fails or is cancelled leaves the state after the last whole block. */
+RWKV_API bool rwkv_state_eval(
+    struct rwkv_context * ctx, struct rwkv_state * state, const uint32_t * tokens, size_t count, float * logits_out,
+    rwkv_progress progress, void * user);
+
+/* Reads count vectors of rwkv_get_n_embed finite floats each that stand in for rows of the embedding table: what an
+ * encoder of images or sound made for this model. */
+RWKV_API bool rwkv_state_eval_vectors(
+    struct rwkv_context * ctx, struct rwkv_state * state, const float * vectors, size_t count, float * logits_out);
+
+/* Reads one token into each of count different states (1 to 64), with one pass over the weights. logits_out: count
+ * times rwkv_get_logits_len floats, or NULL. The same numbers as one by one. */
+RWKV_API bool rwkv_eval_batch(
+    struct rwkv_context * ctx, struct rwkv_state * const * states, const uint32_t * tokens, size_t count,
+    float * logits_out);
+
+/* The hidden vector from which the last logits of this context were made (of a batch: the last), rwkv_get_n_embed
+ * floats: an embedding of what was read. An error if no logits were asked for. */
+RWKV_API bool rwkv_get_hidden(struct rwkv_context * ctx, float * hidden_out);
+
+/* Saves a state with the count tokens that led to it (NULL, 0: without), to a file that appears complete or not at all,
+ * or to memory. It is compressed, has checksums, and loads only with the same model. */
+RWKV_API bool rwkv_state_save(
+    struct rwkv_state * state, const char * path, const uint32_t * tokens, size_t count);
+RWKV_API size_t rwkv_state_save_memory(
+    struct rwkv_state * state, const uint32_t * tokens, size_t count, void * buffer, size_t size);
+
+/* Loads what was saved; NULL if it is damaged, or of another model. */
+RWKV_API struct rwkv_state * rwkv_state_load(const struct rwkv_context * ctx, const char * path);
+RWKV_API struct rwkv_state * rwkv_state_load_memory(
+    const struct rwkv_context * ctx, const void * buffer, size_t size);
+
+/* The tokens that a loaded state was saved with; none for other states. */
+RWKV_API size_t rwkv_state_get_tokens(const struct rwkv_state * state, uint32_t * tokens, size_t capacity);
+
+/* ---- sampling ---- */
+
+/* How the next token is chosen: logits - penalties, softmax, top-p, top-k, probability^(1/temperature), draw. */
+struct rwkv_sampler_options {
+    double temperature;       /* 0: always the most likely token */
+    double top_p;             /* keep the most likely tokens whose probabilities add up to this; 1: all */
+    double presence_penalty;  /* off the logit of each token written before, once */
+    double frequency_penalty; /* off it for each time */
+    double penalty_decay;     /* what the counts are multiplied by at each further token */
+    uint64_t seed;            /* the same seed, options and logits give the same tokens */
+    uint32_t top_k;           /* keep at most this many tokens; 0: no limit */
+};
+
+/* The defaults: temperature 1, top_p 0.85, penalties 0.2 and 0.2 with decay 0.996, seed 0, top_k 0. */
+RWKV_API bool rwkv_sampler_options_init(struct rwkv_sampler_options * options);
+
+struct rwkv_sampler;
+
+/* options NULL: the defaults. ctx tells which tokens are spaces and digits, whose repetition is not counted. */
+RWKV_API struct rwkv_sampler * rwkv_sampler_new(
+    const struct rwkv_context * ctx, const struct rwkv_sampler_options * options);
+
+/* Chooses a token from count logits and remembers it for the penalties. */
+RWKV_API bool rwkv_sampler_sample(
+    struct rwkv_sampler * sampler, const float * logits, size_t count, uint32_t * token_out);
+
+/* Forgets the tokens written so far. The random numbers go on. */
+RWKV_API bool rwkv_sampler_reset(struct rwkv_sampler * sampler);
+
+RWKV_API void rwkv_sampler_free(struct rwkv_sampler * sampler);
+
+/* ---- generation ---- */
+
+/* A piece of text: whole UTF-8 characters, with a terminating 0; valid during the call. Return false to stop. */
+typedef bool (*rwkv_text)(const char * text, size_t length, void * user);
+
+enum rwkv_finish {
+    RWKV_FINISH_ERROR = 0,
+    RWKV_FINISH_LENGTH = 1,   /* max_tokens were written */
+    RWKV_FINISH_END = 2,      /* the model ended the text (token 0) */
+    RWKV_FINISH_STOP = 3,     /* a stop string appeared; it is not part of the text */
+    RWKV_FINISH_CANCELLED = 4 /* the callback asked for it */
+};
+
+/* Reads a prompt and writes up to max_tokens tokens after it.
+ *
+ * prompt: prompt_length bytes of text. It may be empty if the last thing that this context did was to evaluate this
+ * state with logits, or to generate with it: then the text goes on from there. stops: n_stops 0-terminated texts that
+ * end the generation. The state has read every token whose text was handed out. */
+RWKV_API enum rwkv_finish rwkv_generate(
+    struct rwkv_context * ctx, struct rwkv_state * state, struct rwkv_sampler * sampler, const char * prompt,
+    size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_text receive,
+    void * user);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+import CRWKVABI
+import Glibc
+import RWKV
+import RWKVQuantization
+import Synchronization
+
+/// An error as C sees it.
+struct Failure: Error {
+  let flags: UInt32
+  let text: String
+
+  init(_ place: rwkv_error_flags, _ what: rwkv_error_flags, _ text: String) {
+    flags = place.rawValue | what.rawValue
+    self.text = text
+  }
+
+  init(_ place: rwkv_error_flags, _ text: String) { self.init(place, RWKV_ERROR_NONE, text) }
+
+  init(_ error: any Error) {
+    switch error {
+    case let failure as Failure: self = failure
+    case let error as ModelError:
+      switch error.reason {
+      case .outOfMemory: self.init(RWKV_ERROR_CTX, RWKV_ERROR_ALLOC, "\(error)")
+      case .tokenOutOfRange, .invalidBatch: self.init(RWKV_ERROR_ARGS, "\(error)")
+      case .file: self.init(RWKV_ERROR_FILE, RWKV_ERROR_FILE_READ, "\(error)")
+      case .missingMetadata, .missingTensor:
+        self.init(RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_PARAM_MISSING, "\(error)")
+      case .wrongShape: self.init(RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_SHAPE, "\(error)")
+      case .wrongFormat: self.init(RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_DATA_TYPE, "\(error)")
+      case .unsupportedVersion: self.init(RWKV_ERROR_MODEL, RWKV_ERROR_UNSUPPORTED, "\(error)")
+      case .notFinite: self.init(RWKV_ERROR_MODEL, RWKV_ERROR_DATA, "\(error)")
+      default: self.init(RWKV_ERROR_MODEL, "\(error)")
+      }
+    case let error as StateFileError:
+      switch error.reason {
+      case .file: self.init(RWKV_ERROR_FILE, "\(error)")
+      case .outOfMemory: self.init(RWKV_ERROR_CTX, RWKV_ERROR_ALLOC, "\(error)")
+      default: self.init(RWKV_ERROR_FILE, RWKV_ERROR_DATA, "\(error)")
+      }
+    case let error as QuantizationError: self.init(RWKV_ERROR_FILE, RWKV_ERROR_DATA, "\(error)")
+    default: self.init(RWKV_ERROR_ARGS, "\(error)")
+    }
+  }
+
+  static func null(_ name: String) -> Failure { Failure(RWKV_ERROR_ARGS, "\(name) is NULL") }
+}
+
+/// Where errors are kept: one per context, and one per thread for errors without a context.
+final class ErrorSlot: Sendable {
+  private struct Content {
+    var flags: UInt32 = 0
+    var text = ""
+    var prints = false
+  }
+  private let content: Mutex<Content>
+
+  init(prints: Bool) { content = Mutex(Content(prints: prints)) }
+
+  var prints: Bool {
+    get { content.withLock { $0.prints } }
+    set { content.withLock { $0.prints = newValue } }
+  }
+
+  var text: String { content.withLock { $0.text } }
+
+  func set(_ error: any Error) {
+    let failure = Failure(error)
+    let prints = content.withLock { content in
+      content.flags = failure.flags
+      content.text = failure.text
+      return content.prints
+    }
+    guard prints else { return }
+    let line = Array("rwkv: \(failure.text)\n".utf8)
+    _ = Glibc.write(STDERR_FILENO, line, line.count)
+  }
+
+  /// The flags, which are cleared.
+  func take() -> UInt32 {
+    content.withLock { content in
+      defer { content.flags = 0 }
+      return content.flags
+    }
+  }
+
+  /// That of the calling thread.
+  static var ofThread: ErrorSlot {
+    if let slot = pthread_getspecific(key) {
+      return Unmanaged<ErrorSlot>.fromOpaque(slot).takeUnretainedValue()
+    }
+    let slot = ErrorSlot(prints: false)
+    pthread_setspecific(key, Unmanaged.passRetained(slot).toOpaque())
+    return slot
+  }
+
+  private static let key: pthread_key_t = {
+    var key = pthread_key_t()
+    pthread_key_create(&key) { slot in
+      if let slot { Unmanaged<ErrorSlot>.fromOpaque(slot).release() }
+    }
+    return key
+  }()
+}
+
+/// Runs a call that has no context; an error goes to the thread's slot.
+func attempt<Result>(_ failed: Result, _ body: () throws -> Result) -> Result {
+  do { return try body() } catch {
+    ErrorSlot.ofThread.set(error)
+    return failed
+  }
+}
+
+/// Runs a call on a context that only asks for something; an error goes to its slot.
+func ask<Result>(_ handle: OpaquePointer?, _ failed: Result, _ body: (ContextObject) throws -> Result)
+  -> Result
+{
+  guard let context = Handles.find(handle, ContextObject.self) else {
+    return attempt(failed) { try body(Handles.get(handle, ContextObject.self)) }
+  }
+  do { return try body(context) } catch {
+    context.errors.set(error)
+    return failed
+  }
+}
+
+/// Runs a call that uses a context's memory and threads.
+func use<Result>(_ handle: OpaquePointer?, _ failed: Result, _ body: (ContextObject) throws -> Result)
+  -> Result
+{
+  ask(handle, failed) { context in try context.exclusively { try body(context) } }
+}

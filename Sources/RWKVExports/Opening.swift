@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT
+import CRWKVABI
+import Glibc
+import RWKV
+import RWKVFormat
+import RWKVQuantization
+
+/// Opens a `.rwkv` file, or another checkpoint by way of a temporary one.
+func openModel(
+  _ path: String, threads: Int, _ progress: @escaping @Sendable (Double) -> Bool = { _ in true }
+) throws -> Model {
+  guard access(path, R_OK) == 0 else {
+    throw Failure(RWKV_ERROR_FILE, RWKV_ERROR_FILE_OPEN, "\(path): \(String(cString: strerror(errno)))")
+  }
+  let start = firstBytes(path, 24)
+  if start.starts(with: [0x89, 0x52, 0x57, 0x4B, 0x56]) {
+    return try Model(path: path, threads: threads, progress: progress)
+  }
+  let folder = try temporaryFolder()
+  let file = folder + "/model.rwkv"
+  defer {
+    // The model holds the file open; it needs no name.
+    unlink(file)
+    rmdir(folder)
+  }
+  var options = ConversionOptions()
+  // FP32 models of rwkv.cpp stay as they are; its 16-bit and quantized ones fit into 16 bits.
+  let isFullPrecision = start.starts(with: [0x66, 0x6D, 0x67, 0x67]) && start[20...] == [0, 0, 0, 0]
+  options.type = isFullPrecision ? .fp32 : .fp16
+  options.threads = threads
+  options.writer = "librwkv"
+  _ = try Conversion.convert(path, to: file, options) { progress(0.5 * $0) }
+  return try Model(path: file, threads: threads) { progress(0.5 + 0.5 * $0) }
+}
+
+private func firstBytes(_ path: String, _ count: Int) -> [UInt8] {
+  let descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)
+  guard descriptor >= 0 else { return [] }
+  defer { close(descriptor) }
+  var bytes = [UInt8](repeating: 0, count: count)
+  let length = read(descriptor, &bytes, count)
+  return Array(bytes.prefix(max(0, length)))
+}
+
+private func temporaryFolder() throws -> String {
+  let parent = getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp"
+  var template = Array("\(parent)/rwkv-XXXXXX".utf8CString)
+  guard mkdtemp(&template) != nil else {
+    throw Failure(RWKV_ERROR_FILE, RWKV_ERROR_FILE_WRITE, "\(parent): \(String(cString: strerror(errno)))")
+  }
+  return String(decoding: template.dropLast().map(UInt8.init(bitPattern:)), as: UTF8.self)
+}
