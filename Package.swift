@@ -76,6 +76,9 @@ let package = Package(
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
     tests("ModelTests", ["RWKV", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
     tests("QuantizationTests", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "CRWKVKernels"]),
+    .testTarget(
+      name: "CABITests", dependencies: ["RWKV", "RWKVQuantization", "RWKVFormat"],
+      exclude: ["Programs", "exported-symbols.txt"], swiftSettings: swiftSettings),
     tests("CommandTests", ["rwkv-quantize", "rwkv-run"]),
   ]
 )

@@ -164,7 +164,9 @@ public func rwkv_sampler_sample(
     let object = try Handles.get(sampler, SamplerObject.self)
     guard let logits else { throw Failure.null("logits") }
     guard let token else { throw Failure.null("token_out") }
-    guard count > 0 else { throw Failure(RWKV_ERROR_ARGS, "no logits") }
+    guard count > 0 else {
+      throw Failure(RWKV_ERROR_ARGS, "no logits; give one for each token of the vocabulary")
+    }
     return try object.exclusively {
       token.pointee = UInt32(try object.sampler.sample(UnsafeBufferPointer(start: logits, count: count)))
       return true

@@ -44,7 +44,9 @@ struct Failure: Error {
     }
   }
 
-  static func null(_ name: String) -> Failure { Failure(RWKV_ERROR_ARGS, "\(name) is NULL") }
+  static func null(_ name: String) -> Failure {
+    Failure(RWKV_ERROR_ARGS, "\(name) is NULL, expected a pointer")
+  }
 }
 
 /// Where errors are kept: one per context, and one per thread for errors without a context.

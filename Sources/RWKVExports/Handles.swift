@@ -43,7 +43,7 @@ enum Handles {
   /// The object behind a handle, or an error that says what is missing.
   static func get<Kind: Object>(_ handle: OpaquePointer?, _ kind: Kind.Type) throws -> Kind {
     if let object = find(handle, kind) { return object }
-    let what = handle == nil ? "NULL" : "not alive, or something else"
+    let what = handle == nil ? "NULL, expected one that is alive" : "not alive, or something else"
     throw Failure(RWKV_ERROR_ARGS, "the \(Kind.kind) is \(what)")
   }
 

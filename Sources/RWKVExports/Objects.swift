@@ -36,7 +36,7 @@ final class ContextObject: Object, @unchecked Sendable {
   /// `count` tokens of a C array, all within the vocabulary.
   func tokens(_ tokens: UnsafePointer<UInt32>?, _ count: Int) throws -> [Int] {
     guard let tokens else { throw Failure.null("tokens") }
-    guard count > 0 else { throw Failure(RWKV_ERROR_ARGS, "no tokens") }
+    guard count > 0 else { throw Failure(RWKV_ERROR_ARGS, "no tokens; give at least one") }
     let vocabulary = model.configuration.vocabulary
     return try UnsafeBufferPointer(start: tokens, count: count).map { token in
       guard token < vocabulary else {

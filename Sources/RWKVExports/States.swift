@@ -66,7 +66,7 @@ public func rwkv_state_eval_vectors(
     try state.check(context)
     guard let vectors else { throw Failure.null("vectors") }
     let (length, overflow) = count.multipliedReportingOverflow(by: context.model.configuration.embedding)
-    guard count > 0, !overflow else { throw Failure(RWKV_ERROR_ARGS, "no vectors") }
+    guard count > 0, !overflow else { throw Failure(RWKV_ERROR_ARGS, "no vectors; give at least one") }
     let values = UnsafeBufferPointer(start: vectors, count: length)
     guard let wrong = values.firstIndex(where: { !$0.isFinite }) else {
       return try state.exclusively {

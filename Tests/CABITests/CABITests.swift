@@ -1,0 +1,131 @@
+import Foundation
+import RWKV
+import RWKVQuantization
+import Testing
+
+/// The C library: programs that use it are compiled, linked and run. `swift build --product rwkv` makes it.
+@Suite("C interface", .serialized)
+struct CABITests {
+  static let root = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../..").standardized
+  static let programs = root.appending(path: "Tests/CABITests/Programs").path
+
+  struct Result {
+    let status: Int32
+    let output: String
+  }
+
+  /// Runs a command of the shell in the package's folder.
+  @discardableResult
+  static func shell(_ command: String) throws -> Result {
+    let process = Process()
+    process.executableURL = URL(filePath: "/bin/sh")
+    process.arguments = ["-c", command + " 2>&1"]
+    process.currentDirectoryURL = root
+    let pipe = Pipe()
+    process.standardOutput = pipe
+    try process.run()
+    let data = pipe.fileHandleForReading.readDataToEndOfFile()
+    process.waitUntilExit()
+    return Result(status: process.terminationStatus, output: String(decoding: data, as: UTF8.self))
+  }
+
+  static func require(_ command: String) throws {
+    let result = try shell(command)
+    #expect(result.status == 0, "\(command)\n\(result.output)")
+  }
+
+  /// A folder with the library under the names that linkers and loaders look for, and models; removed at exit.
+  final class Workplace: Sendable {
+    static let shared = Swift.Result { try Workplace() }
+    let path: String
+
+    /// Beside the test bundle that is being run.
+    private static var builtFolder: String {
+      let bundle = CommandLine.arguments.first { $0.contains(".xctest") }
+      let folder = bundle.map {
+        ($0.components(separatedBy: ".xctest")[0] as NSString).deletingLastPathComponent
+      }
+      return folder ?? CABITests.root.appending(path: ".build/debug").path
+    }
+
+    private init() throws {
+      path = NSTemporaryDirectory() + "rwkv-cabi-\(getpid())"
+      let files = FileManager.default
+      try files.createDirectory(atPath: path + "/out", withIntermediateDirectories: true)
+      atexit { try? FileManager.default.removeItem(atPath: NSTemporaryDirectory() + "rwkv-cabi-\(getpid())") }
+      let library = Self.builtFolder + "/librwkv.so"
+      try #require(files.fileExists(atPath: library), "make it with: swift build --product rwkv")
+      for name in ["librwkv.so", "librwkv.so.0"] {
+        try files.createSymbolicLink(atPath: path + "/" + name, withDestinationPath: library)
+      }
+      for (name, golden) in [
+        ("model", "v7-std/model.safetensors"), ("other", "v6-hf"), ("hybrid", "x-one/model.pth"),
+      ] {
+        var options = ConversionOptions()
+        options.type = .int8
+        options.tokenizer = .bytes
+        _ = try Conversion.convert(checkpoint(golden), to: "\(path)/\(name).rwkv", options)
+      }
+    }
+
+    func checkpoint(_ name: String) -> String {
+      CABITests.root.appending(path: "Tests/Fixtures/goldens/\(name)").path
+    }
+
+    /// The arguments of every_function.
+    var arguments: String {
+      "\(path)/model.rwkv \(path)/other.rwkv \(path)/hybrid.rwkv \(checkpoint("v7-std/model.safetensors")) \(path)/out"
+    }
+
+    /// Compiles a program against header and library, with all warnings as errors.
+    func compile(_ compiler: String, _ source: String, to name: String) throws {
+      try CABITests.require(
+        "\(compiler) -Wall -Wextra -pedantic -Werror -ISources/CRWKVABI/include \(CABITests.programs)/\(source) "
+          + "-o \(path)/\(name) -L\(path) -lrwkv -lm -lpthread")
+    }
+
+    func run(_ command: String) throws { try CABITests.require("LD_LIBRARY_PATH=\(path) \(path)/\(command)") }
+  }
+
+  @Test func exactlyTheHeadersFunctionsAreExported() throws {
+    let place = try Workplace.shared.get()
+    let symbols = try Self.shell(
+      "nm -D --defined-only --extern-only \(place.path)/librwkv.so | awk '{print $3}' | sort")
+    let expected = try String(
+      contentsOf: Self.root.appending(path: "Tests/CABITests/exported-symbols.txt"), encoding: .utf8)
+    #expect(symbols.output == expected)
+    let header = try String(
+      contentsOf: Self.root.appending(path: "Sources/CRWKVABI/include/rwkv.h"), encoding: .utf8)
+    for symbol in expected.split(separator: "\n") { #expect(header.contains("\(symbol)("), "\(symbol)") }
+    let soname = try Self.shell("readelf -d \(place.path)/librwkv.so | grep SONAME")
+    #expect(soname.output.contains("[librwkv.so.0]"))
+  }
+
+  @Test func everyFunctionWorksFromC() throws {
+    let place = try Workplace.shared.get()
+    try place.compile("cc -std=c99", "every_function.c", to: "every_function")
+    try place.run("every_function \(place.arguments)")
+    try Self.sameLogits(place)
+  }
+
+  @Test func everyFunctionWorksFromCPlusPlus() throws {
+    let place = try Workplace.shared.get()
+    try place.compile("c++ -std=c++11 -x c++", "every_function.c", to: "every_function_cpp")
+    try place.run("every_function_cpp \(place.arguments)")
+  }
+
+  /// What the C program wrote equals what Swift computes, bit for bit.
+  private static func sameLogits(_ place: Workplace) throws {
+    let model = try Model(path: place.path + "/model.rwkv", threads: 1)
+    let session = try Session(model, threads: 1)
+    try session.prefill("hello world".utf8.map { Int($0) })
+    let written = try Data(contentsOf: URL(filePath: place.path + "/out/logits"))
+    #expect(written == session.logits.withMemoryRebound(to: UInt8.self) { Data($0) })
+  }
+
+  @Test func eightThreadsWithTheirOwnContextsEqualOne() throws {
+    let place = try Workplace.shared.get()
+    try place.compile("cc -std=c99", "threads.c", to: "threads")
+    for model in ["model", "other"] { try place.run("threads \(place.path)/\(model).rwkv") }
+  }
+}
