@@ -62,6 +62,37 @@ public struct Configuration: Sendable, Equatable {
   }
 }
 
+/// One block of a model.
+enum BlockID: Hashable, Sendable {
+  case recurrent(Int)
+  /// RWKV-X only.
+  case attention(Int)
+
+  /// What the names of its tensors begin with.
+  var prefix: String {
+    switch self {
+    case .recurrent(let layer): "blocks.\(layer)."
+    case .attention(let index): "moba.\(index)."
+    }
+  }
+}
+
+extension Configuration {
+  /// The blocks in the order in which they are evaluated.
+  ///
+  /// RWKV-X: with q = L / M, M times q RWKV-7 blocks and an attention block; RWKV-7 blocks that are left over are not
+  /// evaluated, as in the reference.
+  var blocks: [BlockID] {
+    guard let attention = sparseAttention?.layers, attention > 0 else {
+      return (0..<layers).map { .recurrent($0) }
+    }
+    let between = layers / attention
+    return (0..<attention).flatMap { index in
+      (index * between..<(index + 1) * between).map { .recurrent($0) } + [.attention(index)]
+    }
+  }
+}
+
 /// The sparse attention of RWKV-X.   arXiv:2504.21463; howard-hou/RWKV-X `package/src/rwkv_x/model.py`.
 public struct SparseAttention: Sendable, Equatable {
   /// M: attention blocks

@@ -1,4 +1,5 @@
 internal import CRWKVKernels
+internal import RWKVFormat
 
 /// Evaluates blocks of tokens: scratch memory and threads over a shared model. Not thread-safe.
 package final class Evaluator {
@@ -7,9 +8,12 @@ package final class Evaluator {
   private let team: Team
   private let blocks: any BlockStack
   private let embeddings: EmbeddingTable.Reader
+  /// Of a streamed model, one for each member of the team.
+  private let readers: [ChunkReader]
   private let arena = Arena()
   private let headInput: Activations
   private let headRows: UnsafeMutablePointer<Int>
+  private let blockCount: Int
   /// Rows whose logits were wanted last.
   package private(set) var headCount = 0
   /// [headCount, logitsStride]: one row for each requested row, in order.
@@ -28,15 +32,33 @@ package final class Evaluator {
   package enum Input {
     case tokens(ArraySlice<Int>)
     case vectors(UnsafeBufferPointer<Float>)
+
+    func rows(_ D: Int) -> Int {
+      switch self {
+      case .tokens(let tokens): tokens.count
+      case .vectors(let values): values.count / D
+      }
+    }
+
+    func slice(_ rows: Range<Int>, _ D: Int) -> Input {
+      switch self {
+      case .tokens(let tokens):
+        .tokens(tokens[tokens.startIndex + rows.lowerBound..<tokens.startIndex + rows.upperBound])
+      case .vectors(let values):
+        .vectors(UnsafeBufferPointer(rebasing: values[rows.lowerBound * D..<rows.upperBound * D]))
+      }
+    }
   }
 
   package init(_ model: Model, threads: Int) throws(ModelError) {
     self.model = model
     let configuration = model.configuration
+    blockCount = configuration.blocks.count
     team = Team(size: max(1, threads))
     frame = try Frame(
       configuration, hiddenUnits: model.weights.hiddenUnits(configuration), capacity: Self.capacity,
-      teamSize: team.size, arena: arena)
+      span: model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity, teamSize: team.size,
+      arena: arena)
     blocks =
       switch model.weights {
       case .v4(let weights): try RWKV4(weights, frame, arena: arena)
@@ -46,55 +68,122 @@ package final class Evaluator {
       case .x(let weights): try RWKVX(weights, frame, arena: arena)
       }
     embeddings = EmbeddingTable.Reader(model.embeddings)
+    readers = model.store.isStreamed ? (0..<team.size).map { _ in ChunkReader() } : []
     headInput = try Activations(rows: Self.capacity, width: configuration.embedding, in: arena)
     headRows = try arena.allocate(Int.self, count: Self.capacity)
     logitsStride = paddedWidth(configuration.vocabulary)
     logits = try arena.allocate(Float.self, count: Self.capacity * logitsStride)
   }
 
-  /// Reads a sequence of any length and advances `state`, a block at a time.
+  /// Memory reserved for activations and logits [bytes].
+  var scratchBytes: Int { arena.byteCount }
+
+  /// Reads a sequence of any length and advances `state`, a block at a time; where the weights are streamed, as many
+  /// blocks as one pass over them takes.
   ///
-  /// An error leaves the state after the last complete block.
+  /// An error leaves the state after the last complete block or pass; but see `evaluate`.
   /// - Parameter each: called after each block with the rows read so far and the rows of the block; reading stops when
   ///   it returns false.
   package func read(
     _ input: Input, _ state: State, output: Output, _ each: (_ end: Int, _ count: Int) -> Bool
   ) throws(ModelError) {
     let D = model.configuration.embedding
-    let total =
-      switch input {
-      case .tokens(let tokens): tokens.count
-      case .vectors(let values): values.count / D
-      }
+    let total = input.rows(D)
     var start = 0
     while start < total {
-      let end = start + min(Self.capacity, total - start)
-      let block: Input =
-        switch input {
-        case .tokens(let tokens): .tokens(tokens[tokens.startIndex + start..<tokens.startIndex + end])
-        case .vectors(let values): .vectors(UnsafeBufferPointer(rebasing: values[start * D..<end * D]))
+      let end = start + min(frame.span, total - start)
+      let part = input.slice(start..<end, D)
+      let wanted = output == .lastOfEachRun && end < total ? .none : output
+      var goesOn = true
+      if end - start <= Self.capacity {
+        try evaluate(part, [Run(first: 0, count: end - start, state)], output: wanted)
+        goesOn = each(end, end - start)
+      } else {
+        try evaluate(part, state, output: wanted) { first, count in
+          goesOn = each(start + first + count, count) && goesOn
         }
-      let run = Run(first: 0, count: end - start, state)
-      try evaluate(block, [run], output: output == .lastOfEachRun && end < total ? .none : output)
-      guard each(end, end - start) else { throw ModelError(.cancelled) }
+      }
+      guard goesOn else { throw ModelError(.cancelled) }
       start = end
     }
   }
 
   /// Reads a block, one input per row of the runs, and advances the runs' states.
   ///
-  /// When it throws, no state has changed.
+  /// When it throws, no state has changed; except that weights which turn out to be unreadable in the middle leave
+  /// states that remember nothing.
   func evaluate(_ input: Input, _ runs: [Run], output: Output) throws(ModelError) {
     frame.begin(runs)
+    try embed(input)
+    try pass(over: runs) { access throws(ModelError) in
+      try blocks.prepare()
+      select(output)
+      team.run { member in
+        var pending = Frame.Pending.nothing
+        for position in 0..<blockCount {
+          model.store.acquire(position, access, &member, readers)
+          pending = blocks.run(&member, position, adding: pending)
+        }
+        model.store.acquire(blockCount, access, &member, readers)
+        head(&member, adding: pending)
+      }
+      blocks.finish()
+    }
+  }
+
+  /// Reads up to `frame.span` inputs that continue `state`, all of them through one block of the model before the next,
+  /// so that each block's weights are needed once.
+  ///
+  /// - Parameter each: called where logits were asked for, with the first row that they belong to and their number.
+  private func evaluate(
+    _ input: Input, _ state: State, output: Output, _ each: (_ first: Int, _ count: Int) -> Void
+  ) throws(ModelError) {
     let D = model.configuration.embedding
+    let total = input.rows(D)
+    let starts = Array(stride(from: 0, to: total, by: Self.capacity))
+    func begin(_ start: Int) -> Run {
+      let run = Run(first: 0, count: min(Self.capacity, total - start), state)
+      frame.begin([run], origin: start)
+      return run
+    }
+    for start in starts {
+      let run = begin(start)
+      try embed(input.slice(start..<start + run.count, D))
+    }
+    try pass(over: [begin(0)]) { access throws(ModelError) in
+      let cached = state.caches.map(\.count)
+      for position in 0..<blockCount {
+        team.run { member in model.store.acquire(position, access, &member, readers) }
+        for (cache, count) in zip(state.caches, cached) { cache.count = count }
+        for start in starts {
+          _ = begin(start)
+          try blocks.prepare()
+          team.run { member in frame.settle(&member, blocks.run(&member, position, adding: .nothing)) }
+          blocks.finish()
+        }
+      }
+      for start in output == .all ? starts : starts.suffix(1) {
+        let run = begin(start)
+        select(output)
+        team.run { member in
+          model.store.acquire(blockCount, access, &member, readers)
+          head(&member, adding: .nothing)
+        }
+        each(start, run.count)
+      }
+    }
+  }
+
+  /// x = layerNorm(embedding) of the frame's rows.
+  private func embed(_ input: Input) throws(ModelError) {
+    let D = model.configuration.embedding
+    precondition(input.rows(D) == frame.rows)
     switch input {
     case .tokens(let tokens):
-      precondition(tokens.count == frame.rows)
       for (row, token) in tokens.enumerated() {
         try embeddings.read(token, into: frame.x[row], frame.kernels)
       }
     case .vectors(let values):
-      precondition(values.count == frame.rows * D)
       for row in 0..<frame.rows {
         guard let base = values.baseAddress else { break }
         frame.x[row].update(from: base + row * D, count: D)
@@ -104,13 +193,25 @@ package final class Evaluator {
       let x = frame.x[row]
       frame.kernels.layer_norm(x, model.inputNorm.weight, model.inputNorm.bias, D, 1e-5, x)
     }
-    try blocks.prepare()
-    select(output)
-    team.run { member in
-      let pending = blocks.run(&member)
-      head(&member, adding: pending)
+  }
+
+  /// One pass over the weights, which advances the states of `runs`.
+  private func pass(
+    over runs: [Run], _ body: (WeightStore.Access) throws(ModelError) -> Void
+  ) throws(ModelError) {
+    var hasStarted = false
+    do throws(ModelError) {
+      try model.store.evaluate { access throws(ModelError) in
+        hasStarted = true
+        try body(access)
+      }
+    } catch {
+      if hasStarted {
+        headCount = 0
+        for run in runs { run.owner.reset() }
+      }
+      throw error
     }
-    blocks.finish()
   }
 
   private func select(_ output: Output) {

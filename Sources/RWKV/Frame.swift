@@ -5,6 +5,8 @@ struct Run {
   let first: Int
   let count: Int
   let state: UnsafeMutablePointer<Float>
+  /// Whose values these are.
+  unowned(unsafe) let owner: State
   /// RWKV-X: what the attention blocks remember.
   let caches: [AttentionCache]
 
@@ -12,6 +14,7 @@ struct Run {
     self.first = first
     self.count = count
     self.state = state.values
+    owner = state
     caches = state.caches
   }
 }
@@ -34,8 +37,13 @@ final class Frame {
   let kernels: Kernels
   /// Rows of a block at most.
   let capacity: Int
+  /// Rows of a pass over all blocks at most; a pass of several blocks of rows goes through the model block by block.
+  let span: Int
+  /// First row of the current block of rows within its pass.
+  private(set) var origin = 0
+  private let residual: Rows
   /// Residual stream, [T, D].
-  let x: Rows
+  var x: Rows { Rows(residual, from: origin) }
   /// Output of the last layer norm, [T, D].
   let normed: Rows
   /// Output of a mixer that is still to be added to `x`, [T, D].
@@ -70,15 +78,16 @@ final class Frame {
   static let parts = 8
 
   init(
-    _ configuration: Configuration, hiddenUnits: Int, capacity: Int, teamSize: Int, arena: Arena
+    _ configuration: Configuration, hiddenUnits: Int, capacity: Int, span: Int, teamSize: Int, arena: Arena
   ) throws(ModelError) {
     self.configuration = configuration
     self.capacity = capacity
+    self.span = span
     self.teamSize = teamSize
     layout = State.Layout(configuration)
     kernels = bestKernels
     let D = configuration.embedding
-    x = try Rows(rows: capacity, width: D, in: arena)
+    residual = try Rows(rows: span, width: D, in: arena)
     normed = try Rows(rows: capacity, width: D, in: arena)
     delta = try Rows(rows: capacity, width: D, in: arena)
     partial = try Rows(rows: max(capacity, Self.parts), width: D, in: arena)
@@ -90,9 +99,10 @@ final class Frame {
     runOfRow = try arena.allocate(Int.self, count: capacity)
   }
 
-  /// Prepares for a block; rows of the runs are consecutive and cover it.
-  func begin(_ runs: [Run]) {
+  /// Prepares for a block; rows of the runs are consecutive and cover it. `origin`: its first row in its pass.
+  func begin(_ runs: [Run], origin: Int = 0) {
     self.runs = runs
+    self.origin = origin
     rows = 0
     hasSequences = false
     for (number, run) in runs.enumerated() {
@@ -101,7 +111,7 @@ final class Frame {
       rows += run.count
       hasSequences = hasSequences || run.count > 1
     }
-    precondition(rows <= capacity)
+    precondition(rows <= capacity && origin + rows <= span)
   }
 
   /// Share of the hidden units' rows that decoding single tokens has read, 0…1; 1 before the first token.
@@ -123,6 +133,11 @@ final class Frame {
       if let gate { kernels.multiply_sigmoid(gate[row], D, partial[0]) }
       kernels.add(partial[0], D, x[row])
     }
+  }
+
+  /// Adds what is pending to all rows, so that the next block of rows may use the same scratch.
+  func settle(_ member: inout Team.Member, _ pending: Pending) {
+    member.parallel(rows) { row in settle(pending, row) }
   }
 
   /// Layer norm and token shift, the start of every mixer (one phase; two where rows follow each other):

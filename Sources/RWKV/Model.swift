@@ -15,12 +15,17 @@ public final class Model: Sendable {
   /// Those of them that belong to single hidden units of channel mixing.
   let hiddenRowBytes: Int
 
+  /// How the model runs if it is larger than its memory limit; nil if all of it is in memory.
+  ///
+  /// Sessions of such a model take turns.
+  public let streaming: Streaming?
+
   let embeddings: EmbeddingTable
   let inputNorm: LayerNorm
   let outputNorm: LayerNorm
   let head: Matrix
   let weights: Weights
-  private let store: WeightStore
+  let store: WeightStore
 
   /// The blocks of each version.
   enum Weights: Sendable {
@@ -39,9 +44,26 @@ public final class Model: Sendable {
 
   /// Opens a `.rwkv` file and loads its weights with `threads` threads, verifying checksums.
   ///
-  /// - Parameter progress: called with the share done, 0…1, from any thread; loading stops when it returns false.
-  public init(
-    path: String, threads: Int = processorCount(), progress: (@Sendable (Double) -> Bool)? = nil
+  /// Matrices that are stored uncompressed stay in the file, which is mapped: opening reads little, and the first
+  /// evaluation verifies them.
+  ///
+  /// - Parameters:
+  ///   - memoryLimit: the most memory that the process may use with one session [bytes]. A model that needs more runs
+  ///     all the same, more slowly: see `streaming`.
+  ///   - progress: called with the share done, 0…1, from any thread; loading stops when it returns false.
+  public convenience init(
+    path: String, threads: Int = processorCount(), memoryLimit: Int? = nil,
+    progress: (@Sendable (Double) -> Bool)? = nil
+  ) throws(ModelError) {
+    try self.init(path: path, threads: threads, progress: progress) {
+      file, configuration throws(ModelError) in
+      try MemoryPlan(file, configuration, limit: memoryLimit, threads: threads)
+    }
+  }
+
+  init(
+    path: String, threads: Int, progress: (@Sendable (Double) -> Bool)? = nil,
+    plan: (ModelFile, Configuration) throws(ModelError) -> MemoryPlan
   ) throws(ModelError) {
     let file: ModelFile
     do { file = try ModelFile(path: path) } catch { throw ModelError(.file("\(error)")) }
@@ -52,7 +74,9 @@ public final class Model: Sendable {
       configuration = try Configuration(file.metadata)
       tokenizer = try Self.tokenizer(in: file)
       embeddings = try EmbeddingTable(file, configuration)
-      store = try WeightStore(file, configuration, threads: threads, progress: progress)
+      let plan = try plan(file, configuration)
+      store = try WeightStore(file, configuration, plan, threads: threads, progress: progress)
+      streaming = store.streaming
       weightBytes = store.byteCount
       hiddenRowBytes = file.tensors.reduce(0) {
         $0 + ($1.name.hasSuffix("ffn.value.weight") ? $1.rawBytes : 0)
@@ -116,8 +140,10 @@ public final class Model: Sendable {
 protocol BlockStack: AnyObject {
   /// Called once before a block of rows, by one thread: the place to make room for what grows.
   func prepare() throws(ModelError)
-  /// Passes the frame's rows through all blocks; returns what the output norm has to add.
-  func run(_ member: inout Team.Member) -> Frame.Pending
+  /// Passes the frame's rows through one block; `position`: its place in `Configuration.blocks`.
+  ///
+  /// - Parameter pending: what its first norm has to add; returns what the next block's has.
+  func run(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending) -> Frame.Pending
   /// Called once after a block of rows, by one thread.
   func finish()
 }

@@ -2,6 +2,7 @@
 public struct ModelError: Error, Sendable, CustomStringConvertible {
   public enum Reason: Sendable {
     case outOfMemory(bytes: Int)
+    case memoryLimit(Int, minimum: Int)
     case missingMetadata(key: String)
     case invalidMetadata(key: String, found: String, expected: String)
     case missingTensor(String)
@@ -29,10 +30,16 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     (path.map { "\($0): " } ?? "") + explanation
   }
 
+  /// Rounded up.
+  private static func mebibytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20) MiB" }
+
   private var explanation: String {
     switch reason {
     case .outOfMemory(let bytes):
-      "the system has no \((bytes + (1 << 20) - 1) >> 20) MiB of memory left; use a smaller type or a smaller model"
+      "the system has no \(Self.mebibytes(bytes)) of memory left; use a smaller type or a smaller model"
+    case .memoryLimit(let limit, let minimum):
+      "needs at least \(Self.mebibytes(minimum)) of memory even when most of it stays in the file, and may use "
+        + "\(limit >> 20) MiB; use a smaller type or a smaller model"
     case .missingMetadata(let key):
       "metadata '\(key)' is missing; make the file again with rwkv-quantize"
     case .invalidMetadata(let key, let found, let expected):

@@ -2,58 +2,84 @@ internal import RWKVFormat
 import Dispatch
 import Synchronization
 
-/// The weights of one model in memory, exactly as they stand in the file after decompression.
+/// The weights of one model, exactly as they stand in the file after decompression: in memory, in the mapped file, or
+/// passing through memory block by block.
 ///
 /// Hands out matrices and vectors by name and checks their shapes. Immutable once loaded.
 final class WeightStore: @unchecked Sendable {
   let configuration: Configuration
-  private let path: String
+  private let file: ModelFile
   private let arena = Arena()
-  private var tensors: [String: (info: TensorInfo, bytes: UnsafeRawPointer)] = [:]
+  private var locations: [String: Location] = [:]
 
-  /// Bytes of weights in memory.
-  private(set) var byteCount = 0
+  /// Bytes of weights that a token needs.
+  let byteCount: Int
+  /// Stored matrices are used in place.
+  private let mapping: FileMapping?
+  /// Chunks of the mapping, by the position of the block that uses them; last: those outside of blocks.
+  private var mapped: [[ChunkPlace]]
+  /// Whether their checksums have been compared, which the first evaluation does.
+  private let isVerified = Atomic<Bool>(false)
+  private let failure = Mutex<ModelError?>(nil)
+  /// Blocks that are not kept in memory.
+  private var stream: WeightStream?
+  private(set) var streaming: Streaming?
 
-  /// Inflates all tensors but the embedding table and the tokenizer into place, with `threads` threads.
+  /// Inflates what stays in memory into place, with `threads` threads.
   ///
   /// `progress` is called with the share done, 0…1, from any thread; the load stops when it returns false.
   init(
-    _ file: ModelFile, _ configuration: Configuration, threads: Int, progress: (@Sendable (Double) -> Bool)?
+    _ file: ModelFile, _ configuration: Configuration, _ plan: MemoryPlan, threads: Int,
+    progress: (@Sendable (Double) -> Bool)?
   ) throws(ModelError) {
-    self.configuration = configuration
-    path = file.path
-    let wanted = file.tensors.filter { $0.format != .bytes && $0.name != EmbeddingTable.tensorName }
-    let sizes = wanted.map { ($0.rawBytes + 63) / 64 * 64 }
-    byteCount = sizes.reduce(0, +)
-    let memory = try arena.allocate(byteCount: byteCount, hugePages: true)
-    var offset = 0
-    var chunks: [Chunk] = []
-    for (tensor, size) in zip(wanted, sizes) {
-      let start = memory + offset
-      tensors[tensor.name] = (tensor, UnsafeRawPointer(start))
-      var place = 0
-      for chunk in 0..<tensor.chunkCount {
-        let length = file.rawLength(ofChunk: chunk, of: tensor)
-        chunks.append(
-          Chunk(
-            tensor: tensor, index: chunk,
-            place: UnsafeMutableRawBufferPointer(start: start + place, count: length)))
-        place += length
-      }
-      offset += size
+    (self.configuration, self.file) = (configuration, file)
+    let groups = plan.groups
+    byteCount = groups.blocks.reduce(TensorGroups.byteCount(groups.common)) {
+      $0 + TensorGroups.byteCount($1)
     }
-    try Self.load(chunks, from: file, threads: threads, progress: progress)
-  }
+    // A file that cannot be mapped is loaded.
+    mapping = plan.mapsFile ? try? FileMapping(file) : nil
+    mapped = Array(repeating: [], count: groups.blocks.count + 1)
+    // What matrices' locations refer to: a region for each block, the mapping, and memory.
+    let regions = try arena.allocate(UnsafeRawPointer.self, count: groups.blocks.count + 2)
+    let (mappedRegion, memory) = (regions + groups.blocks.count, regions + groups.blocks.count + 1)
+    if let base = mapping?.bytes.baseAddress { mappedRegion.pointee = base }
 
-  private struct Chunk: @unchecked Sendable {
-    let tensor: TensorInfo
-    let index: Int
-    let place: UnsafeMutableRawBufferPointer
+    var streams = plan.isStreamed.map { $0 ? WeightStream.Group() : nil }
+    var (loaded, loadedBytes): ([(TensorInfo, Int)], Int) = ([], 0)
+    for (position, tensors) in (groups.blocks + [groups.common]).enumerated() {
+      for tensor in tensors {
+        if tensor.rows > 1, mapping != nil, let offset = file.storedOffset(of: tensor) {
+          locations[tensor.name] = Location(region: mappedRegion, offset: Int(offset))
+          mapped[position] += ChunkPlace.all(of: tensor, at: Int(offset), in: file)
+        } else if position < streams.count, let start = streams[position]?.byteCount {
+          locations[tensor.name] = Location(region: regions + position, offset: start)
+          streams[position]?.chunks += ChunkPlace.all(of: tensor, at: start, in: file)
+          streams[position]?.byteCount += tensor.paddedBytes
+        } else {
+          locations[tensor.name] = Location(region: memory, offset: loadedBytes)
+          loaded.append((tensor, loadedBytes))
+          loadedBytes += tensor.paddedBytes
+        }
+      }
+    }
+    let base = try arena.allocate(byteCount: loadedBytes, hugePages: true)
+    memory.pointee = UnsafeRawPointer(base)
+    let chunks = loaded.flatMap { ChunkPlace.all(of: $0.0, at: $0.1, in: file) }
+    let start = DispatchTime.now().uptimeNanoseconds
+    try Self.load(chunks, to: base, from: file, threads: threads, progress: progress)
+    let seconds = Double(DispatchTime.now().uptimeNanoseconds - start) * 1e-9
+    guard let streaming = plan.streaming else { return }
+    stream = try WeightStream(file, streams, regions: regions, arena: arena)
+    self.streaming = streaming
+    self.streaming?.expectedTokensPerSecond = Double(loadedBytes) / seconds / Double(streaming.streamedBytes)
   }
 
   private static func load(
-    _ chunks: [Chunk], from file: ModelFile, threads: Int, progress: (@Sendable (Double) -> Bool)?
+    _ chunks: [ChunkPlace], to base: UnsafeMutableRawPointer, from file: ModelFile, threads: Int,
+    progress: (@Sendable (Double) -> Bool)?
   ) throws(ModelError) {
+    nonisolated(unsafe) let base = base
     let next = Atomic<Int>(0)
     let failure = Mutex<ModelError?>(nil)
     DispatchQueue.concurrentPerform(iterations: max(1, min(threads, chunks.count))) { _ in
@@ -61,9 +87,11 @@ final class WeightStore: @unchecked Sendable {
       while true {
         let number = next.add(1, ordering: .relaxed).oldValue
         guard number < chunks.count else { return }
-        let chunk = chunks[number]
+        let place = chunks[number]
+        let target = UnsafeMutableRawBufferPointer(
+          start: base + place.range.lowerBound, count: place.range.count)
         do {
-          try file.readChunk(chunk.index, of: chunk.tensor, into: chunk.place, using: reader)
+          try file.readChunk(place.chunk, of: place.tensor, into: target, using: reader)
         } catch {
           failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
           next.store(chunks.count, ordering: .relaxed)
@@ -78,6 +106,63 @@ final class WeightStore: @unchecked Sendable {
     if let error = failure.withLock({ $0 }) { throw error }
   }
 
+  // MARK: - Evaluation
+
+  /// What an evaluation has to do before it uses a block.
+  enum Access {
+    case nothing, verify, stream
+  }
+
+  /// Whether stored matrices are used in the file.
+  var isMapped: Bool { mapping != nil }
+
+  /// Whether blocks pass through memory, so that a pass over all of them is expensive.
+  var isStreamed: Bool { stream != nil }
+
+  /// Runs one evaluation, which acquires every block before it uses it.
+  ///
+  /// Throws before `body` is run if the file has been changed, and after it if something could not be read, so that
+  /// what `body` computed is wrong.
+  func evaluate(_ body: (Access) throws(ModelError) -> Void) throws(ModelError) {
+    if let stream { return try stream.evaluate { () throws(ModelError) in try body(.stream) } }
+    guard let mapping else { return try body(.nothing) }
+    try check(mapping)
+    let access = isVerified.load(ordering: .acquiring) ? Access.nothing : .verify
+    try body(access)
+    try check(mapping)
+    guard access == .verify else { return }
+    let error = failure.withLock { failure in
+      defer { failure = nil }
+      return failure
+    }
+    if let error { throw error }
+    isVerified.store(true, ordering: .releasing)
+  }
+
+  private func check(_ mapping: FileMapping) throws(ModelError) {
+    do { try mapping.check() } catch { throw ModelError(.file("\(error)")) }
+  }
+
+  /// Makes the matrices of the block at `position` usable; position L: those outside of blocks. Called by all members.
+  @inline(__always)
+  func acquire(
+    _ position: Int, _ access: Access, _ member: inout Team.Member, _ readers: [ChunkReader]
+  ) {
+    switch access {
+    case .nothing: return
+    case .verify: member.parallel(mapped[position].count) { verify(mapped[position][$0]) }
+    case .stream: stream?.acquire(position, &member, readers)
+    }
+  }
+
+  private func verify(_ place: ChunkPlace) {
+    guard let mapping else { return }
+    let bytes = UnsafeRawBufferPointer(rebasing: mapping.bytes[place.range])
+    do { try file.verifyChunk(place.chunk, of: place.tensor, bytes: bytes) } catch {
+      failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
+    }
+  }
+
   // MARK: - By name
 
   /// Number of rows of a matrix in panels.
@@ -85,9 +170,9 @@ final class WeightStore: @unchecked Sendable {
 
   /// A matrix [rows, columns] in panels.
   func matrix(_ name: String, rows: Int, columns: Int) throws(ModelError) -> Matrix {
-    let (info, bytes) = try tensor(name, rowsPerRecord: 16)
+    let (info, location) = try tensor(name, rowsPerRecord: 16)
     guard info.rows == rows, info.columns == columns else { throw shapeError(info, [rows, columns]) }
-    return Matrix(format: Int32(info.format.rawValue), panels: bytes, rows: rows, columns: columns)
+    return Matrix(format: Int32(info.format.rawValue), location: location, rows: rows, columns: columns)
   }
 
   /// A pair of low-rank matrices: first [rank, D], second [D, rank], the rank read off the file.
@@ -110,19 +195,19 @@ final class WeightStore: @unchecked Sendable {
 
   /// The channel-mix value matrix, one row per hidden unit.
   func hiddenRows(_ name: String, units: Int, columns: Int) throws(ModelError) -> HiddenRows {
-    let (info, bytes) = try tensor(name, rowsPerRecord: 1)
+    let (info, location) = try tensor(name, rowsPerRecord: 1)
     guard info.rows == units, info.columns == columns else { throw shapeError(info, [units, columns]) }
-    return HiddenRows(format: Int32(info.format.rawValue), records: bytes, units: units, columns: columns)
+    return HiddenRows(format: Int32(info.format.rawValue), location: location, units: units, columns: columns)
   }
 
-  /// `count` f32 values.
+  /// `count` f32 values, which are always in memory.
   func vector(_ name: String, _ count: Int) throws(ModelError) -> Vector {
-    let (info, bytes) = try tensor(name, rowsPerRecord: 1)
+    let (info, location) = try tensor(name, rowsPerRecord: 1)
     guard info.rows == 1, info.columns == count else { throw shapeError(info, [1, count]) }
     guard info.format == .f32 else {
-      throw ModelError(.wrongFormat(tensor: name, found: info.format.name, expected: "F32"), path: path)
+      throw ModelError(.wrongFormat(tensor: name, found: info.format.name, expected: "F32"), path: file.path)
     }
-    return bytes.assumingMemoryBound(to: Float.self)
+    return location.address.assumingMemoryBound(to: Float.self)
   }
 
   /// `count` values computed once, as the models' authors do at load.
@@ -145,23 +230,25 @@ final class WeightStore: @unchecked Sendable {
     LayerNorm(weight: try vector("\(name).weight", count), bias: try vector("\(name).bias", count))
   }
 
-  func contains(_ name: String) -> Bool { tensors[name] != nil }
+  func contains(_ name: String) -> Bool { locations[name] != nil }
 
   private func tensor(
     _ name: String, rowsPerRecord: Int
-  ) throws(ModelError) -> (info: TensorInfo, bytes: UnsafeRawPointer) {
-    guard let found = tensors[name] else { throw ModelError(.missingTensor(name), path: path) }
-    guard found.info.rowsPerRecord == rowsPerRecord else {
+  ) throws(ModelError) -> (info: TensorInfo, location: Location) {
+    guard let location = locations[name], let info = file[name] else {
+      throw ModelError(.missingTensor(name), path: file.path)
+    }
+    guard info.rowsPerRecord == rowsPerRecord else {
       throw ModelError(
         .wrongFormat(
-          tensor: name, found: "\(found.info.rowsPerRecord) rows per record", expected: "\(rowsPerRecord)"),
-        path: path)
+          tensor: name, found: "\(info.rowsPerRecord) rows per record", expected: "\(rowsPerRecord)"),
+        path: file.path)
     }
-    return found
+    return (info, location)
   }
 
   private func shapeError(_ info: TensorInfo, _ expected: [Int]) -> ModelError {
     ModelError(
-      .wrongShape(tensor: info.name, found: [info.rows, info.columns], expected: expected), path: path)
+      .wrongShape(tensor: info.name, found: [info.rows, info.columns], expected: expected), path: file.path)
   }
 }

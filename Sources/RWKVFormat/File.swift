@@ -6,6 +6,8 @@ package final class File: Sendable {
   let descriptor: Int32
   /// When it was opened [bytes].
   package let size: UInt64
+  /// When it was opened: to notice that another program writes to it.
+  private let modified: timespec
 
   /// Opens a regular file for reading. Returns at once for pipes and devices too: with an error.
   package init(reading path: String) throws(ModelFileError) {
@@ -20,12 +22,22 @@ package final class File: Sendable {
       throw error
     }
     size = UInt64(status.st_size)
+    modified = status.st_mtim
+  }
+
+  /// Whether size and time of the last change are what they were when the file was opened.
+  var isUnchanged: Bool {
+    var status = stat()
+    guard fstat(descriptor, &status) == 0 else { return false }
+    return UInt64(status.st_size) == size && status.st_mtim.tv_sec == modified.tv_sec
+      && status.st_mtim.tv_nsec == modified.tv_nsec
   }
 
   /// Creates a file that must not exist.
   init(creating path: String) throws(ModelFileError) {
     descriptor = try File.call("create") { open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o666) }
     size = 0
+    modified = timespec()
   }
 
   /// Creates a file that has no name yet (`name` gives it one) and vanishes with the process. Nil where that cannot be.
@@ -33,6 +45,7 @@ package final class File: Sendable {
     // O_TMPFILE, whose definition Swift cannot import; the descriptor gets its name by way of /proc.
     descriptor = open(directory, O_RDWR | O_DIRECTORY | 0o20_000_000 | O_CLOEXEC, 0o666)
     size = 0
+    modified = timespec()
     guard descriptor >= 0, access("/proc/self/fd/\(descriptor)", F_OK) == 0 else { return nil }
   }
 
@@ -102,24 +115,4 @@ package final class File: Sendable {
     guard fsync(descriptor) != 0, errno != EINVAL, errno != EINTR else { return }
     throw ModelFileError(.system(call: "fsync directory", errno: errno))
   }
-}
-
-/// A whole model file mapped for reading: pages come from the disk when they are touched.
-///
-/// Stored tensors can be used in place (`ModelFile.storedOffset`). Nothing is checked on the way, and a file that
-/// another program cuts short kills the process with SIGBUS: map only files that nobody writes to.
-public final class FileMapping: Sendable {
-  /// The bytes of the file, valid as long as the object lives.
-  public nonisolated(unsafe) let bytes: UnsafeRawBufferPointer
-
-  public init(_ file: ModelFile) throws(ModelFileError) {
-    let size = Int(file.size)
-    guard let base = mmap(nil, size, PROT_READ, MAP_SHARED, file.file.descriptor, 0), base != MAP_FAILED
-    else {
-      throw ModelFileError(.system(call: "mmap", errno: errno), path: file.path)
-    }
-    bytes = UnsafeRawBufferPointer(start: base, count: size)
-  }
-
-  deinit { munmap(UnsafeMutableRawPointer(mutating: bytes.baseAddress), bytes.count) }
 }

@@ -84,6 +84,17 @@ public final class ModelFile: Sendable {
     }
   }
 
+  /// Checks the checksum of a stored chunk that the caller has in a mapping.
+  public func verifyChunk(
+    _ chunk: Int, of tensor: TensorInfo, bytes: UnsafeRawBufferPointer
+  ) throws(ModelFileError) {
+    let record = chunks[tensor.firstChunk + chunk]
+    guard XXH64.hash(bytes) == record.hash else {
+      throw ModelFileError(
+        .damaged(what: "chunk \(chunk)"), path: path, offset: record.offset, tensor: tensor.name)
+    }
+  }
+
   /// Reads all chunks of a tensor, `rawBytes` bytes, on this thread, and checks the tensor's checksum as well.
   public func read(
     _ tensor: TensorInfo, into destination: UnsafeMutableRawBufferPointer,

@@ -13,6 +13,8 @@ public struct ModelFileError: Error, Sendable, Equatable, CustomStringConvertibl
     case unsupportedFormat(found: Int)
     /// The file is shorter or longer [bytes] than it must be.
     case wrongSize(expected: UInt64, found: UInt64)
+    /// Another program changed the file while it was in use.
+    case changed
     /// A checksum does not match: these bytes changed after they were written.
     case damaged(what: String)
     /// The checksums match but the contents break a rule of the format.
@@ -79,6 +81,8 @@ public struct ModelFileError: Error, Sendable, Equatable, CustomStringConvertibl
       return "weight format \(found) is unknown; use a newer program"
     case .wrongSize(let expected, let found):
       return "\(found) bytes, expected \(expected): incomplete copy or download? \(again)"
+    case .changed:
+      return "another program changed the file while it was in use; open it again when it is complete"
     case .damaged(let what):
       return "\(what) is damaged: its checksum does not match. \(again)"
     case .invalid(let what, let found, let expected):

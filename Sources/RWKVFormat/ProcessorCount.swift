@@ -42,7 +42,7 @@ package func processors(ofQuota text: String) -> Int? {
 }
 
 /// The first 4 KiB of a small file.
-private func readText(_ path: String) -> String? {
+func readText(_ path: String) -> String? {
   let descriptor = open(path, O_RDONLY | O_CLOEXEC)
   guard descriptor >= 0 else { return nil }
   defer { close(descriptor) }

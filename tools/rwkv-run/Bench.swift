@@ -35,6 +35,8 @@ struct Bench: ParsableCommand {
   @Option(name: .customShort("o"), help: "md: a table; json: one object per row.")
   var format = Format.md
 
+  @OptionGroup var memory: MemoryOptions
+
   func validate() throws {
     if models.isEmpty { throw ValidationError("Give at least one model.") }
     if prompt < 0 || predict < 0 || prompt + predict == 0 {
@@ -56,7 +58,7 @@ struct Bench: ParsableCommand {
         table.begin()
         for path in models {
           forgetPeakMemory()
-          let session = try Session(Model(path: path, threads: count), threads: count)
+          let session = try Session(memory.open(path, threads: count), threads: count)
           if prompt > 0 {
             table.add(try measure("pp\(prompt)", session, count, tokens: prompt) { try session.prefill($0) })
           }

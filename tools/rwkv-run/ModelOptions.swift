@@ -18,15 +18,10 @@ struct ModelOptions: ParsableArguments {
 
   var threadCount: Int { threads ?? processorCount() }
 
+  @OptionGroup var memory: MemoryOptions
+
   /// Opens the model with a line of progress.
-  func open() throws -> Model {
-    let progress = ProgressLine()
-    defer { progress.clear() }
-    return try Model(path: model, threads: threadCount) { share in
-      progress.update("loading", share)
-      return !isInterrupted
-    }
-  }
+  func open() throws -> Model { try memory.open(model, threads: threadCount) }
 }
 
 extension Model {

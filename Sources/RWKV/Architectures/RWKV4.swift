@@ -78,13 +78,10 @@ final class RWKV4: BlockStack {
     channelMix = try GatedChannelMix.Scratch(frame, arena: arena)
   }
 
-  func run(_ member: inout Team.Member) -> Frame.Pending {
-    var pending = Frame.Pending.nothing
-    for (layer, block) in weights.blocks.enumerated() {
-      timeMix(&member, block, layer, adding: pending)
-      pending = block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer)
-    }
-    return pending
+  func run(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) -> Frame.Pending {
+    let block = weights.blocks[layer]
+    timeMix(&member, block, layer, adding: pending)
+    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer)
   }
 
   /// Time mixing of all rows; leaves its output in `frame.delta`.

@@ -127,7 +127,7 @@ final class RWKV7: BlockStack {
     a = try Rows(rows: T, width: D, in: arena)
     g = try Rows(rows: T, width: D, in: arena)
     vMix = try Rows(rows: T, width: D, in: arena)
-    vFirst = try Rows(rows: T, width: D, in: arena)
+    vFirst = try Rows(rows: frame.span, width: D, in: arena)
     wRank = try activations(rank(\.w1))
     aRank = try activations(rank(\.a1))
     gRank = try activations(rank(\.g1))
@@ -137,13 +137,6 @@ final class RWKV7: BlockStack {
       shifted: shifted[0], hidden: try Rows(rows: T, width: frame.configuration.ffn, in: arena))
   }
 
-  func run(_ member: inout Team.Member) -> Frame.Pending {
-    var pending = Frame.Pending.nothing
-    for layer in weights.blocks.indices { pending = run(&member, layer, adding: pending) }
-    return pending
-  }
-
-  /// One block.
   func run(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) -> Frame.Pending {
     let block = weights.blocks[layer]
     timeMix(&member, block, layer, adding: pending)
@@ -205,7 +198,8 @@ extension RWKV7 {
     func at(_ rows: Rows) -> UnsafeMutablePointer<Float> { rows[run.first] + c }
     var arguments = rk_wkv7(
       T: run.count, N: N, stride: r.stride, r: at(r), k: at(k), v: at(v), g: at(g), decay: at(w), rate: at(a),
-      v_mix: block.v0 == nil ? nil : UnsafePointer(at(vMix)), v_first: at(vFirst), w0: block.w0 + c,
+      v_mix: block.v0 == nil ? nil : UnsafePointer(at(vMix)), v_first: at(Rows(vFirst, from: frame.origin)),
+      w0: block.w0 + c,
       a0: block.a0 + c, v0: block.v0.map { $0 + c }, k_k: block.k_k + c, k_a: block.k_a + c,
       r_k: block.r_k + c,
       ln_weight: block.lnX.weight + c, ln_bias: block.lnX.bias + c,

@@ -58,6 +58,7 @@ final class RWKVX: BlockStack {
   private let options: SparseAttention
   private let frame: Frame
   private let recurrent: RWKV7
+  private let order: [BlockID]
   private let input, mixed: Activations
   private let q, k, v: Rows
   private let channelMix: RWKV7.ChannelMix.Scratch
@@ -76,6 +77,7 @@ final class RWKVX: BlockStack {
     self.options = options
     self.frame = frame
     recurrent = try RWKV7(weights.recurrent, frame, arena: arena)
+    order = frame.configuration.blocks
     let (D, T) = (frame.configuration.embedding, frame.capacity)
     input = try Activations(rows: T, width: D, in: arena)
     mixed = try Activations(rows: T, width: D, in: arena)
@@ -142,20 +144,11 @@ final class RWKVX: BlockStack {
 
   // MARK: - Blocks
 
-  /// The order of blocks: with q = L / M, M times q RWKV-7 blocks and an attention block; RWKV-7 blocks that are left
-  /// over are not executed, as in the reference.
-  func run(_ member: inout Team.Member) -> Frame.Pending {
-    var pending = Frame.Pending.nothing
-    let layers = weights.recurrent.blocks.count
-    guard !weights.attention.isEmpty else { return recurrent.run(&member) }
-    let between = layers / weights.attention.count
-    for index in weights.attention.indices {
-      for layer in index * between..<(index + 1) * between {
-        pending = recurrent.run(&member, layer, adding: pending)
-      }
-      pending = attend(&member, index, adding: pending)
+  func run(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending) -> Frame.Pending {
+    switch order[position] {
+    case .recurrent(let layer): recurrent.run(&member, layer, adding: pending)
+    case .attention(let index): attend(&member, index, adding: pending)
     }
-    return pending
   }
 
   /// One attention block: attention, then channel mixing.

@@ -57,6 +57,13 @@ struct Rows {
     values = try arena.allocate(Float.self, count: rows * stride)
   }
 
+  /// The same rows from `first` on.
+  @inline(__always)
+  init(_ rows: Rows, from first: Int) {
+    stride = rows.stride
+    values = rows.values + first * rows.stride
+  }
+
   @inline(__always)
   subscript(row: Int) -> UnsafeMutablePointer<Float> { values + row * stride }
 }

@@ -7,6 +7,9 @@ import Glibc
 final class Arena: @unchecked Sendable {
   private var regions: [UnsafeMutableRawBufferPointer] = []
 
+  /// All that was allocated.
+  var byteCount: Int { regions.reduce(0) { $0 + $1.count } }
+
   /// `count` elements, all zero, aligned to 64 bytes.
   func allocate<Element>(_ type: Element.Type, count: Int) throws(ModelError) -> UnsafeMutablePointer<Element>
   {

@@ -1,11 +1,22 @@
 internal import CRWKVKernels
 
+/// Where the bytes of a matrix stand: in a region that moves between passes if the model is larger than memory.
+struct Location: @unchecked Sendable {
+  /// Where the region's first byte is at present. Constant while a block is evaluated.
+  let region: UnsafePointer<UnsafeRawPointer>
+  let offset: Int
+
+  var address: UnsafeRawPointer { region.pointee + offset }
+}
+
 /// A weight matrix [rows, columns] in panels of 16 rows, as it stands in the file.
 struct Matrix: @unchecked Sendable {
   let format: Int32
-  let panels: UnsafeRawPointer
+  let location: Location
   let rows: Int
   let columns: Int
+
+  var panels: UnsafeRawPointer { location.address }
 
   var panelCount: Int { (rows + 15) / 16 }
 
@@ -15,18 +26,20 @@ struct Matrix: @unchecked Sendable {
       throw ModelError(
         .invalidMetadata(key: "rwkv.embedding", found: "\(rows)", expected: "a multiple of 16"))
     }
-    let panelBytes = rk_record_bytes(format, columns, 16)
-    return Matrix(
-      format: format, panels: panels + index * rows / 16 * panelBytes, rows: rows, columns: columns)
+    let start = location.offset + index * rows / 16 * rk_record_bytes(format, columns, 16)
+    let part = Location(region: location.region, offset: start)
+    return Matrix(format: format, location: part, rows: rows, columns: columns)
   }
 }
 
 /// A matrix stored with one row per hidden unit, [units, columns]: y = Σ_j h_j · row_j.
 struct HiddenRows: @unchecked Sendable {
   let format: Int32
-  let records: UnsafeRawPointer
+  let location: Location
   let units: Int
   let columns: Int
+
+  var records: UnsafeRawPointer { location.address }
 }
 
 /// A function applied to a product in place, by the task that computed it.

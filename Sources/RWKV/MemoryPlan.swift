@@ -1,0 +1,106 @@
+internal import RWKVFormat
+
+/// How a model runs that is larger than the memory it may use.
+public struct Streaming: Sendable, Equatable {
+  /// The most memory that the process will use, as far as the library knows [bytes].
+  public let limit: Int
+  /// The smallest limit with which this model runs [bytes].
+  public let minimum: Int
+  /// Blocks that pass through memory for each token, and all blocks.
+  public let streamedBlocks, blocks: Int
+  /// What is brought into memory for each token: after decompression, and in the file [bytes].
+  public let streamedBytes, streamedFileBytes: Int
+  /// A prompt costs one pass over the file for each so many tokens.
+  public static let tokensPerPass = 1024
+  /// From the rate at which the rest of the model was read and inflated.
+  public internal(set) var expectedTokensPerSecond = 0.0
+}
+
+/// Where the weights of a model go: which blocks stay in memory, and which pass through it.
+struct MemoryPlan {
+  let groups: TensorGroups
+  /// By position.
+  let isStreamed: [Bool]
+  private(set) var streaming: Streaming?
+  /// Whether stored matrices are used in the mapped file: not where memory is short, since every pass would then wait
+  /// for the pages that the last one has driven out.
+  let mapsFile: Bool
+
+  var streams: Bool { streaming != nil }
+
+  /// - Parameter limit: memory that the whole process may use [bytes]; nil: as much as it needs.
+  init(
+    _ file: ModelFile, _ configuration: Configuration, limit: Int?, threads: Int
+  ) throws(ModelError) {
+    let groups = TensorGroups(file, configuration)
+    let sizes = groups.blocks.map(TensorGroups.byteCount)
+    // Regions of weights end at the border of a large page.
+    let fixed =
+      residentMemory() + Self.allowance + TensorGroups.byteCount(groups.common) + 3 * (2 << 20)
+      + Self.sessionBytes(file, configuration) + Self.readerBytes(file) * (threads + 1)
+    let all = fixed + sizes.reduce(0, +)
+    guard let limit, all > limit, let largest = sizes.max() else {
+      self.init(resident: groups, in: file)
+      return
+    }
+    let perPass = Streaming.tokensPerPass * paddedWidth(configuration.embedding) * 2 * 4
+    let minimum = fixed + perPass + 2 * largest
+    guard minimum <= limit else {
+      throw ModelError(.memoryLimit(limit, minimum: min(minimum, all)), path: file.path)
+    }
+    self.init(streaming: groups, of: file, room: limit - minimum, limit: limit, minimum: minimum)
+  }
+
+  /// Everything stays in memory or in the mapped file.
+  init(resident groups: TensorGroups, in file: ModelFile) {
+    self.groups = groups
+    isStreamed = groups.blocks.map { _ in false }
+    mapsFile = (groups.common + groups.blocks.joined()).contains {
+      $0.rows > 1 && file.storedOffset(of: $0) != nil
+    }
+  }
+
+  /// Blocks of `room` bytes stay in memory, the others are streamed.
+  init(streaming groups: TensorGroups, of file: ModelFile, room: Int, limit: Int, minimum: Int) {
+    self.groups = groups
+    mapsFile = false
+    let sizes = groups.blocks.map(TensorGroups.byteCount)
+    isStreamed = Self.choose(sizes, room: room)
+    let streamed = zip(groups.blocks, isStreamed).filter(\.1).map(\.0)
+    streaming = Streaming(
+      limit: limit, minimum: minimum, streamedBlocks: streamed.count, blocks: sizes.count,
+      streamedBytes: streamed.reduce(0) { $0 + TensorGroups.byteCount($1) },
+      streamedFileBytes: streamed.joined().reduce(0) { $0 + file.storedBytes(of: $1) })
+  }
+
+  /// As many blocks as there is room for stay, spread evenly: while they are evaluated, the next one is inflated.
+  private static func choose(_ sizes: [Int], room: Int) -> [Bool] {
+    for kept in stride(from: sizes.count - 1, to: 0, by: -1) {
+      let isStreamed = sizes.indices.map { ($0 + 1) * kept / sizes.count == $0 * kept / sizes.count }
+      let bytes = sizes.indices.reduce(0) { isStreamed[$1] ? $0 : $0 + sizes[$1] }
+      if bytes <= room { return isStreamed }
+    }
+    return sizes.map { _ in true }
+  }
+
+  /// What the program itself still takes: code that has not run yet, stacks, the sampler.
+  private static let allowance = 8 << 20
+
+  /// Memory of one session: its state and the activations of a block of rows.
+  static func sessionBytes(_ file: ModelFile, _ configuration: Configuration) -> Int {
+    let (D, T) = (paddedWidth(configuration.embedding), Evaluator.capacity)
+    let hidden = file.tensors.filter { $0.name.hasSuffix(".ffn.key.weight") }.map(\.rows).max() ?? 0
+    // No version keeps more than 128 bytes of activations for each row and channel.
+    let activations = T * (128 * D + 2 * 4 * paddedWidth(hidden))
+    let logits = 4 * paddedWidth(configuration.vocabulary)
+    // Attention caches grow up to their bound; one of them is copied when it grows.
+    let attention = configuration.sparseAttention.map { ($0.layers + 1) * ($0.maximumCache + 1) * D * 8 } ?? 0
+    return State.Layout(configuration).count * 4 + activations + logits + attention
+  }
+
+  /// Memory of one thread that reads chunks.
+  private static func readerBytes(_ file: ModelFile) -> Int {
+    let largest = file.tensors.map { min($0.rawBytes, $0.recordsPerChunk * $0.recordBytes) }.max() ?? 0
+    return 2 * largest + (200 << 10)
+  }
+}

@@ -1,0 +1,48 @@
+internal import RWKVFormat
+
+/// The tensors of a model file by the block that reads them.
+struct TensorGroups {
+  /// What is always in memory: vectors, which are small, and matrices outside of the blocks, first of all the head.
+  private(set) var common: [TensorInfo] = []
+  /// The matrices of each block in the order of evaluation.
+  private(set) var blocks: [[TensorInfo]]
+
+  /// All tensors that evaluation reads: neither the embedding table nor the tokenizer.
+  init(_ file: ModelFile, _ configuration: Configuration) {
+    let order = configuration.blocks.map(\.prefix)
+    let positions = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
+    blocks = Array(repeating: [], count: order.count)
+    for tensor in file.tensors where tensor.format != .bytes && tensor.name != EmbeddingTable.tensorName {
+      let prefix = tensor.name.split(separator: ".").prefix(2).reduce("") { $0 + $1 + "." }
+      if tensor.rows > 1, let position = positions[prefix] {
+        blocks[position].append(tensor)
+      } else {
+        common.append(tensor)
+      }
+    }
+  }
+
+  /// Memory that tensors take, each starting at a multiple of 64 [bytes].
+  static func byteCount(_ tensors: [TensorInfo]) -> Int { tensors.reduce(0) { $0 + $1.paddedBytes } }
+}
+
+extension TensorInfo {
+  var paddedBytes: Int { (rawBytes + 63) / 64 * 64 }
+}
+
+/// One chunk of a tensor and its place in a region of memory.
+struct ChunkPlace: Sendable {
+  let tensor: TensorInfo
+  let chunk: Int
+  let range: Range<Int>
+
+  /// The chunks of a tensor that starts at `offset`.
+  static func all(of tensor: TensorInfo, at offset: Int, in file: ModelFile) -> [ChunkPlace] {
+    var start = offset
+    return (0..<tensor.chunkCount).map { chunk in
+      let length = file.rawLength(ofChunk: chunk, of: tensor)
+      defer { start += length }
+      return ChunkPlace(tensor: tensor, chunk: chunk, range: start..<start + length)
+    }
+  }
+}

@@ -1,0 +1,185 @@
+import Foundation
+import RWKVFormat
+import RWKVQuantization
+import Testing
+
+@testable import RWKV
+
+/// Weights in memory, in the mapped file or streamed from it: the same numbers, within the memory that is allowed.
+@Suite("Memory")
+struct MemoryTests {
+  static let cases = Golden.cases("v") + Golden.cases("x-")
+
+  /// A converted golden checkpoint, with all chunks stored if `stored`.
+  private func path(_ golden: Golden, _ type: QuantizationType, stored: Bool) throws -> String {
+    try TemporaryFiles.shared.path(for: "\(golden.name)-\(type)\(stored ? "-stored" : "")") { path in
+      var options = ConversionOptions()
+      options.type = type
+      options.overwrite = true
+      options.store = stored
+      _ = try Conversion.convert(golden.checkpoint.path, to: path, options)
+    }
+  }
+
+  /// Opens a model of which blocks of `room` bytes stay in memory.
+  private func streamed(_ path: String, room: Int = 0) throws -> Model {
+    try Model(path: path, threads: 2) { file, configuration in
+      let groups = TensorGroups(file, configuration)
+      return MemoryPlan(streaming: groups, of: file, room: room, limit: 0, minimum: 0)
+    }
+  }
+
+  /// Bit patterns of the logits of `tokens` in one piece, then token by token, and of the final state.
+  private func bits(_ model: Model, _ tokens: [Int], threads: Int) throws -> [UInt32] {
+    let session = try Session(model, threads: threads)
+    var result: [UInt32] = []
+    try session.forEachLogits(tokens) { _, logits in result += logits.map(\.bitPattern) }
+    for token in tokens.prefix(5) {
+      try session.decode(token)
+      result += session.logits.map(\.bitPattern)
+    }
+    return result + (0..<session.state.count).map { session.state.values[$0].bitPattern }
+  }
+
+  @Test(arguments: cases, [QuantizationType.int4, .fp32])
+  func mappedWeightsGiveTheSameBitsAsLoadedOnes(_ golden: Golden, _ type: QuantizationType) throws {
+    let loaded = try Model(path: path(golden, type, stored: false), threads: 2)
+    let mapped = try Model(path: path(golden, type, stored: true), threads: 2)
+    #expect(mapped.store.isMapped)
+    let tokens = try golden.tokens
+    #expect(try bits(mapped, tokens, threads: 2) == bits(loaded, tokens, threads: 1))
+  }
+
+  @Test(arguments: cases, [false, true])
+  func streamedWeightsGiveTheSameBitsAsResidentOnes(_ golden: Golden, _ stored: Bool) throws {
+    let path = try path(golden, .int4, stored: stored)
+    let piece = try golden.tokens
+    // Longer than a pass, so that the state crosses borders of blocks of rows and of passes.
+    let tokens = stored ? piece : Array(repeatElement(piece, count: 1100 / piece.count + 1).joined())
+    let expected = try bits(Model(path: path), tokens, threads: 1)
+    let model = try streamed(path)
+    #expect(model.streaming?.streamedBlocks == model.configuration.blocks.count)
+    #expect(try bits(model, tokens, threads: 2) == expected)
+    #expect(try bits(model, piece, threads: 1) == bits(Model(path: path), piece, threads: 1))
+    // With half of the blocks in memory.
+    let bytes = try #require(model.streaming?.streamedBytes)
+    let partly = try streamed(path, room: bytes / 2 + bytes / 8)
+    #expect(try #require(partly.streaming).streamedBytes < bytes)
+    #expect(try bits(partly, piece, threads: 2) == bits(Model(path: path), piece, threads: 1))
+  }
+
+  @Test func aLimitBelowTheMinimumIsRefusedWithTheMinimum() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try path(golden, .int4, stored: false)
+    #expect {
+      _ = try Model(path: path, threads: 1, memoryLimit: 1 << 20)
+    } throws: { error in
+      guard case .memoryLimit(1 << 20, let minimum) = (error as? ModelError)?.reason else { return false }
+      return minimum > 1 << 20 && "\(error)".contains("\((minimum + (1 << 20) - 1) >> 20) MiB")
+    }
+  }
+
+  @Test(arguments: cases)
+  func scratchStaysWithinThePlan(_ golden: Golden) throws {
+    let path = try path(golden, .int4, stored: false)
+    let file = try ModelFile(path: path)
+    let model = try Model(path: path)
+    let evaluator = try Evaluator(model, threads: 1)
+    // Logits of 64 rows are there, of which decoding touches one.
+    let logits = Evaluator.capacity * paddedWidth(model.configuration.vocabulary) * 4
+    // Models this small have ranks as large as D, and the ends of pages count: part of the plan's allowance.
+    #expect(evaluator.scratchBytes - logits <= MemoryPlan.sessionBytes(file, model.configuration) + (1 << 20))
+  }
+
+  @Test func sessionsOfAStreamedModelTakeTurns() async throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let model = try streamed(path(golden, .int4, stored: false))
+    let tokens = try golden.tokens
+    let expected = try bits(Model(path: model.path), tokens, threads: 1)
+    try await withThrowingTaskGroup(of: Bool.self) { group in
+      for _ in 0..<4 { group.addTask { try bits(model, tokens, threads: 2) == expected } }
+      for try await isEqual in group { #expect(isEqual) }
+    }
+  }
+
+  @Test func twoModelsOfOneStoredFileShareIt() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try path(golden, .int4, stored: true)
+    let (first, second) = (try Model(path: path), try Model(path: path))
+    let tokens = try golden.tokens
+    #expect(try bits(first, tokens, threads: 1) == bits(second, tokens, threads: 2))
+  }
+
+  // MARK: - Files that change
+
+  /// A stored copy that the test may destroy.
+  private func copy(_ golden: Golden) throws -> String {
+    let source = try path(golden, .int4, stored: true)
+    let copy = source + "-\(UUID().uuidString)"
+    try FileManager.default.copyItem(atPath: source, toPath: copy)
+    return copy
+  }
+
+  @Test func aMappedFileThatShrinksIsAnError() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try copy(golden)
+    let session = try Session(Model(path: path), threads: 2)
+    try session.prefill(golden.tokens)
+    let before = session.state.copy()
+    #expect(truncate(path, 8192) == 0)
+    #expect { try session.decode(1) } throws: { "\($0)".contains("another program changed the file") }
+    // It was noticed before anything was computed.
+    #expect((0..<before.count).allSatisfy { session.state.values[$0] == before.values[$0] })
+  }
+
+  @Test func missingPagesOfAMappingReadAsZerosAndAreReported() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try copy(golden)
+    let mapping = try FileMapping(ModelFile(path: path))
+    try mapping.check()
+    #expect(truncate(path, 8192) == 0)
+    // These pages are gone: without a guard, reading them would kill the process.
+    #expect(mapping.bytes.suffix(1 << 16).allSatisfy { $0 == 0 })
+    #expect(throws: ModelFileError.self) { try mapping.check() }
+  }
+
+  @Test func damagedMappedWeightsAreFoundByTheFirstEvaluation() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try copy(golden)
+    let file = try ModelFile(path: path)
+    let tensor = try #require(file["blocks.1.att.key.weight"])
+    let offset = try #require(file.storedOffset(of: tensor))
+    let descriptor = open(path, O_WRONLY)
+    var byte: UInt8 = 0x5A
+    #expect(pwrite(descriptor, &byte, 1, off_t(offset) + 100) == 1)
+    close(descriptor)
+    let session = try Session(Model(path: path), threads: 2)
+    for _ in 0..<2 {
+      #expect { try session.decode(1) } throws: { "\($0)".contains("blocks.1.att.key.weight") }
+    }
+  }
+
+  @Test func aStreamedFileThatShrinksIsAnErrorAndTheStateStartsAnew() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try copy(golden)
+    let session = try Session(streamed(path), threads: 2)
+    try session.prefill(golden.tokens)
+    #expect(truncate(path, 8192) == 0)
+    // The first passes may still find blocks that were read ahead.
+    #expect(throws: ModelError.self) { for _ in 0..<3 { try session.decode(1) } }
+    #expect((0..<session.state.count).allSatisfy { session.state.values[$0] == 0 })
+  }
+
+  // MARK: - Over time
+
+  @Test func memoryStaysFlatOver20000Tokens() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let session = try Session(golden.model(.int4), threads: 1)
+    let V = session.model.configuration.vocabulary
+    for token in 0..<2000 { try session.decode(token * 7919 % V) }
+    let before = residentMemory()
+    for token in 0..<20_000 { try session.decode(token * 7919 % V) }
+    // Other tests run in this process meanwhile; a state that grew by its own size per 100 tokens would show.
+    #expect(residentMemory() - before < 20_000 / 100 * session.state.count * 4)
+  }
+}

@@ -1,0 +1,54 @@
+import ArgumentParser
+import Glibc
+import RWKV
+import RWKVFormat
+import Terminal
+
+/// A number of bytes as people write it: 300M, 1.5G, 65536.
+struct ByteCount: ExpressibleByArgument {
+  let bytes: Int
+
+  init?(argument: String) {
+    var digits = argument[...]
+    let shift: Double
+    switch digits.last {
+    case "K", "k": shift = 10
+    case "M", "m": shift = 20
+    case "G", "g": shift = 30
+    default: shift = 0
+    }
+    if shift > 0 { digits.removeLast() }
+    guard let number = Double(digits), number > 0, number * exp2(shift) < 1e18 else { return nil }
+    bytes = Int(number * exp2(shift))
+  }
+}
+
+/// How much memory a model may take.
+struct MemoryOptions: ParsableArguments {
+  @Option(
+    help: ArgumentHelp(
+      """
+      Memory to use at most, as 300M or 2G (default: what the machine has left). A model that needs more is read from \
+      its file block by block for each token.
+      """, valueName: "size"))
+  var memoryLimit: ByteCount?
+
+  /// Opens a model with a line of progress, and says how it runs if it does not fit into memory.
+  func open(_ path: String, threads: Int) throws -> Model {
+    let progress = ProgressLine()
+    defer { progress.clear() }
+    let limit = memoryLimit?.bytes ?? memoryCapacity()
+    let model = try Model(path: path, threads: threads, memoryLimit: limit) { share in
+      progress.update("loading", share)
+      return !isInterrupted
+    }
+    guard let streaming = model.streaming else { return model }
+    progress.clear()
+    let reason = memoryLimit == nil ? "the model does not fit into the memory that is left" : "--memory-limit"
+    note(
+      "\(reason) (\(size(streaming.limit))): \(streaming.streamedBlocks) of \(streaming.blocks) blocks are read from "
+        + "the file for each token, \(size(streaming.streamedFileBytes)). "
+        + "Expect about \(decimal(streaming.expectedTokensPerSecond, 1)) tokens/s.")
+    return model
+  }
+}
