@@ -4,9 +4,9 @@ set -eu
 cd "$(dirname "$0")/.."
 . tools/prepare.sh
 # formats/read_model.py, the independent reader, is compared with the runtime.
-python_reader="import numpy, zstandard"
-if ! python3 -c "$python_reader" 2>/dev/null; then
+if ! python3 -c "import numpy, zstandard" 2>/dev/null; then
   install_packages python3 python3-numpy python3-zstandard
+  PATH="/usr/bin:$PATH" # the Python that has them, if another one comes first
 fi
 
 echo "== style"
