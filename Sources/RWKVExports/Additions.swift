@@ -4,7 +4,7 @@ import RWKV
 import RWKVFormat
 import RWKVTokenizer
 
-// Part 2 of rwkv.h, but states: the model, its text, sampling and generation.
+// Part 2 of rwkv.h, without states: the model, its text, sampling and generation.
 
 /// What functions that return a length return when they fail.
 let failed = -1  // (size_t) -1

@@ -123,6 +123,38 @@ struct CABITests {
     #expect(written == session.logits.withMemoryRebound(to: UInt8.self) { Data($0) })
   }
 
+  @Test func examplesInCBuildAndRun() throws {
+    let place = try Workplace.shared.get()
+    let library = try FileManager.default.destinationOfSymbolicLink(atPath: place.path + "/librwkv.so")
+    try Self.require("tools/pkg-config.sh \(place.path)/pc \(library)")
+    for (name, arguments) in [
+      ("embed", "model.rwkv 'hello world' 20"), ("batch", "hybrid.rwkv 9 hello world again"),
+    ] {
+      let make = "make -C examples/c-\(name) -s --always-make"
+      try Self.require("CFLAGS=-Werror PKG_CONFIG_PATH=\(place.path)/pc \(make)")
+      defer { _ = try? Self.shell("make -C examples/c-\(name) -s clean") }
+      try Self.require("examples/c-\(name)/\(name) \(place.path)/\(arguments)")
+      let wrong = try Self.shell("examples/c-\(name)/\(name) /nonexistent 1 x")
+      #expect(wrong.status == 1 && wrong.output.contains("No such file"))
+    }
+  }
+
+  @Test(.enabled("needs Python with NumPy") { try shell("python3 -c 'import numpy'").status == 0 })
+  func exampleInPythonRuns() throws {
+    let place = try Workplace.shared.get()
+    try Self.require(
+      "RWKV_LIBRARY=\(place.path)/librwkv.so.0 python3 -B examples/python/example.py "
+        + "\(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
+  }
+
+  /// With the compiler of these tests, in a scratch folder of its own.
+  @Test func exampleInSwiftBuildsAndRuns() throws {
+    let place = try Workplace.shared.get()
+    let scratch = Self.root.appending(path: ".build/swift-embed").path
+    try Self.require("swift build --package-path examples/swift-embed --scratch-path \(scratch)")
+    try Self.require("\(scratch)/debug/embed \(place.path)/model.rwkv 'hello world' 20")
+  }
+
   @Test func eightThreadsWithTheirOwnContextsEqualOne() throws {
     let place = try Workplace.shared.get()
     try place.compile("cc -std=c99", "threads.c", to: "threads")
