@@ -370,7 +370,7 @@ struct Quantization {
   private func error(bound: (format: Format, error: Double), panels: Bool, magnitude: Float) {
     var random = Random(5)
     let x = random.gaussians(32 * 512).map { $0 * magnitude }
-    let table = kernels(tableNames.last!)
+    let table = kernels(tableNames.last ?? "scalar")
     let records = encode(x, bound.format, columns: 512, panels: panels, with: table)
     let y = decode(records, bound.format, rows: 32, columns: 512, panels: panels, with: table)
     let error = Self.relativeError(x, y)
