@@ -52,3 +52,17 @@ func quoted(_ text: String) -> String {
 func shapeText(_ shape: [Int]) -> String {
   shape.isEmpty ? "scalar" : shape.map(String.init).joined(separator: "×")
 }
+
+extension String {
+  /// Whether `part` occurs in it, byte for byte. The standard library's `contains` would link the engine of regular
+  /// expressions, a megabyte and a half.
+  func holds(_ part: String) -> Bool {
+    let (bytes, part) = (utf8, part.utf8)
+    var start = bytes.startIndex
+    while start < bytes.endIndex {
+      if bytes[start...].starts(with: part) { return true }
+      start = bytes.index(after: start)
+    }
+    return part.isEmpty
+  }
+}

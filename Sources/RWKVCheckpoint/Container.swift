@@ -108,7 +108,7 @@ struct Container: Sendable {
     var remaining: [String: String] = [:]
     for (tensor, value) in map {
       guard let file = value.string, !file.isEmpty, file.utf8.count <= 255,
-        !file.contains("/"), !file.contains("\\"), !file.contains(".."), !file.utf8.contains(0)
+        !file.contains("/"), !file.contains("\\"), !file.holds(".."), !file.utf8.contains(0)
       else { throw index.malformed("names a file outside its directory", tensor: tensor) }
       remaining[tensor] = file
     }

@@ -47,7 +47,7 @@ extension CheckpointVersion {
       (".ffn_gate.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
     ]
     for relative in relatives {
-      guard let key = sources.keys.filter({ $0.contains(relative.sign) }).min() else { continue }
+      guard let key = sources.keys.filter({ $0.holds(relative.sign) }).min() else { continue }
       let name = sources[key]?.name ?? key
       throw CheckpointError(
         .unsupported, file: file, "is \(relative.model), which is not supported",

@@ -4,7 +4,7 @@ import RWKV
 import RWKVFormat
 import RWKVTokenizer
 
-// Part 2 of rwkv.h, without states: the model, its text, sampling and generation.
+// Part 2 of rwkv.h: the model, its text, and generation.
 
 /// What functions that return a length return when they fail.
 let failed = -1  // (size_t) -1
@@ -27,16 +27,29 @@ public func rwkv_open(
   _ path: UnsafePointer<CChar>?, _ threads: UInt32, _ progress: rwkv_progress?,
   _ user: UnsafeMutableRawPointer?
 ) -> OpaquePointer? {
-  attempt(nil) {
-    let threads = threads == 0 ? min(processorCount(), 1024) : Int(threads)
-    guard (1...1024).contains(threads) else {
-      throw Failure(RWKV_ERROR_ARGS, "n_threads is \(threads), expected 0…1024")
-    }
-    nonisolated(unsafe) let user = user
-    let model = try openModel(text(path, "path"), threads: threads) { progress?($0, user) ?? true }
-    let prints = ErrorSlot.ofThread.prints
-    return Handles.add(try ContextObject(model, threads: threads, prints: prints))
+  begin(nil) {
+    try openContext(text(path, "path"), threads: threads, memoryLimit: nil, report(to: progress, user))
   }
+}
+
+@c @implementation
+public func rwkv_open_with_memory_limit(
+  _ path: UnsafePointer<CChar>?, _ threads: UInt32, _ limit: Int, _ progress: rwkv_progress?,
+  _ user: UnsafeMutableRawPointer?
+) -> OpaquePointer? {
+  begin(nil) {
+    // A size_t beyond Int is no limit.
+    let limit = limit == 0 ? memoryCapacity() : limit < 0 ? nil : limit
+    return try openContext(
+      text(path, "path"), threads: threads, memoryLimit: limit, report(to: progress, user))
+  }
+}
+
+private func report(
+  to progress: rwkv_progress?, _ user: UnsafeMutableRawPointer?
+) -> @Sendable (Double) -> Bool {
+  nonisolated(unsafe) let user = user
+  return { progress?($0, user) ?? true }
 }
 
 @c @implementation
@@ -44,6 +57,26 @@ public func rwkv_get_architecture(
   _ ctx: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ size: Int
 ) -> Int {
   ask(ctx, failed) { try write($0.model.configuration.version.rawValue.utf8, buffer, size) }
+}
+
+@c @implementation
+public func rwkv_get_name(
+  _ ctx: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ size: Int
+) -> Int {
+  ask(ctx, failed) { try write($0.model.name.utf8, buffer, size) }
+}
+
+@c @implementation
+public func rwkv_get_n_head(_ ctx: OpaquePointer?) -> Int {
+  ask(ctx, 0) { $0.model.configuration.version == .v4 ? 0 : $0.model.configuration.heads }
+}
+
+@c @implementation
+public func rwkv_get_weight_size(_ ctx: OpaquePointer?) -> Int { ask(ctx, failed) { $0.model.weightBytes } }
+
+@c @implementation
+public func rwkv_get_streamed_size(_ ctx: OpaquePointer?) -> Int {
+  ask(ctx, failed) { $0.model.streaming?.streamedBytes ?? 0 }
 }
 
 @c @implementation
@@ -121,72 +154,12 @@ public func rwkv_decode(
   }
 }
 
-// MARK: - Sampling
-
 @c @implementation
-public func rwkv_sampler_options_init(_ options: UnsafeMutablePointer<rwkv_sampler_options>?) -> Bool {
-  attempt(false) {
-    guard let options else { throw Failure.null("options") }
-    let defaults = SamplingOptions()
-    options.pointee = rwkv_sampler_options(
-      temperature: defaults.temperature, top_p: defaults.topP, presence_penalty: defaults.presencePenalty,
-      frequency_penalty: defaults.frequencyPenalty, penalty_decay: defaults.penaltyDecay, seed: defaults.seed,
-      top_k: UInt32(defaults.topK))
-    return true
-  }
+public func rwkv_get_token_bytes(
+  _ ctx: OpaquePointer?, _ token: UInt32, _ buffer: UnsafeMutablePointer<CChar>?, _ size: Int
+) -> Int {
+  withUnsafePointer(to: token) { rwkv_decode(ctx, $0, 1, buffer, size) }
 }
-
-@c @implementation
-public func rwkv_sampler_new(
-  _ ctx: OpaquePointer?, _ options: UnsafePointer<rwkv_sampler_options>?
-) -> OpaquePointer? {
-  ask(ctx, nil) { context in
-    var chosen = SamplingOptions()
-    if let options = options?.pointee {
-      chosen.temperature = options.temperature
-      chosen.topP = options.top_p
-      chosen.topK = Int(options.top_k)
-      chosen.presencePenalty = options.presence_penalty
-      chosen.frequencyPenalty = options.frequency_penalty
-      chosen.penaltyDecay = options.penalty_decay
-      chosen.seed = options.seed
-    }
-    return Handles.add(SamplerObject(try Sampler(chosen, tokenizer: context.model.tokenizer)))
-  }
-}
-
-@c @implementation
-public func rwkv_sampler_sample(
-  _ sampler: OpaquePointer?, _ logits: UnsafePointer<Float>?, _ count: Int,
-  _ token: UnsafeMutablePointer<UInt32>?
-) -> Bool {
-  attempt(false) {
-    let object = try Handles.get(sampler, SamplerObject.self)
-    guard let logits else { throw Failure.null("logits") }
-    guard let token else { throw Failure.null("token_out") }
-    guard count > 0 else {
-      throw Failure(RWKV_ERROR_ARGS, "no logits; give one for each token of the vocabulary")
-    }
-    return try object.exclusively {
-      token.pointee = UInt32(try object.sampler.sample(UnsafeBufferPointer(start: logits, count: count)))
-      return true
-    }
-  }
-}
-
-@c @implementation
-public func rwkv_sampler_reset(_ sampler: OpaquePointer?) -> Bool {
-  attempt(false) {
-    let object = try Handles.get(sampler, SamplerObject.self)
-    return try object.exclusively {
-      object.sampler.reset()
-      return true
-    }
-  }
-}
-
-@c @implementation
-public func rwkv_sampler_free(_ sampler: OpaquePointer?) { Handles.remove(sampler, SamplerObject.self) }
 
 // MARK: - Generation
 
@@ -218,6 +191,7 @@ public func rwkv_generate(
             RWKV_ERROR_ARGS, "the prompt is empty, and this context did not evaluate the state last")
         }
         context.latest = nil
+        sampler.hasStarted = true
         let limit = maxTokens < 0 ? Int.max : maxTokens
         let reason = try session.generate(limit, with: &sampler.sampler, tokenizer: tokenizer, stop: stops) {
           ($0 + [0]).withUnsafeBufferPointer { text in

@@ -26,13 +26,9 @@ public func rwkv_get_last_error(_ ctx: OpaquePointer?) -> rwkv_error_flags {
 @c @implementation
 public func rwkv_init_from_file(_ path: UnsafePointer<CChar>?, _ threads: UInt32, _: UInt32) -> OpaquePointer?
 {
-  attempt(nil) {
-    guard (1...1024).contains(threads) else {
-      throw Failure(RWKV_ERROR_ARGS, "n_threads is \(threads), expected 1…1024")
-    }
-    let model = try openModel(text(path, "model_file_path"), threads: Int(threads))
-    let prints = ErrorSlot.ofThread.prints
-    return Handles.add(try ContextObject(model, threads: Int(threads), prints: prints))
+  begin(nil) {
+    guard threads > 0 else { throw Failure(RWKV_ERROR_ARGS, "n_threads is 0, expected 1…1024") }
+    return try openContext(text(path, "model_file_path"), threads: threads)
   }
 }
 
@@ -64,6 +60,8 @@ public func rwkv_eval_sequence(
   use(ctx, false) { context in
     let model = context.model
     try refuseHybrid(model)
+    // rwkv.cpp builds its graph for such calls and evaluates nothing; here is nothing to prepare.
+    if tokens == nil && count > 0 { return true }
     let tokens = try context.tokens(tokens, count)
     // The state is advanced where it goes; only without such a place the library needs one of its own.
     let state: State
@@ -127,6 +125,16 @@ public func rwkv_get_state_len(_ ctx: OpaquePointer?) -> Int {
 public func rwkv_get_logits_len(_ ctx: OpaquePointer?) -> Int { rwkv_get_n_vocab(ctx) }
 
 @c @implementation
+public func rwkv_get_state_buffer_element_count(_ ctx: OpaquePointer?) -> UInt32 {
+  UInt32(clamping: rwkv_get_state_len(ctx))
+}
+
+@c @implementation
+public func rwkv_get_logits_buffer_element_count(_ ctx: OpaquePointer?) -> UInt32 {
+  UInt32(clamping: rwkv_get_logits_len(ctx))
+}
+
+@c @implementation
 public func rwkv_init_state(_ ctx: OpaquePointer?, _ state: UnsafeMutablePointer<Float>?) {
   ask(ctx, ()) { context in
     try refuseHybrid(context.model)
@@ -142,10 +150,10 @@ public func rwkv_free(_ ctx: OpaquePointer?) { Handles.remove(ctx, ContextObject
 public func rwkv_quantize_model_file(
   _ input: UnsafePointer<CChar>?, _ output: UnsafePointer<CChar>?, _ format: UnsafePointer<CChar>?
 ) -> Bool {
-  attempt(false) {
+  begin(false) {
     let types: [String: QuantizationType] = [
-      "Q4_0": .int4, "Q4_1": .int4, "Q5_0": .int5, "Q5_1": .int5, "Q8_0": .int8, "int4": .int4,
-      "int5": .int5, "int8": .int8, "FP16": .fp16, "FP32": .fp32,
+      "Q4_0": .int4, "Q4_1": .int4, "Q4_K": .int4, "Q5_0": .int5, "Q5_1": .int5, "Q5_K": .int5,
+      "Q8_0": .int8, "int4": .int4, "int5": .int5, "int8": .int8, "FP16": .fp16, "FP32": .fp32,
     ]
     let name = try text(format, "format_name")
     guard let type = types[name] else {

@@ -127,9 +127,20 @@ func ask<Result>(_ handle: OpaquePointer?, _ failed: Result, _ body: (ContextObj
   }
 }
 
-/// Runs a call that uses a context's memory and threads.
+/// Runs a call that uses a context's memory and threads; its error replaces that of earlier calls.
 func use<Result>(_ handle: OpaquePointer?, _ failed: Result, _ body: (ContextObject) throws -> Result)
   -> Result
 {
-  ask(handle, failed) { context in try context.exclusively { try body(context) } }
+  ask(handle, failed) { context in
+    try context.exclusively {
+      _ = context.errors.take()
+      return try body(context)
+    }
+  }
+}
+
+/// Runs a call that opens or converts a file; its error replaces that of the thread's earlier calls.
+func begin<Result>(_ failed: Result, _ body: () throws -> Result) -> Result {
+  _ = ErrorSlot.ofThread.take()
+  return attempt(failed, body)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import CRWKVABI
 import RWKV
+import RWKVTokenizer
 
 /// `struct rwkv_context`
 final class ContextObject: Object, @unchecked Sendable {
@@ -72,8 +73,27 @@ final class StateObject: Object, @unchecked Sendable {
 final class SamplerObject: Object, @unchecked Sendable {
   override class var kind: String { "sampler" }
   var sampler: Sampler
+  /// Whether it has chosen a token; its options stay as they are then.
+  var hasStarted = false
+  private var options: SamplingOptions
+  private let tokenizer: (any Tokenizer)?
 
-  init(_ sampler: Sampler) { self.sampler = sampler }
+  init(_ options: SamplingOptions, _ tokenizer: (any Tokenizer)?) throws {
+    self.options = options
+    self.tokenizer = tokenizer
+    sampler = try Sampler(options, tokenizer: tokenizer)
+  }
+
+  func change(_ body: (inout SamplingOptions) throws -> Void) throws {
+    guard !hasStarted else {
+      throw Failure(
+        RWKV_ERROR_CTX, "the sampler has chosen tokens; set options before the first, or make a new one")
+    }
+    var changed = options
+    try body(&changed)
+    sampler = try Sampler(changed, tokenizer: tokenizer)
+    options = changed
+  }
 }
 
 // MARK: - Buffers of the caller

@@ -15,6 +15,8 @@ public struct ConversionOptions: Sendable {
   public var store = false
   public var threads = processorCount()
   public var overwrite = false
+  /// Whether weights may come from ggml's quantized types, to whose errors a second quantization only adds.
+  public var acceptsQuantized = false
   /// Metadata to set or replace: `rwkv.group_norm_epsilon`, and for RWKV-X `rwkv.x.…`.
   public var overrides: [(key: String, value: MetadataValue)] = []
   /// What the file says of its maker.
@@ -88,7 +90,9 @@ private struct Draft {
     checkpoint path: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {
     let checkpoint: Checkpoint
-    do { checkpoint = try Checkpoint(path: path) } catch { throw .checkpoint(error) }
+    do { checkpoint = try Checkpoint(path: path, allowQuantized: options.acceptsQuantized) } catch {
+      throw .checkpoint(error)
+    }
     let source = CheckpointSource(checkpoint, path: path)
     let type = options.type ?? .int4
     self.source = source

@@ -123,6 +123,20 @@ struct CABITests {
     #expect(written == session.logits.withMemoryRebound(to: UInt8.self) { Data($0) })
   }
 
+  /// Models in rwkv.cpp's own format, which are not part of this repository.
+  static let tinyModels = root.appending(path: "../shared/tiny-rwkv").standardized.path
+
+  @Test(.enabled("needs ../shared/tiny-rwkv") { FileManager.default.fileExists(atPath: tinyModels) })
+  func rwkvCppModelsGiveTheirPublishedLogits() throws {
+    let place = try Workplace.shared.get()
+    try place.compile("cc -std=c99", "published_logits.c", to: "published_logits")
+    for name in ["4v0-660K", "5v2-730K", "7v0-834K"] {
+      try place.run(
+        "published_logits \(Self.tinyModels)/tiny-rwkv-\(name)-FP32.bin \(Self.tinyModels)/expected-logits-\(name).bin"
+      )
+    }
+  }
+
   @Test func examplesInCBuildAndRun() throws {
     let place = try Workplace.shared.get()
     let library = try FileManager.default.destinationOfSymbolicLink(atPath: place.path + "/librwkv.so")

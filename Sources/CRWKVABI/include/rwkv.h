@@ -42,8 +42,9 @@
  *
  * Functions return false, NULL or RWKV_FAILED. The flags of the error (rwkv_get_last_error) and its text
  * (rwkv_get_last_error_text) are then kept with the context that was passed; without one (no context, or none that is
- * alive) with the calling thread, where passing NULL finds them. Nothing is printed unless asked for with
- * rwkv_set_print_errors, and nothing aborts.
+ * alive) with the calling thread, where passing NULL finds them. Flags of earlier errors are forgotten when the next
+ * model is opened or converted (those of the thread) or the next evaluation begins (those of its context). Nothing is
+ * printed unless asked for with rwkv_set_print_errors, and nothing aborts.
  *
  * A function that fails leaves state_out, logits_out and the like in an unspecified condition, unless it says more.
  */
@@ -116,7 +117,7 @@ enum rwkv_error_flags {
 struct rwkv_context;
 
 /* Whether errors are also written to stderr. With NULL: those that have no context, for the calling thread, and the
- * setting that new contexts start with. Off at first, unlike in rwkv.cpp. */
+ * setting that new contexts start with. Off at first, unlike in rwkv.cpp: a library that nobody asked prints nothing. */
 RWKV_API void rwkv_set_print_errors(struct rwkv_context * ctx, const bool print_errors);
 RWKV_API bool rwkv_get_print_errors(const struct rwkv_context * ctx);
 
@@ -145,7 +146,8 @@ RWKV_API bool rwkv_eval(
     struct rwkv_context * ctx, const uint32_t token, const float * state_in, float * state_out, float * logits_out);
 
 /* Reads sequence_len tokens (at least 1), many at a time: much faster than one by one, and the same numbers, bit for
- * bit. logits_out predicts the token after the last. Otherwise as rwkv_eval. */
+ * bit. logits_out predicts the token after the last. tokens NULL: nothing is read, and true returned; rwkv.cpp prepares
+ * itself for the length by such a call. Otherwise as rwkv_eval. */
 RWKV_API bool rwkv_eval_sequence(
     struct rwkv_context * ctx, const uint32_t * tokens, const size_t sequence_len, const float * state_in,
     float * state_out, float * logits_out);
@@ -160,12 +162,17 @@ RWKV_API size_t rwkv_get_n_vocab(const struct rwkv_context * ctx);
 RWKV_API size_t rwkv_get_n_embed(const struct rwkv_context * ctx);
 RWKV_API size_t rwkv_get_n_layer(const struct rwkv_context * ctx);
 
-/* Floats of a state buffer; 0 on error, and for RWKV-X. The order of the floats is this library's own (formats/
- * state-v1.md): buffers of rwkv.cpp do not fit. */
+/* Floats of a state buffer; 0 on error, and for RWKV-X. As many as rwkv.cpp's, but in this library's own order (each
+ * layer's token shift of time mixing, its recurrence, its token shift of channel mixing): buffers that rwkv.cpp filled
+ * do not fit. */
 RWKV_API size_t rwkv_get_state_len(const struct rwkv_context * ctx);
 
 /* Floats of a logits buffer: the vocabulary; 0 on error. */
 RWKV_API size_t rwkv_get_logits_len(const struct rwkv_context * ctx);
+
+/* The same two under their former names, for which rwkv.cpp's Python package asks. */
+RWKV_API uint32_t rwkv_get_state_buffer_element_count(const struct rwkv_context * ctx);
+RWKV_API uint32_t rwkv_get_logits_buffer_element_count(const struct rwkv_context * ctx);
 
 /* Sets a state buffer to the state before the first token. */
 RWKV_API void rwkv_init_state(const struct rwkv_context * ctx, float * state);
@@ -174,7 +181,8 @@ RWKV_API void rwkv_init_state(const struct rwkv_context * ctx, float * state);
 RWKV_API void rwkv_free(struct rwkv_context * ctx);
 
 /* Converts a model (any checkpoint, or a .rwkv file of type FP32 or FP16) into a quantized .rwkv file, replacing an
- * existing one when it is complete. format_name: Q4_0, Q4_1 or int4; Q5_0, Q5_1 or int5; Q8_0 or int8; FP16; FP32. */
+ * existing one when it is complete. format_name: Q4_0, Q4_1, Q4_K or int4; Q5_0, Q5_1, Q5_K or int5; Q8_0 or int8; FP16;
+ * FP32. rwkv.cpp's names choose the type of ours with as many bits. */
 RWKV_API bool rwkv_quantize_model_file(
     const char * model_file_path_in, const char * model_file_path_out, const char * format_name);
 
@@ -201,6 +209,25 @@ typedef bool (*rwkv_progress)(double done, void * user);
 RWKV_API struct rwkv_context * rwkv_open(
     const char * path, uint32_t n_threads, rwkv_progress progress, void * user);
 
+/* The same for machines with little memory. memory_limit: the most bytes that the process may use with one context; 0:
+ * what this machine and its control group have left. A model that needs more runs all the same, with the same numbers,
+ * but blocks of it are read from the file for each token (see rwkv_get_streamed_size); its contexts take turns. An
+ * error names the least limit if even that does not fit. */
+RWKV_API struct rwkv_context * rwkv_open_with_memory_limit(
+    const char * path, uint32_t n_threads, size_t memory_limit, rwkv_progress progress, void * user);
+
+/* The name of the model, or of its file. */
+RWKV_API size_t rwkv_get_name(const struct rwkv_context * ctx, char * buffer, size_t size);
+
+/* Heads of each layer; 0 on error, and for version 4, which has none. */
+RWKV_API size_t rwkv_get_n_head(const struct rwkv_context * ctx);
+
+/* Bytes of weights that reading one token can touch: the model without its embedding table. */
+RWKV_API size_t rwkv_get_weight_size(const struct rwkv_context * ctx);
+
+/* Those of them that a memory limit keeps in the file, to be read again for each token; 0: all are in memory. */
+RWKV_API size_t rwkv_get_streamed_size(const struct rwkv_context * ctx);
+
 /* Version of the architecture: "4", "5.0", "5.1", "5.2", "6", "7" or "x". */
 RWKV_API size_t rwkv_get_architecture(const struct rwkv_context * ctx, char * buffer, size_t size);
 
@@ -218,6 +245,10 @@ RWKV_API size_t rwkv_encode(
 /* The bytes of tokens, which may start or end within a UTF-8 character. They may contain 0. */
 RWKV_API size_t rwkv_decode(
     const struct rwkv_context * ctx, const uint32_t * tokens, size_t count, char * buffer, size_t size);
+
+/* The bytes of one token. */
+RWKV_API size_t rwkv_get_token_bytes(
+    const struct rwkv_context * ctx, uint32_t token, char * buffer, size_t size);
 
 /* ---- states ---- */
 
@@ -274,7 +305,8 @@ RWKV_API size_t rwkv_state_get_tokens(const struct rwkv_state * state, uint32_t 
 
 /* ---- sampling ---- */
 
-/* How the next token is chosen: logits - penalties, softmax, top-p, top-k, probability^(1/temperature), draw. */
+/* How the next token is chosen: logits - penalties, softmax, top-p, top-k, probability^(1/temperature), draw. This struct
+ * never changes; options that are not in it are set with rwkv_sampler_set. */
 struct rwkv_sampler_options {
     double temperature;       /* 0: always the most likely token */
     double top_p;             /* keep the most likely tokens whose probabilities add up to this; 1: all */
@@ -293,6 +325,10 @@ struct rwkv_sampler;
 /* options NULL: the defaults. ctx tells which tokens are spaces and digits, whose repetition is not counted. */
 RWKV_API struct rwkv_sampler * rwkv_sampler_new(
     const struct rwkv_context * ctx, const struct rwkv_sampler_options * options);
+
+/* Sets an option by its name before the first token is chosen: any field of rwkv_sampler_options (seed: up to 2^53).
+ * Errors: a name that this version does not know, a value that is out of range. */
+RWKV_API bool rwkv_sampler_set(struct rwkv_sampler * sampler, const char * name, double value);
 
 /* Chooses a token from count logits and remembers it for the penalties. */
 RWKV_API bool rwkv_sampler_sample(

@@ -56,7 +56,7 @@ static bool cancel(double done, void * user) {
 static void test_buffers(struct rwkv_context * ctx, const char * folder) {
     size_t n = rwkv_get_state_len(ctx), v = rwkv_get_logits_len(ctx), i;
     float * state = floats(n), * other = floats(n), * logits = floats(v), * expected = floats(v);
-    struct rwkv_context * clone;
+    struct rwkv_context * original, * clone;
     FILE * file;
 
     CHECK(rwkv_get_n_vocab(ctx) == 256 && v == 256 && rwkv_get_n_embed(ctx) > 0 && rwkv_get_n_layer(ctx) > 0);
@@ -77,14 +77,25 @@ static void test_buffers(struct rwkv_context * ctx, const char * folder) {
     CHECK(rwkv_eval(ctx, hello[10], other, other, NULL) && memcmp(other, state, n * sizeof(float)) == 0);
     CHECK(rwkv_eval(ctx, hello[0], NULL, NULL, NULL));
 
-    clone = rwkv_clone_context(ctx, 2);
-    CHECK(clone != NULL && clone != ctx && rwkv_gpu_offload_layers(clone, 10));
+    /* A clone goes on when its original is freed. */
+    original = rwkv_clone_context(ctx, 1);
+    clone = rwkv_clone_context(original, 2);
+    CHECK(clone != NULL && clone != original && rwkv_gpu_offload_layers(clone, 10));
+    rwkv_free(original);
     CHECK(rwkv_eval_sequence(clone, hello, 11, NULL, NULL, logits));
     CHECK(memcmp(logits, expected, v * sizeof(float)) == 0);
     rwkv_free(clone);
 
+    /* Without tokens nothing is read, and nothing written. */
+    memset(logits, 0, v * sizeof(float));
+    CHECK(rwkv_eval_sequence(ctx, NULL, 64, NULL, other, logits) && logits[0] == 0 && logits[v - 1] == 0);
+    CHECK(rwkv_eval_sequence_in_chunks(ctx, NULL, 64, 16, NULL, other, logits) && logits[0] == 0);
+    CHECK(rwkv_get_state_buffer_element_count(ctx) == n && rwkv_get_logits_buffer_element_count(ctx) == v);
+    /* The next evaluation forgets an error that nobody asked for. */
+    CHECK(!rwkv_eval(ctx, 256, NULL, NULL, NULL) && rwkv_eval(ctx, 1, NULL, NULL, NULL));
+    CHECK(rwkv_get_last_error(ctx) == RWKV_ERROR_NONE);
+
     FAILS(ctx, !rwkv_eval(ctx, 256, NULL, state, logits));
-    FAILS(ctx, !rwkv_eval_sequence(ctx, NULL, 3, NULL, state, logits));
     FAILS(ctx, !rwkv_eval_sequence(ctx, hello, 0, NULL, state, logits));
     FAILS(ctx, !rwkv_eval_sequence_in_chunks(ctx, hello, 11, 0, NULL, state, logits));
     FAILS(ctx, rwkv_clone_context(ctx, 0) == NULL);
@@ -115,6 +126,8 @@ static void test_null(void) {
     FAILS(NULL, rwkv_get_n_layer(NULL) == 0);
     FAILS(NULL, rwkv_get_state_len(NULL) == 0);
     FAILS(NULL, rwkv_get_logits_len(NULL) == 0);
+    FAILS(NULL, rwkv_get_state_buffer_element_count(NULL) == 0);
+    FAILS(NULL, rwkv_get_logits_buffer_element_count(NULL) == 0);
     FAILS(NULL, rwkv_clone_context(NULL, 1) == NULL);
     FAILS(NULL, !rwkv_gpu_offload_layers(NULL, 1));
     FAILS(NULL, rwkv_init_from_file(NULL, 1, 0) == NULL);
@@ -123,15 +136,22 @@ static void test_null(void) {
     FAILS(NULL, rwkv_init_from_file("/dev/null", 1, 0) == NULL);
     FAILS(NULL, rwkv_open(NULL, 0, NULL, NULL) == NULL);
     FAILS(NULL, rwkv_open("/dev/null", 5000, NULL, NULL) == NULL);
+    FAILS(NULL, rwkv_open_with_memory_limit(NULL, 0, 0, NULL, NULL) == NULL);
+    FAILS(NULL, rwkv_open_with_memory_limit("/dev/null", 5000, 0, NULL, NULL) == NULL);
     FAILS(NULL, !rwkv_quantize_model_file(NULL, NULL, NULL));
     FAILS(NULL, !rwkv_quantize_model_file("/nonexistent", "/tmp/x", "Q4_0"));
     FAILS(NULL, !rwkv_quantize_model_file("/nonexistent", "/tmp/x", "Q9_9"));
     FAILS(NULL, rwkv_get_architecture(NULL, NULL, 0) == RWKV_FAILED);
+    FAILS(NULL, rwkv_get_name(NULL, NULL, 0) == RWKV_FAILED);
+    FAILS(NULL, rwkv_get_n_head(NULL) == 0);
+    FAILS(NULL, rwkv_get_weight_size(NULL) == RWKV_FAILED);
+    FAILS(NULL, rwkv_get_streamed_size(NULL) == RWKV_FAILED);
     FAILS(NULL, rwkv_get_metadata_count(NULL) == RWKV_FAILED);
     FAILS(NULL, rwkv_get_metadata_key(NULL, 0, NULL, 0) == RWKV_FAILED);
     FAILS(NULL, rwkv_get_metadata(NULL, "x", NULL, 0) == RWKV_FAILED);
     FAILS(NULL, rwkv_encode(NULL, "x", 1, NULL, 0) == RWKV_FAILED);
     FAILS(NULL, rwkv_decode(NULL, &token, 1, NULL, 0) == RWKV_FAILED);
+    FAILS(NULL, rwkv_get_token_bytes(NULL, 1, NULL, 0) == RWKV_FAILED);
     FAILS(NULL, rwkv_state_new(NULL) == NULL);
     FAILS(NULL, rwkv_state_clone(NULL) == NULL);
     FAILS(NULL, !rwkv_state_reset(NULL));
@@ -147,6 +167,7 @@ static void test_null(void) {
     FAILS(NULL, rwkv_state_get_tokens(NULL, NULL, 0) == RWKV_FAILED);
     FAILS(NULL, !rwkv_sampler_options_init(NULL));
     FAILS(NULL, rwkv_sampler_new(NULL, NULL) == NULL);
+    FAILS(NULL, !rwkv_sampler_set(NULL, "top_p", 1));
     FAILS(NULL, !rwkv_sampler_sample(NULL, x, 4, &token));
     FAILS(NULL, !rwkv_sampler_reset(NULL));
     FAILS(NULL, rwkv_generate(NULL, NULL, NULL, "", 0, 1, NULL, 0, NULL, NULL) == RWKV_FINISH_ERROR);
@@ -174,6 +195,19 @@ static void test_information(struct rwkv_context * ctx, const char * model) {
     CHECK(another != NULL && done > 0);
     rwkv_free(another);
     FAILS(NULL, rwkv_open(model, 1, cancel, NULL) == NULL);
+    FAILS(NULL, rwkv_open_with_memory_limit(model, 1, 0, cancel, NULL) == NULL);
+    /* The next opening forgets an error that nobody asked for. */
+    CHECK(rwkv_open("/nonexistent", 1, NULL, NULL) == NULL);
+    another = rwkv_open_with_memory_limit(model, 0, 0, count_calls, &done);
+    CHECK(another != NULL && rwkv_get_last_error(NULL) == RWKV_ERROR_NONE);
+    CHECK(rwkv_get_streamed_size(another) == 0 && rwkv_get_weight_size(another) > 1000);
+    rwkv_free(another);
+    FAILS(NULL, rwkv_open_with_memory_limit(model, 1, 1 << 20, NULL, NULL) == NULL);
+    another = rwkv_open_with_memory_limit(model, 1, (size_t) -1, NULL, NULL);
+    CHECK(another != NULL && rwkv_get_streamed_size(another) == 0);
+    rwkv_free(another);
+    CHECK(rwkv_get_name(ctx, text, sizeof text) == 5 && strcmp(text, "model") == 0);
+    CHECK(rwkv_get_n_head(ctx) > 0 && rwkv_get_n_embed(ctx) % rwkv_get_n_head(ctx) == 0);
     CHECK(rwkv_get_architecture(ctx, text, sizeof text) == 1 && strcmp(text, "7") == 0);
     CHECK(count > 5);
     for (i = 0; i < count; i++) {
@@ -198,6 +232,9 @@ static void test_text(struct rwkv_context * ctx) {
     CHECK(rwkv_decode(ctx, hello, 11, text, sizeof text) == 11 && strcmp(text, "hello world") == 0);
     CHECK(rwkv_decode(ctx, hello, 11, text, 6) == 11 && strcmp(text, "hello") == 0);
     CHECK(rwkv_decode(ctx, NULL, 0, text, sizeof text) == 0 && text[0] == 0);
+    CHECK(rwkv_get_token_bytes(ctx, 'h', text, sizeof text) == 1 && strcmp(text, "h") == 0);
+    CHECK(rwkv_get_token_bytes(ctx, 0xE4, text, sizeof text) == 1 && (unsigned char) text[0] == 0xE4);
+    FAILS(ctx, rwkv_get_token_bytes(ctx, 256, text, sizeof text) == RWKV_FAILED);
     FAILS(ctx, rwkv_encode(ctx, NULL, 3, tokens, 16) == RWKV_FAILED);
     FAILS(ctx, rwkv_encode(ctx, "abc", 3, NULL, 16) == RWKV_FAILED);
     tokens[0] = 300;
@@ -333,13 +370,25 @@ static void test_generation(struct rwkv_context * ctx) {
     options.seed = 7;
     options.top_k = 40;
     sampler = rwkv_sampler_new(ctx, &options);
-    same = rwkv_sampler_new(ctx, &options);
+    /* The same options, one by one. */
+    same = rwkv_sampler_new(ctx, NULL);
+    CHECK(rwkv_sampler_set(same, "seed", 7) && rwkv_sampler_set(same, "top_k", 40));
+    CHECK(rwkv_sampler_set(same, "temperature", 1) && rwkv_sampler_set(same, "top_p", 0.85));
+    CHECK(rwkv_sampler_set(same, "presence_penalty", 0.2) && rwkv_sampler_set(same, "frequency_penalty", 0.2));
+    CHECK(rwkv_sampler_set(same, "penalty_decay", 0.996));
+    FAILS(NULL, !rwkv_sampler_set(same, "top_k", 0.5));
+    FAILS(NULL, !rwkv_sampler_set(same, "top_k", NAN));
+    FAILS(NULL, !rwkv_sampler_set(same, "temperature", -1));
+    FAILS(NULL, !rwkv_sampler_set(same, "seed", -1));
+    FAILS(NULL, !rwkv_sampler_set(same, "no such option", 1));
+    FAILS(NULL, !rwkv_sampler_set(same, NULL, 1));
     CHECK(sampler && same && rwkv_state_eval(ctx, state, hello, 11, logits, NULL, NULL));
     for (i = 0; i < 20; i++) {
         CHECK(rwkv_sampler_sample(sampler, logits, 256, &a) && rwkv_sampler_sample(same, logits, 256, &b));
         CHECK(a == b && a < 256);
     }
     CHECK(rwkv_sampler_reset(sampler));
+    FAILS(NULL, !rwkv_sampler_set(sampler, "top_k", 5));
     FAILS(NULL, !rwkv_sampler_sample(sampler, NULL, 256, &a));
     FAILS(NULL, !rwkv_sampler_sample(sampler, logits, 0, &a));
     FAILS(NULL, !rwkv_sampler_sample(sampler, logits, 256, NULL));
