@@ -45,6 +45,7 @@ let package = Package(
     library("RWKVFormat", ["CZstd"]),
     library("RWKVCheckpoint", []),
     library("RWKV", ["RWKVFormat", "RWKVTokenizer", "CRWKVKernels"]),
+    library("RWKVChat", ["RWKV", "RWKVFormat", "RWKVTokenizer"]),
     library("RWKVQuantization", ["RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
 
     // The C interface: a header, and what is behind it. librwkv.so exports the header's functions and nothing else.
@@ -65,7 +66,7 @@ let package = Package(
     .target(
       name: "Terminal", dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "tools/terminal", swiftSettings: swiftSettings),
-    tool("rwkv-run", ["Terminal", "RWKV", "RWKVFormat", "RWKVTokenizer"]),
+    tool("rwkv-run", ["Terminal", "RWKV", "RWKVChat", "RWKVFormat", "RWKVTokenizer"]),
     tool(
       "rwkv-quantize",
       ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
@@ -74,7 +75,8 @@ let package = Package(
     tests("FormatTests", ["RWKVFormat", "CZstd"]),
     tests("CheckpointTests", ["RWKVCheckpoint"]),
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
-    tests("ModelTests", ["RWKV", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
+    tests(
+      "ModelTests", ["RWKV", "RWKVChat", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
     tests("QuantizationTests", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "CRWKVKernels"]),
     .testTarget(
       name: "CABITests", dependencies: ["RWKV", "RWKVQuantization", "RWKVFormat"],

@@ -12,6 +12,16 @@ public enum FinishReason: String, Sendable {
   case cancelled
 }
 
+/// A token that was chosen, and that the state is about to read.
+public struct ChosenToken {
+  public let id: Int
+  /// What it was chosen from, [V], before penalties; valid during the call.
+  public let logits: UnsafeBufferPointer<Float>
+  /// Whether a stop string may begin in it that did not begin earlier. If one does, a copy of the state made now
+  /// remembers nothing of it.
+  public let mayBeginStop: Bool
+}
+
 extension Session {
   /// Writes up to `count` tokens after what the session has read, and hands out their text piece by piece.
   ///
@@ -21,11 +31,12 @@ extension Session {
   /// - Parameters:
   ///   - count: tokens at most; nil for no limit.
   ///   - stop: strings that end the text.
+  ///   - observe: called with each token that was chosen, before the state reads it.
   ///   - receive: gets UTF-8 text; returns false to stop.
   /// - Returns: why it ended.
   public func generate(
     _ count: Int?, with sampler: inout Sampler, tokenizer: any Tokenizer, stop: [String] = [],
-    receive: ([UInt8]) -> Bool
+    observe: ((ChosenToken) -> Void)? = nil, receive: ([UInt8]) -> Bool
   ) throws -> FinishReason {
     var matcher = StopMatcher(stop)
     var stream = UTF8Stream()
@@ -39,8 +50,16 @@ extension Session {
       let token = try sampler.sample(logits)
       guard token != 0 else { return finish(.end) }
       written += 1
+      let bytes = tokenizer.bytes(of: token)
+      let heldBefore = matcher.heldCount
+      let passed = matcher.push(bytes)
+      if let observe {
+        let holds = matcher.heldCount > 0 || matcher.isStopped
+        let begins = heldBefore == 0 || (!matcher.isStopped && matcher.heldCount <= bytes.count)
+        observe(ChosenToken(id: token, logits: logits, mayBeginStop: holds && begins))
+      }
       try decode(token)
-      let text = stream.push(matcher.push(tokenizer.bytes(of: token)))
+      let text = stream.push(passed)
       if !text.isEmpty, !receive(text) { return .cancelled }
       if matcher.isStopped { return finish(.stop) }
     }

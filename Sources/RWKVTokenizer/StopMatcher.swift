@@ -5,6 +5,8 @@
 public struct StopMatcher: Sendable {
   private let stops: [[UInt8]]
   private var held: [UInt8] = []
+  /// Bytes that may be the beginning of a stop string and are held back.
+  public var heldCount: Int { held.count }
   /// True once a stop string has been seen; all further input is ignored.
   public private(set) var isStopped = false
 

@@ -12,7 +12,8 @@ struct SamplerTests {
     let history: [Int]
     /// Token and probability, where it is not zero.
     let expected: [[Double]]
-    let temperature, topP, presencePenalty, frequencyPenalty, penaltyDecay: Double
+    let logitBias: [[Double]]
+    let temperature, topP, minP, presencePenalty, frequencyPenalty, penaltyDecay: Double
     let topK: Int
 
     var testDescription: String { name }
@@ -22,6 +23,8 @@ struct SamplerTests {
       options.temperature = temperature
       options.topP = topP
       options.topK = topK
+      options.minP = minP
+      for pair in logitBias { options.logitBias[Int(pair[0])] = Float(pair[1]) }
       options.presencePenalty = presencePenalty
       options.frequencyPenalty = frequencyPenalty
       options.penaltyDecay = penaltyDecay
@@ -46,7 +49,7 @@ struct SamplerTests {
 
   @Test("the fixture is there")
   func fixture() {
-    #expect(Case.all.count == 20)
+    #expect(Case.all.count == 25)
   }
 
   @Test("what may be drawn, and how likely, is what the reference says", arguments: Case.all)
@@ -191,11 +194,22 @@ struct SamplerTests {
     }
   }
 
+  @Test("a bias of −∞ bans a token, one far outside the vocabulary changes nothing")
+  func bans() throws {
+    var sampler = try Sampler(
+      Self.options {
+        $0.temperature = 0
+        $0.logitBias = [1: -.infinity, 1000: 50]
+      })
+    #expect(try sampler.sample([1, 5, 4]) == 2)
+  }
+
   @Test("wrong options are refused by name")
   func invalidOptions() throws {
     let changes: [(inout SamplingOptions) -> Void] = [
       { $0.temperature = -1 }, { $0.temperature = .nan }, { $0.topP = 1.01 }, { $0.topP = -0.1 },
-      { $0.topK = -1 },
+      { $0.topK = -1 }, { $0.minP = 1.5 }, { $0.logitBias[-1] = 0 }, { $0.logitBias[3] = .nan },
+      { $0.logitBias[3] = .infinity },
       { $0.presencePenalty = .infinity }, { $0.frequencyPenalty = .nan }, { $0.penaltyDecay = 1.5 },
     ]
     for change in changes {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes Tests/Fixtures/sampler-cases.json: what the sampler of the `rwkv` Python package would draw from.
+"""Writes Tests/Fixtures/sampler-cases.json: what the sampler of the `rwkv` Python package would draw from, and what
+min-p and biases make of it, which the package does not have.
 
 An independent statement of that algorithm in numpy, up to the draw itself. The vocabulary is the 256 bytes.
 usage: make_sampler_cases.py > Tests/Fixtures/sampler-cases.json
@@ -22,6 +23,8 @@ def occurrences(history, decay):
 
 def distribution(logits, options, history, dtype):
     logits = logits.astype(np.float32).copy()
+    for token, bias in options["logitBias"]:
+        logits[token] += np.float32(bias)
     for token, count in occurrences(history, options["penaltyDecay"]).items():
         logits[token] -= np.float32(options["presencePenalty"] + count * options["frequencyPenalty"])
     logits = logits.astype(dtype)
@@ -29,6 +32,7 @@ def distribution(logits, options, history, dtype):
     probs /= probs.sum()
     descending = np.argsort(-probs, kind="stable")
     temperature, top_p, top_k = options["temperature"], options["topP"], options["topK"]
+    unlikely = probs < options["minP"] * probs.max()
     if temperature == 0:  # the reference may draw among equals; we take the first
         return np.eye(1, len(probs), descending[0])[0]
     if top_p < 1:
@@ -36,12 +40,14 @@ def distribution(logits, options, history, dtype):
         probs[probs < cutoff] = 0
     if 0 < top_k < len(probs):
         probs[descending[top_k:]] = 0
+    probs[unlikely] = 0
     probs = probs ** (1 / temperature)
     return probs / probs.sum()
 
 
 def case(name, logits, history=(), **changed):
-    options = dict(temperature=1, topP=1, topK=0, presencePenalty=0, frequencyPenalty=0, penaltyDecay=1)
+    options = dict(temperature=1, topP=1, topK=0, minP=0, logitBias=[])
+    options |= dict(presencePenalty=0, frequencyPenalty=0, penaltyDecay=1)
     options |= changed
     probs = distribution(logits, options, history, np.float64)
     # The package computes in single precision: a case on the edge of a cut would prove nothing.
@@ -77,6 +83,13 @@ def main():
         case("frequency without decay", flat, text, frequencyPenalty=0.1),
         case("counts that fade", flat, text, frequencyPenalty=1, penaltyDecay=0.5),
         case("penalties under temperature 0", peaked, [peaked.argmax()], temperature=0, presencePenalty=20),
+    ]
+    cases += [
+        case("min-p", peaked, minP=0.05),
+        case("min-p of a flat distribution keeps equals", tied, minP=0.3, temperature=2),
+        case("min-p, top-p and top-k", flat, minP=0.4, topP=0.9, topK=60),
+        case("logit bias", peaked, logitBias=[[int(peaked.argmax()), -4.5], [3, 7.25]], topP=0.8),
+        case("logit bias and penalties", peaked, text, logitBias=[[97, 9]], **penalties),
     ]
     # JSON has no infinity: "null" logits are -inf.
     cases.append(case("banned tokens", banned, topP=0.9))

@@ -10,9 +10,10 @@ struct RWKVRun: ParsableCommand {
       EXAMPLES
         rwkv-run model.rwkv -p "The kernel" -n 100
         rwkv-run model.rwkv -f prompt.txt --temp 0 --stop "\\n\\n"
+        rwkv-run chat model.rwkv
         rwkv-run perplexity model.rwkv -f text.txt
       """,
     version: version,
-    subcommands: [Generate.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self],
+    subcommands: [Generate.self, Chat.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self],
     defaultSubcommand: Generate.self)
 }

@@ -60,7 +60,7 @@ struct Generate: ParsableCommand {
       try read(tokens, session)
       let afterPrompt = now()
 
-      var sampler = try sampling.sampler(for: tokenizer)
+      var sampler = try Sampler(try sampling.options(.plain), tokenizer: tokenizer)
       var written = 0
       let reason = try session.generate(
         predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops

@@ -35,6 +35,7 @@ struct MemoryOptions: ParsableArguments {
 
   /// Opens a model with a line of progress, and says how it runs if it does not fit into memory.
   func open(_ path: String, threads: Int) throws -> Model {
+    try checkModelPath(path)
     let progress = ProgressLine()
     defer { progress.clear() }
     let limit = memoryLimit?.bytes ?? memoryCapacity()

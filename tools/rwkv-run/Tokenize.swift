@@ -21,6 +21,7 @@ struct Tokenize: ParsableCommand {
 
   func run() throws {
     try reporting("rwkv-run") {
+      try checkModelPath(model)
       guard let tokenizer = try Model.tokenizer(path: model) else {
         throw CommandError(
           "\(model): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-package import ArgumentParser
+import ArgumentParser
 import Glibc
 import Synchronization
 
@@ -34,14 +34,23 @@ package final class ProgressLine: Sendable {
 
   package init() {}
 
+  /// Shows how many of `total` tokens are done since `start`, how fast, and how long it still takes.
+  package func update(_ label: String, _ done: Int, of total: Int, since start: Double) {
+    let rate = Double(done) / max(now() - start, 1e-9)
+    let rest = Int((Double(total - done) / max(rate, 1e-9)).rounded(.up))
+    let time = rest < 100 ? "\(rest) s" : "\((rest + 59) / 60) min"
+    update(
+      label, Double(done) / Double(total), ", \(decimal(rate, rate < 10 ? 1 : 0)) tokens/s, \(time) left")
+  }
+
   /// Shows `label` with the share done, 0…1. From any thread.
-  package func update(_ label: String, _ share: Double) {
+  package func update(_ label: String, _ share: Double, _ details: String = "") {
     guard enabled else { return }
     let percent = Int(share * 100)
     shown.withLock { last in
       guard percent != last else { return }
       last = percent
-      write(Array("\r\(label) \(percent) %".utf8), to: STDERR_FILENO)
+      write(Array("\r\(label) \(percent) %\(details)\u{1B}[K".utf8), to: STDERR_FILENO)
     }
   }
 
@@ -54,22 +63,6 @@ package final class ProgressLine: Sendable {
     }
   }
 }
-
-private let interrupted = Atomic<Bool>(false)
-
-/// Whether Ctrl-C was pressed; long work looks at it and stops in order.
-package var isInterrupted: Bool { interrupted.load(ordering: .relaxed) }
-
-/// Makes Ctrl-C set `isInterrupted`; a second one ends the program at once.
-package func catchInterrupts() {
-  signal(SIGPIPE, SIG_IGN)
-  signal(SIGINT) { _ in
-    if interrupted.exchange(true, ordering: .relaxed) { _exit(130) }
-  }
-}
-
-/// Exit code after Ctrl-C.
-package let interruptedExit = ExitCode(130)
 
 /// Ends with exit code 1 and the error's text on stderr, or 130 after Ctrl-C.
 package func reporting<Result>(_ tool: String, _ body: () throws -> Result) throws -> Result {
@@ -130,4 +123,11 @@ package func size(_ bytes: Int) -> String {
   let units = ["B", "kB", "MB", "GB", "TB"]
   while value >= 999.95, unit + 1 < units.count { (value, unit) = (value / 1000, unit + 1) }
   return decimal(value, unit == 0 ? 0 : 1) + " " + units[unit]
+}
+
+/// Text for stderr in faint letters where that is a terminal with colours: not with NO_COLOR, not for TERM=dumb.
+package func faint(_ text: String) -> String {
+  func variable(_ name: String) -> String { getenv(name).map { String(cString: $0) } ?? "" }
+  let hasColours = isatty(STDERR_FILENO) == 1 && variable("NO_COLOR").isEmpty && variable("TERM") != "dumb"
+  return hasColours ? "\u{1B}[2m\(text)\u{1B}[0m" : text
 }

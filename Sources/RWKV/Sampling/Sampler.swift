@@ -2,11 +2,11 @@ public import RWKVTokenizer
 
 /// Chooses the next token from logits, in the order of the `rwkv` Python package:
 ///
-///     logits − penalties → softmax → top-p → top-k → probability^(1/temperature) → draw
+///     logits + bias − penalties → softmax → min-p → top-p → top-k → probability^(1/temperature) → draw
 ///
 /// The cuts come before the temperature, so a high temperature brings no unlikely token back. Top-p keeps
-/// tokens as likely as the last one needed; top-k keeps exactly k, of equals those with the lower ids. To ban
-/// or favour tokens, change the logits first (−∞ bans). A value type: copies go their own way. After the
+/// tokens as likely as the last one needed; top-k keeps exactly k, of equals those with the lower ids. Min-p, which the
+/// package does not have, counts in the same probabilities. A value type: copies go their own way. After the
 /// first tokens nothing is allocated.
 public struct Sampler: Sendable {
   private let options: SamplingOptions
@@ -69,12 +69,13 @@ public struct Sampler: Sendable {
   /// Fills `candidates`.
   private mutating func select(_ input: UnsafeBufferPointer<Float>) throws(SamplingError) {
     logits.replaceSubrange(logits.indices, with: input)
+    for (token, bias) in options.logitBias where token < logits.count { logits[token] += bias }
     penalties.apply(to: &logits)
     let best = try mostLikely()
     candidates.removeAll(keepingCapacity: true)
     if options.temperature == 0 {
       candidates.append((best, 1))
-    } else if options.topP == 1 && (options.topK == 0 || options.topK >= logits.count) {
+    } else if options.topP == 1 && options.minP == 0 && (options.topK == 0 || options.topK >= logits.count) {
       for token in logits.indices { keep(token, logits[token], maximum: logits[best]) }
     } else {
       cut(maximum: logits[best])
@@ -105,7 +106,8 @@ public struct Sampler: Sendable {
     }
     let total = weights.reduce(0, +)
     // All tokens below this weight together hold less than 1 − top-p, so the rest reaches top-p without them.
-    let floor = (1 - options.topP) * total / Double(logits.count)
+    // Weights are relative to the most likely token's, so min-p is one of them.
+    let floor = max((1 - options.topP) * total / Double(logits.count), options.minP)
     heap.removeAll()
     for token in logits.indices where weights[token] >= floor { heap.add(logits[token], token) }
     heap.build()

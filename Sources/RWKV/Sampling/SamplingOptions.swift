@@ -6,6 +6,10 @@ public struct SamplingOptions: Sendable {
   public var topP = 0.85
   /// Keeps at most this many tokens; 0 is no limit.
   public var topK = 0
+  /// Keeps only tokens at least this share as likely as the most likely one; 0 keeps all.
+  public var minP = 0.0
+  /// Added to the logits of single tokens before anything else; −∞ bans a token.
+  public var logitBias: [Int: Float] = [:]
   /// Taken off the logit of each token written before, once.
   public var presencePenalty = 0.2
   /// Taken off for each time that the token was written before.
@@ -26,7 +30,8 @@ public struct SamplingOptions: Sendable {
     return options
   }
 
-  func check() throws(SamplingError) {
+  /// Throws if an option is outside its range.
+  public func check() throws(SamplingError) {
     func require(_ value: Double, _ name: String, in range: ClosedRange<Double>) throws(SamplingError) {
       guard range.contains(value) else {
         throw .invalidOption(name: name, value: value, expected: range)
@@ -35,6 +40,10 @@ public struct SamplingOptions: Sendable {
     try require(temperature, "temperature", in: 0...1000)
     try require(topP, "top-p", in: 0...1)
     try require(Double(topK), "top-k", in: 0...Double(Int32.max))
+    try require(minP, "min-p", in: 0...1)
+    for (token, bias) in logitBias where token < 0 || !(bias < .infinity) {
+      throw .invalidBias(token: token, value: bias)
+    }
     try require(presencePenalty, "presence penalty", in: -1000...1000)
     try require(frequencyPenalty, "frequency penalty", in: -1000...1000)
     try require(penaltyDecay, "penalty decay", in: 0...1)
@@ -44,6 +53,8 @@ public struct SamplingOptions: Sendable {
 /// Why no token could be chosen.
 public enum SamplingError: Error, Sendable, Equatable, CustomStringConvertible {
   case invalidOption(name: String, value: Double, expected: ClosedRange<Double>)
+  /// A bias of a token that cannot be, or one that is NaN or +∞.
+  case invalidBias(token: Int, value: Float)
   /// A logit is NaN or +∞.
   case notFinite(token: Int)
   /// There are no logits, or all of them are −∞.
@@ -53,6 +64,8 @@ public enum SamplingError: Error, Sendable, Equatable, CustomStringConvertible {
     switch self {
     case .invalidOption(let name, let value, let expected):
       "\(name) is \(value); expected \(expected.lowerBound)…\(expected.upperBound)"
+    case .invalidBias(let token, let value):
+      "the bias of token \(token) is \(value); expected a token id and a number, or -inf to ban it"
     case .notFinite(let token):
       "the logit of token \(token) is not a finite number: the model file or the state is broken; "
         + "check it with rwkv-quantize verify"

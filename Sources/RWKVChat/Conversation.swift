@@ -1,0 +1,194 @@
+public import RWKV
+public import RWKVTokenizer
+
+/// A conversation with a model: turns that can be taken back, saved, and gone on with on another day.
+///
+/// Every answer depends only on what the state has read, the options and the seed, so that a conversation that was saved
+/// and loaded goes on bit for bit as if it had never stopped. When a call throws, the conversation is what it was before.
+/// Not thread-safe.
+public final class Conversation {
+  /// A message and what the model made of it.
+  public struct Turn {
+    public let message: String
+    /// The bytes may be invalid UTF-8, where an answer was interrupted.
+    public fileprivate(set) var answer: [UInt8] = []
+    /// Tokens that had been read before it.
+    fileprivate let start: Int
+    /// The state before it; nil: given up to save memory.
+    fileprivate var before: State?
+  }
+
+  /// What came of a message.
+  public struct Answer {
+    public let reason: FinishReason
+    /// Tokens read before the answer began.
+    public let promptTokens: Int
+    public let answerTokens: Int
+  }
+
+  public let session: Session
+  public let template: ChatTemplate
+  private let tokenizer: any Tokenizer
+  public private(set) var turns: [Turn] = []
+  /// All that the state has read, oldest token first.
+  public private(set) var tokens: [Int] = []
+  /// Instructions at the start of the conversation.
+  public private(set) var system = ""
+  /// What the conversation started from: nothing, or what was loaded.
+  private var base: (state: State, tokens: [Int], isLoaded: Bool)
+  /// Whether the tokens since the start are all known; not after a state that was saved without them.
+  private var knowsTokens = true
+
+  private let snapshotLimit: Int
+
+  /// - Parameters:
+  ///   - session: with a fresh state.
+  ///   - snapshotLimit: memory that states of earlier turns may take [bytes]; turns beyond are taken back by reading
+  ///     again what came before them.
+  public init(
+    _ session: Session, template: ChatTemplate, tokenizer: any Tokenizer, snapshotLimit: Int = 128 << 20
+  ) {
+    self.snapshotLimit = snapshotLimit
+    self.session = session
+    self.template = template
+    self.tokenizer = tokenizer
+    base = (session.state.copy(), [], false)
+  }
+
+  /// Reads a message and lets the model answer.
+  ///
+  /// - Parameters:
+  ///   - thinking: how to answer; nil for the template's first way.
+  ///   - options: the seed is mixed with the number of tokens read so far and with `attempt`.
+  ///   - attempt: counts answers to the same message, so that they differ.
+  ///   - limit: tokens of the answer at most; nil for no limit.
+  ///   - reading: called with the number of tokens of the prompt read so far, and all; false stops.
+  ///   - receive: gets the answer's UTF-8 text in pieces; false stops.
+  public func send(
+    _ message: String, thinking: ChatTemplate.Thinking? = nil, options: SamplingOptions, attempt: Int = 0,
+    limit: Int? = nil, reading: @escaping (Int, Int) -> Bool = { _, _ in true }, receive: ([UInt8]) -> Bool
+  ) throws -> Answer {
+    let before = session.state.copy()
+    let start = tokens.count
+    do {
+      let opening = start == 0 && turns.isEmpty && !base.isLoaded ? template.opening(system: system) : ""
+      let question = template.question(message, thinking ?? template.thinking.first)
+      let prompt = tokenizer.encode(opening + question)
+      // "none" and an empty message: token 0 starts a document.
+      try read(prompt.isEmpty ? [0] : prompt, reading)
+      var turn = Turn(message: message, start: start, before: before)
+      let answer = try write(options, attempt, limit, &turn.answer, receive)
+      turns.append(turn)
+      thinSnapshots()
+      return Answer(reason: answer.0, promptTokens: max(1, prompt.count), answerTokens: answer.1)
+    } catch {
+      session.state.assign(before)
+      tokens.removeLast(tokens.count - start)
+      throw error
+    }
+  }
+
+  /// Takes the last turn back. Returns it; nil if there is none since the start or since a load.
+  public func undo() throws -> Turn? {
+    guard let turn = turns.last else { return nil }
+    if let before = turn.before {
+      session.state.assign(before)
+    } else {
+      // The same bits as a copy would have, only later.
+      let known = tokens[base.tokens.count..<turn.start]
+      session.state.assign(base.state)
+      try session.prefill(Array(known))
+    }
+    turns.removeLast()
+    tokens.removeLast(tokens.count - turn.start)
+    return turn
+  }
+
+  /// Forgets everything, also what was loaded.
+  public func reset(system: String? = nil) {
+    session.state.reset()
+    begin(with: [], isLoaded: false)
+    if let system { self.system = system }
+  }
+
+  /// Writes the state and the tokens that led to it to a file.
+  public func save(to path: String) throws {
+    try session.state.save(to: path, tokens: knowsTokens ? tokens : [])
+  }
+
+  /// Goes on from a saved state of the same model in place of the current conversation.
+  public func load(_ saved: SavedState) {
+    session.state.assign(saved.state)
+    begin(with: saved.tokens, isLoaded: true)
+    knowsTokens = !saved.tokens.isEmpty
+  }
+
+  /// The text of the whole conversation as the model has read it, if its tokens are known.
+  public var transcript: [UInt8] { tokenizer.decode(tokens) }
+
+  private func begin(with tokens: [Int], isLoaded: Bool) {
+    self.tokens = tokens
+    turns = []
+    knowsTokens = true
+    base = (session.state.copy(), tokens, isLoaded)
+  }
+
+  private func read(_ new: [Int], _ progress: @escaping (Int, Int) -> Bool = { _, _ in true }) throws {
+    guard !new.isEmpty else { return }
+    try session.prefill(new) { progress($0, new.count) }
+    tokens += new
+  }
+
+  /// Writes an answer, and reads what the template has after it.
+  private func write(
+    _ options: SamplingOptions, _ attempt: Int, _ limit: Int?, _ text: inout [UInt8],
+    _ receive: ([UInt8]) -> Bool
+  ) throws -> (FinishReason, Int) {
+    var options = options
+    options.seed ^= UInt64(tokens.count) &* 0xD1B5_4A32_D192_ED03 ^ UInt64(attempt) &* 0xABC9_8388_FB8F_AC03
+    var sampler = try Sampler(options, tokenizer: tokenizer)
+    var written: [Int] = []
+    // Where a stop string may have begun: the state before it, and the tokens up to there.
+    let (state, anchor) = (session.state, session.state.copy())
+    var anchored = 0
+    let reason = try session.generate(
+      limit, with: &sampler, tokenizer: tokenizer, stop: template.stops,
+      observe: { token in
+        if token.mayBeginStop {
+          anchor.assign(state)
+          anchored = written.count
+        }
+        written.append(token.id)
+      }, receive: receive)
+
+    var unread: [UInt8] = []
+    let count = written.count
+    if reason == .stop {
+      // The model's own ending may be cut anywhere. The state shall know the answer and the template's ending, no more.
+      var matcher = StopMatcher(template.stops)
+      unread = matcher.push(tokenizer.decode(Array(written[anchored...])))
+      state.assign(anchor)
+      written.removeLast(count - anchored)
+    }
+    tokens += written
+    text = tokenizer.decode(written) + unread
+    try read(tokenizer.encode(unread + missing(Array(template.end.utf8), after: text)))
+    return (reason, count)
+  }
+
+  /// `end` without what already stands at the end of `text`.
+  private func missing(_ end: [UInt8], after text: [UInt8]) -> [UInt8] {
+    let present = (0...end.count).last { text.suffix($0).elementsEqual(end.prefix($0)) } ?? 0
+    return Array(end.dropFirst(present))
+  }
+
+  /// Gives up the states of the oldest turns where all together take too much memory; the latest stays.
+  private func thinSnapshots() {
+    var total = 0
+    for index in turns.indices.reversed() {
+      guard let state = turns[index].before else { return }
+      total += state.byteCount
+      if total > snapshotLimit && index + 1 < turns.count { turns[index].before = nil }
+    }
+  }
+}

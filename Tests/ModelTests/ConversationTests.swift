@@ -1,0 +1,181 @@
+import Foundation
+import RWKV
+import RWKVChat
+import RWKVQuantization
+import RWKVTokenizer
+import Testing
+
+/// A conversation is what its tokens say: nothing more is remembered, nothing less.
+@Suite("Conversation")
+struct ConversationTests {
+  static let cases = ["v4-hf", "v6-hf", "v7-std", "x-one"].flatMap { name in
+    Golden.cases(name).filter { $0.name == name }
+  }
+  /// Stops that these random models write soon, some of them over several tokens.
+  private static let template = """
+    system = "System: {text}\\n\\n"
+    user = "User: {text}\\n\\n"
+    assistant = "Assistant:"
+    end = "\\n\\n"
+    think off = "" ""
+    think on = " (think)" " <think"
+
+    """
+
+  private func conversation(_ golden: Golden, stops: [String] = [], snapshotLimit: Int = 1 << 30) throws
+    -> Conversation
+  {
+    let text = Self.template + stops.map { "stop = \"\($0)\"\n" }.joined()
+    let model = try golden.model(.int8)
+    return Conversation(
+      try Session(model, threads: 1), template: try ChatTemplate(parsing: text, name: "test"),
+      tokenizer: Folded(vocabularySize: model.configuration.vocabulary), snapshotLimit: snapshotLimit)
+  }
+
+  /// Bytes as tokens; ids that random models have beyond those are letters, too.
+  private struct Folded: Tokenizer {
+    let vocabularySize: Int
+    func encode(_ bytes: [UInt8]) -> [Int] { bytes.map { Int($0) % vocabularySize } }
+    func bytes(of id: Int) -> [UInt8] {
+      let alphabet = Array("ab\u{E9}🙂cd".utf8)
+      return id == 0 ? [] : [alphabet[id % alphabet.count]]
+    }
+  }
+
+  private func options(seed: UInt64 = 3) -> SamplingOptions {
+    var options = SamplingOptions()
+    options.topP = 1
+    options.seed = seed
+    return options
+  }
+
+  /// The saved state of a fresh session that read these tokens.
+  private func reference(_ conversation: Conversation) throws -> [UInt8] {
+    let session = try Session(conversation.session.model, threads: 1)
+    if !conversation.tokens.isEmpty { try session.prefill(conversation.tokens) }
+    return try session.state.encoded()
+  }
+
+  private func say(_ conversation: Conversation, _ message: String, attempt: Int = 0) throws -> [UInt8] {
+    var shown: [UInt8] = []
+    _ = try conversation.send(message, options: options(), attempt: attempt, limit: 30) {
+      #expect(String(validating: $0, as: UTF8.self) != nil)
+      shown += $0
+      return true
+    }
+    return shown
+  }
+
+  @Test func allVersionsAreThere() { #expect(Self.cases.count == 4) }
+
+  @Test(arguments: cases)
+  func theStateHasReadExactlyTheTokens(_ golden: Golden) throws {
+    for stops in [[], ["ab", "\u{E9}c"], ["a"], ["dab\u{E9}"]] {
+      let conversation = try conversation(golden, stops: stops)
+      for message in ["hello", "and then?", ""] {
+        let shown = try say(conversation, message)
+        for stop in stops { #expect(!String(decoding: shown, as: UTF8.self).contains(stop)) }
+        #expect(try conversation.session.state.encoded() == reference(conversation))
+      }
+      #expect(conversation.turns.map(\.message) == ["hello", "and then?", ""])
+    }
+  }
+
+  /// What is shown with stop strings is what is shown without them, up to where the first one stands.
+  @Test(arguments: cases)
+  func stopsCutAndNothingElse(_ golden: Golden) throws {
+    let whole = try say(conversation(golden), "hello")
+    let text = String(decoding: whole, as: UTF8.self)
+    var cut = 0
+    for stop in ["a", "b", "ab", "c", "cd", "dd", "\u{E9}", "🙂", "bb", "never"] {
+      let found = text.range(of: stop, options: .literal)
+      let expected = found.map { String(text[..<$0.lowerBound]) } ?? text
+      #expect(
+        String(decoding: try say(conversation(golden, stops: [stop]), "hello"), as: UTF8.self) == expected)
+      cut += found == nil ? 0 : 1
+    }
+    #expect(cut > 0)
+  }
+
+  @Test(arguments: cases)
+  func takingBackIsAsIfNeverSaid(_ golden: Golden) throws {
+    // With states of all turns, and with only the last one's, so that earlier ones are read again.
+    for limit in [1 << 30, 0] {
+      let conversation = try conversation(golden, snapshotLimit: limit)
+      var states = [try conversation.session.state.encoded()]
+      var answers: [[UInt8]] = []
+      for message in ["one", "two", "three"] {
+        answers.append(try say(conversation, message))
+        states.append(try conversation.session.state.encoded())
+      }
+      // Another branch, and back to the first one.
+      #expect(try conversation.undo()?.message == "three")
+      #expect(try conversation.session.state.encoded() == states[2])
+      #expect(try say(conversation, "another") != answers[2])
+      #expect(try conversation.undo()?.message == "another")
+      #expect(try say(conversation, "three") == answers[2])
+      #expect(try conversation.session.state.encoded() == states[3])
+      for (index, message) in ["one", "two", "three"].enumerated().reversed() {
+        #expect(try conversation.undo()?.message == message)
+        #expect(try conversation.session.state.encoded() == states[index])
+      }
+      #expect(try conversation.undo() == nil && conversation.tokens.isEmpty)
+    }
+  }
+
+  @Test(arguments: cases)
+  func savedAndLoadedGoesOnBitForBit(_ golden: Golden) throws {
+    let file = FileManager.default.temporaryDirectory.appending(path: "chat-\(UUID().uuidString)").path
+    defer { try? FileManager.default.removeItem(atPath: file) }
+    let first = try conversation(golden, stops: ["ab"])
+    first.reset(system: "be brief")
+    _ = try say(first, "one")
+    try first.save(to: file)
+    let second = try conversation(golden, stops: ["ab"])
+    second.load(try second.session.model.loadState(from: file))
+    #expect(second.tokens == first.tokens && second.transcript == first.transcript)
+    #expect(try say(second, "two") == say(first, "two"))
+    #expect(
+      try second.session.state.encoded(tokens: second.tokens)
+        == first.session.state.encoded(tokens: first.tokens))
+    #expect(try second.undo()?.message == "two" && second.undo() == nil)
+  }
+
+  @Test func attemptsAndSeedsDiffer() throws {
+    let golden = try #require(Self.cases.first { $0.name == "v7-std" })
+    let conversation = try conversation(golden)
+    let first = try say(conversation, "one")
+    _ = try conversation.undo()
+    let second = try say(conversation, "one", attempt: 1)
+    _ = try conversation.undo()
+    #expect(first != second)
+    #expect(try say(conversation, "one") == first)
+  }
+
+  @Test func whatFailsChangesNothing() throws {
+    let golden = try #require(Self.cases.first { $0.name == "v7-std" })
+    let conversation = try conversation(golden)
+    _ = try say(conversation, "one")
+    let (before, tokens) = (try conversation.session.state.encoded(), conversation.tokens)
+    #expect(throws: ModelError.self) {
+      try conversation.send("two", options: options(), reading: { _, _ in false }, receive: { _ in true })
+    }
+    var wrong = options()
+    wrong.topP = 7
+    #expect(throws: SamplingError.self) { try conversation.send("two", options: wrong) { _ in true } }
+    #expect(try conversation.session.state.encoded() == before && conversation.tokens == tokens)
+    #expect(conversation.turns.count == 1)
+  }
+
+  @Test func aStoppedAnswerStaysAsFarAsItWasShown() throws {
+    let golden = try #require(Self.cases.first { $0.name == "v7-std" })
+    let conversation = try conversation(golden)
+    var pieces = 0
+    let answer = try conversation.send("one", options: options()) { _ in
+      pieces += 1
+      return pieces < 4
+    }
+    #expect(answer.reason == .cancelled && conversation.turns.count == 1)
+    #expect(try conversation.session.state.encoded() == reference(conversation))
+  }
+}

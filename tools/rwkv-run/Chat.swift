@@ -1,0 +1,102 @@
+import ArgumentParser
+import RWKV
+import RWKVChat
+import Terminal
+
+struct Chat: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Talks with a model.",
+    discussion: """
+      Answers go to stdout, everything else to stderr. Ctrl-C stops an answer, a second one leaves; /help lists the \
+      commands. Where input is not a terminal, every line is a message.
+
+      EXAMPLES
+        rwkv-run chat model.rwkv
+        rwkv-run chat model.rwkv --think fake --system "Answer in French."
+        rwkv-run chat model.rwkv --load-state monday.state --save-state tuesday.state
+        printf 'Why is the sky blue?\\n' | rwkv-run chat model.rwkv --temp 0
+      """)
+
+  @OptionGroup var options: ModelOptions
+
+  @Option(
+    help: ArgumentHelp(
+      "How conversations are written for this model: \(ChatTemplate.builtInNames.joined(separator: ", ")), or a file "
+        + "with a template (default: by the model's version and vocabulary).", valueName: "name|file"),
+    completion: .file())
+  var template: String?
+
+  @Flag(help: "Print the template and end: a start for one of your own.")
+  var printTemplate = false
+
+  @Option(help: "Instructions that the conversation starts with.")
+  var system: String?
+
+  @Option(help: "How to think before answering: of template g1 off (the default), on, short, long or fake.")
+  var think: String?
+
+  @Option(
+    name: [.customShort("n"), .long], help: "Tokens of an answer at most; -1: until the model ends it.")
+  var predict = 2048
+
+  @OptionGroup var sampling: SamplingArguments
+
+  @Option(help: "Go on with the conversation that was saved here.", completion: .file())
+  var loadState: String?
+
+  @Option(help: "Save the conversation here when it ends.", completion: .file())
+  var saveState: String?
+
+  func validate() throws {
+    if predict < -1 { throw ValidationError("-n must be -1 or more.") }
+  }
+
+  func run() throws {
+    catchInterrupts()
+    try reporting("rwkv-run") {
+      let model = try options.open()
+      if printTemplate { return try printSource(template ?? ChatTemplate.name(for: model)) }
+      let tokenizer = try model.requireTokenizer()
+      let template = try chosenTemplate(for: model)
+      let conversation = Conversation(
+        try Session(model, threads: options.threadCount), template: template, tokenizer: tokenizer)
+      let loop = ChatLoop(conversation, options: try sampling.options(template.sampling))
+      loop.limit = predict < 0 ? nil : predict
+      if let think { loop.thinking = try template.thinking(named: think) }
+      if let system {
+        guard template.system != nil else {
+          throw CommandError("--system: template \(template.name) has no place for instructions")
+        }
+        conversation.reset(system: system)
+      }
+      if let loadState { try loop.load(loadState) }
+      try loop.run()
+      if let saveState { try conversation.save(to: saveState) }
+    }
+  }
+
+  private func printSource(_ name: String) throws {
+    guard let source = ChatTemplate.source(name) else {
+      throw CommandError(
+        "--print-template: there is no '\(name)'; there are \(ChatTemplate.builtInNames.joined(separator: ", "))"
+      )
+    }
+    output(source)
+  }
+
+  private func chosenTemplate(for model: Model) throws -> ChatTemplate {
+    let name = template ?? ChatTemplate.name(for: model)
+    if let template = ChatTemplate.builtIn(name) { return template }
+    return try ChatTemplate(parsing: String(decoding: try readFile(name), as: UTF8.self), name: name)
+  }
+}
+
+extension ChatTemplate {
+  func thinking(named name: String) throws -> Thinking {
+    if let found = thinking.first(where: { $0.name == name }) { return found }
+    let names = thinking.map(\.name).joined(separator: ", ")
+    throw CommandError(
+      "template \(self.name) "
+        + (names.isEmpty ? "has no ways of thinking" : "thinks \(names), not '\(name)'"))
+  }
+}

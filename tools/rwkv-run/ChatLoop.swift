@@ -1,0 +1,246 @@
+import RWKV
+import RWKVChat
+import Terminal
+
+/// Reads messages and commands line by line, and shows answers.
+final class ChatLoop {
+  private let conversation: Conversation
+  private let editor = LineEditor()
+  private var options: SamplingOptions
+  /// Tokens of an answer at most; nil: no limit.
+  var limit: Int?
+  /// Nil: the template's first way.
+  var thinking: ChatTemplate.Thinking?
+  /// Answers to the last message.
+  private var attempts = 0
+  /// Of the last answer, for people.
+  private var speed = "no answer yet"
+  private var isOver = false
+
+  init(_ conversation: Conversation, options: SamplingOptions) {
+    self.conversation = conversation
+    self.options = options
+  }
+
+  func run() throws {
+    if editor.isInteractive {
+      let model = conversation.session.model
+      say(
+        "\(model.name), RWKV-\(model.configuration.version.rawValue), template \(conversation.template.name); /help lists the commands"
+      )
+    }
+    while !isOver, let message = nextMessage() {
+      forgetInterrupt()
+      if message.hasPrefix("/") {
+        do { try command(message) } catch {
+          // A mistake in a command, a missing file: the conversation goes on.
+          if !isInterrupted { say("\(error)") }
+        }
+      } else if message.contains(where: { !$0.isWhitespace }) {
+        attempts = 0
+        try answer(message)
+      }
+      if isInterrupted && !editor.isInteractive { throw interruptedExit }
+      forgetInterrupt()
+    }
+  }
+
+  /// Goes on with a saved conversation, and shows how it ended.
+  func load(_ path: String) throws {
+    let saved = try conversation.session.model.loadState(from: path)
+    conversation.load(saved)
+    guard editor.isInteractive else { return }
+    say(
+      saved.tokens.isEmpty
+        ? "\(path): saved without its text" : "\(path): \(saved.tokens.count) tokens, the end:")
+    let text = String(decoding: conversation.transcript, as: UTF8.self)
+    if !text.isEmpty { say((text.count > 600 ? "…" : "") + text.suffix(600)) }
+  }
+
+  private func say(_ text: String) { note(faint(text)) }
+
+  /// A line, or the lines between two """; nil at the end of input.
+  private func nextMessage() -> String? {
+    guard let first = editor.readLine("> ") else {
+      if editor.isInteractive { note("") }
+      return nil
+    }
+    guard first.hasPrefix("\"\"\"") else { return first }
+    var lines = [String(first.dropFirst(3))]
+    while !lines[lines.count - 1].hasSuffix("\"\"\"") || lines[lines.count - 1].count < 3 {
+      guard let line = editor.readLine("… ") else { return nil }
+      lines.append(line)
+    }
+    lines[lines.count - 1].removeLast(3)
+    return lines.joined(separator: "\n")
+  }
+
+  /// Sends a message and shows the answer as it is written.
+  private func answer(_ message: String) throws {
+    let progress = ProgressLine()
+    let start = now()
+    var afterPrompt = start
+    var printer = AnswerPrinter(thinking ?? conversation.template.thinking.first)
+    do {
+      let answer = try conversation.send(
+        message, thinking: thinking, options: options, attempt: attempts, limit: limit,
+        reading: { done, total in
+          if total > 256 { progress.update("reading", done, of: total, since: start) }
+          afterPrompt = now()
+          return !isInterrupted
+        },
+        receive: { text in
+          progress.clear()
+          return printer.show(text) && !isInterrupted
+        })
+      progress.clear()
+      write(Array("\n".utf8))
+      attempts += 1
+      let (reading, writing) = (afterPrompt - start, now() - afterPrompt)
+      speed =
+        "read \(answer.promptTokens) tokens at \(decimal(Double(answer.promptTokens) / reading, 1)) tokens/s, "
+        + "wrote \(answer.answerTokens) at \(decimal(Double(answer.answerTokens) / writing, 1))"
+      switch answer.reason {
+      case .cancelled where isInterrupted: say("(stopped)")
+      case .length:
+        say("(stopped after \(answer.answerTokens) tokens; change it with -n or /params tokens N)")
+      case .cancelled, .end, .stop: break
+      }
+    } catch  where isInterrupted {
+      progress.clear()
+      say("(stopped; the message was not read)")
+    }
+  }
+
+  // MARK: - Commands
+
+  static let help = """
+    /help               this list
+    /regenerate         another answer to the last message
+    /undo [N]           take back the last message and its answer, or the last N
+    /reset              start anew
+    /system TEXT        start anew with these instructions
+    /save FILE          save the conversation; /load goes on with it, on any machine with this model
+    /load FILE          go on with a saved conversation
+    /think [NAME]       how to think before answering
+    /params [NAME X]    how tokens are chosen; with a name and a number: change it
+    /speed              tokens per second of the last answer
+    /exit               leave (Ctrl-D does, too)
+    A message of several lines stands between two \"\"\". Ctrl-C stops an answer.
+    """
+
+  private func command(_ line: String) throws {
+    let words = line.split(maxSplits: 1, whereSeparator: \.isWhitespace)
+    let argument = words.count > 1 ? String(words[1]) : ""
+    switch words[0] {
+    case "/help": say(Self.help)
+    case "/regenerate": try regenerate()
+    case "/undo": try undo(argument)
+    case "/reset":
+      conversation.reset()
+      say("a new conversation")
+    case "/system":
+      guard conversation.template.system != nil else {
+        throw CommandError("template \(conversation.template.name) has no place for instructions")
+      }
+      conversation.reset(system: argument)
+      say(
+        argument.isEmpty
+          ? "a new conversation without instructions" : "a new conversation with these instructions")
+    case "/save":
+      try conversation.save(to: try path(argument, "/save"))
+      say("\(argument): \(conversation.tokens.count) tokens")
+    case "/load": try load(try path(argument, "/load"))
+    case "/think": try think(argument)
+    case "/params": try change(argument)
+    case "/speed": say(speed)
+    case "/exit": isOver = true
+    default:
+      throw CommandError(
+        "\(words[0]) is no command; /help lists them. A message may begin with / after a space")
+    }
+  }
+
+  private func path(_ argument: String, _ command: String) throws -> String {
+    guard !argument.isEmpty else { throw CommandError("\(command) needs the name of a file") }
+    return argument
+  }
+
+  private func regenerate() throws {
+    guard let turn = try conversation.undo() else { throw nothingToTakeBack }
+    try answer(turn.message)
+  }
+
+  private func undo(_ argument: String) throws {
+    guard let count = argument.isEmpty ? 1 : Int(argument), count > 0 else {
+      throw CommandError("/undo takes a number of messages, not '\(argument)'")
+    }
+    for _ in 0..<count {
+      guard let turn = try conversation.undo() else { throw nothingToTakeBack }
+      say("taken back: \(turn.message)")
+    }
+    attempts = 0
+  }
+
+  private var nothingToTakeBack: CommandError {
+    CommandError("there is no message to take back since the start, or since /load")
+  }
+
+  private func think(_ name: String) throws {
+    if !name.isEmpty { thinking = try conversation.template.thinking(named: name) }
+    let current =
+      (thinking ?? conversation.template.thinking.first)?.name ?? "this template has no ways of thinking"
+    say("\(current) (there are: \(conversation.template.thinking.map(\.name).joined(separator: ", ")))")
+  }
+
+  private func change(_ argument: String) throws {
+    let words = argument.split(whereSeparator: \.isWhitespace)
+    if words.count == 2, words[0] == "tokens", let count = Int(words[1]), count >= -1 {
+      limit = count < 0 ? nil : count
+    } else if !words.isEmpty {
+      guard words.count == 2, let setting = SamplingSetting(rawValue: String(words[0])) else {
+        let names = SamplingSetting.allCases.map { $0.rawValue + ", " }.joined() + "tokens"
+        throw CommandError("/params takes a name and a number; the names are \(names)")
+      }
+      var changed = options
+      guard changed.set(setting, String(words[1])) else {
+        throw CommandError("'\(words[1])' is not a number for \(words[0])")
+      }
+      try changed.check()
+      options = changed
+    }
+    say(
+      SamplingSetting.allCases.map { "\($0.rawValue) \(options.text($0)), " }.joined()
+        + "tokens \(limit ?? -1)")
+  }
+}
+
+/// Shows an answer: without white space before it, after what it was made to start with.
+private struct AnswerPrinter {
+  private var hasBegun = false
+  /// The answer goes on within a tag that the model has to close, and that is not worth showing.
+  private var skipsTag: Bool
+
+  init(_ thinking: ChatTemplate.Thinking?) {
+    let opening = thinking?.answer ?? ""
+    skipsTag = opening.hasSuffix("</think")
+    if !skipsTag && !opening.isEmpty {
+      _ = show(Array(opening.utf8))
+    }
+  }
+
+  /// False when nobody reads any more.
+  mutating func show(_ text: [UInt8]) -> Bool {
+    var rest = text[...]
+    while !hasBegun, let byte = rest.first {
+      let isSpace = byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09
+      if !isSpace && !(skipsTag && byte == UInt8(ascii: ">")) {
+        hasBegun = true
+      } else {
+        if !isSpace { skipsTag = false }
+        rest = rest.dropFirst()
+      }
+    }
+    return rest.isEmpty || write(Array(rest))
+  }
+}
