@@ -36,7 +36,8 @@ struct Chat: ParsableCommand {
   var think: String?
 
   @Option(
-    name: [.customShort("n"), .long], help: "Tokens of an answer at most; -1: until the model ends it.")
+    name: [.customShort("n"), .long], parsing: .unconditional,
+    help: "Tokens of an answer at most; -1: until the model ends it.")
   var predict = 2048
 
   @OptionGroup var sampling: SamplingArguments

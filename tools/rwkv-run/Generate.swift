@@ -18,7 +18,8 @@ struct Generate: ParsableCommand {
   var file: String?
 
   @Option(
-    name: [.customShort("n"), .long], help: "Tokens to write at most; -1: until the model ends the text.")
+    name: [.customShort("n"), .long], parsing: .unconditional,
+    help: "Tokens to write at most; -1: until the model ends the text.")
   var predict = 256
 
   @OptionGroup var sampling: SamplingArguments

@@ -1,0 +1,106 @@
+import Foundation
+import Testing
+
+/// A program with a terminal of its own for input and messages; its stdout goes to a file.
+final class PseudoTerminal {
+  private let master: Int32
+  private let process: pid_t
+  private let folder = TemporaryFolder()
+  private var seen = ""
+  private var searched: String.Index
+
+  /// - Parameter environment: added to that of the tests.
+  init(_ tool: Tool, _ arguments: [String], environment: [String: String] = [:]) throws {
+    // posix_openpt, unlockpt and ptsname, which Swift does not import: TIOCSPTLCK and TIOCGPTN of Linux.
+    master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC)
+    var (locked, number) = (Int32(0), UInt32(0))
+    guard master >= 0, ioctl(master, 0x4004_5431, &locked) == 0, ioctl(master, 0x8004_5430, &number) == 0
+    else {
+      throw POSIXError(.ENOTTY)
+    }
+    let slave = "/dev/pts/\(number)"
+    var actions = posix_spawn_file_actions_t()
+    posix_spawn_file_actions_init(&actions)
+    defer { posix_spawn_file_actions_destroy(&actions) }
+    // The first terminal that a new session opens becomes its own: Ctrl-C arrives as a signal.
+    posix_spawn_file_actions_addopen(&actions, 0, slave, O_RDWR, 0)
+    posix_spawn_file_actions_addopen(&actions, 1, folder.file("output"), O_WRONLY | O_CREAT, 0o600)
+    posix_spawn_file_actions_adddup2(&actions, 0, 2)
+    var attributes = posix_spawnattr_t()
+    posix_spawnattr_init(&attributes)
+    defer { posix_spawnattr_destroy(&attributes) }
+    var none = sigset_t()
+    sigemptyset(&none)
+    posix_spawnattr_setsigmask(&attributes, &none)
+    posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | 0x80)  // 0x80: POSIX_SPAWN_SETSID
+    let strings = ([tool.path] + arguments).map { strdup($0) }
+    let variables = ProcessInfo.processInfo.environment.merging(["TERM": "dumb"]) { $1 }.merging(environment)
+    { $1 }
+    let environment = variables.map { strdup("\($0)=\($1)") }
+    defer { (strings + environment).forEach { free($0) } }
+    var process: pid_t = 0
+    let code = posix_spawn(&process, tool.path, &actions, &attributes, strings + [nil], environment + [nil])
+    guard code == 0 else { throw POSIXError(POSIXErrorCode(rawValue: code) ?? .EIO) }
+    self.process = process
+    searched = seen.startIndex
+    _ = fcntl(master, F_SETFL, O_NONBLOCK)
+  }
+
+  deinit { close(master) }
+
+  func type(_ text: String) {
+    let bytes = Array(text.utf8)
+    #expect(write(master, bytes, bytes.count) == bytes.count)
+  }
+
+  /// Waits until this text has appeared on the terminal after what was expected before; false after 20 seconds.
+  @discardableResult
+  func expect(_ text: String) -> Bool {
+    for _ in 0..<2000 {
+      receive()
+      if let found = seen.range(of: text, range: searched..<seen.endIndex) {
+        searched = found.upperBound
+        return true
+      }
+      usleep(10_000)
+    }
+    Issue.record(
+      "'\(text)' did not appear after '\(seen[..<searched].suffix(80))'; there is '\(seen[searched...])'")
+    return false
+  }
+
+  /// What the program has written to stdout so far.
+  var output: String {
+    String(decoding: FileManager.default.contents(atPath: folder.file("output")) ?? Data(), as: UTF8.self)
+  }
+
+  func waitForOutput() {
+    for _ in 0..<2000 where output.isEmpty { usleep(10_000) }
+  }
+
+  /// All that was on the terminal.
+  var screen: String { seen }
+
+  /// Waits for the end; the exit code, 128 + signal if one ended it.
+  func wait() -> Int {
+    var status: Int32 = 0
+    // Reading on: a program that fills the terminal's buffer would never end.
+    while waitpid(process, &status, WNOHANG) == 0 {
+      receive()
+      usleep(10_000)
+    }
+    receive()
+    return status & 0x7F == 0 ? Int(status >> 8) & 0xFF : 128 + Int(status & 0x7F)
+  }
+
+  private func receive() {
+    var buffer = [UInt8](repeating: 0, count: 4096)
+    while true {
+      let count = read(master, &buffer, buffer.count)
+      guard count > 0 else { return }
+      let place = seen.utf8.distance(from: seen.startIndex, to: searched)
+      seen += String(decoding: buffer[..<count], as: UTF8.self)
+      searched = seen.utf8.index(seen.startIndex, offsetBy: place)
+    }
+  }
+}
