@@ -63,6 +63,16 @@ public final class Session {
     }
   }
 
+  /// Reads a sequence of tokens and hands out the hidden vector after each: `body(index, hidden)`, hidden [D].
+  public func forEachHidden(
+    _ tokens: [Int], _ body: (Int, UnsafeBufferPointer<Float>) -> Void
+  ) throws(ModelError) {
+    try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
+      for row in 0..<count { body(end - count + row, evaluator.hidden(row)) }
+      return true
+    }
+  }
+
   /// Bytes of weights that decoding a token has read on average: all of them, less the channel-mix rows of hidden
   /// units that were zero.
   public var weightBytesPerToken: Int {

@@ -70,18 +70,10 @@ extension Model {
   ///
   /// The file may come from anywhere: memory is bounded by what a state of this model can take.
   public func loadState(from path: String) throws(StateFileError) -> SavedState {
-    do {
-      let file = try File(reading: path)
-      let size = Int(clamping: file.size)
-      let start = try file.bytes(0..<min(size, StateHeader.size + StateHeader.maximumName))
-      let header = try StateHeader(start, size: size)
+    let (header, frame) = try StateHeader.read(path: path) { header throws(StateFileError) in
       try check(header)
-      return try state(header, try file.bytes(header.byteCount..<size))
-    } catch let error as ModelFileError {
-      throw StateFileError(.file(error.inFile(path)), path: path)
-    } catch let error as StateFileError {
-      throw StateFileError(error.reason, path: path)
-    } catch { preconditionFailure("\(error)") }
+    }
+    do { return try state(header, frame) } catch { throw StateFileError(error.reason, path: path) }
   }
 
   /// Loads a state from the bytes that `State.encoded` made.
@@ -125,22 +117,8 @@ extension Model {
   }
 }
 
-private func hexadecimal(_ value: UInt64) -> String {
+/// 16 digits.
+func hexadecimal(_ value: UInt64) -> String {
   let digits = String(value, radix: 16)
   return String(repeating: "0", count: 16 - digits.count) + digits
-}
-
-extension File {
-  /// The bytes of a range of the file.
-  fileprivate func bytes(_ range: Range<Int>) throws(ModelFileError) -> [UInt8] {
-    var bytes = [UInt8](repeating: 0, count: range.count)
-    var failure: ModelFileError?
-    bytes.withUnsafeMutableBytes { buffer in
-      do throws(ModelFileError) { try read(into: buffer, at: UInt64(range.lowerBound)) } catch {
-        failure = error
-      }
-    }
-    if let failure { throw failure }
-    return bytes
-  }
 }

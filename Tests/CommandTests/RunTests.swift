@@ -87,6 +87,105 @@ struct RunTests {
     }
   }
 
+  @Test func logprobsAreThoseOfTheModel() throws {
+    let result = try tool.run([
+      model, "-p", "hello", "-n", "6", "--temp", "0", "--json", "--logprobs", "256", "--logit-bias", "7=-inf",
+    ])
+    #expect(result.status == 0)
+    var ids: [Int] = []
+    for line in result.output.split(separator: "\n") {
+      let object = try #require(try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any])
+      for token in object["tokens"] as? [[String: Any]] ?? [] {
+        let top = try #require(token["top"] as? [[String: Any]])
+        let values = try top.map { try #require($0["logprob"] as? Double) }
+        #expect(top.count == 256 && values == values.sorted(by: >))
+        #expect(abs(values.reduce(0) { $0 + exp($1) } - 1) < 1e-4)
+        // Greedy: the likeliest, unless it is banned.
+        let best = try #require(top.lazy.compactMap { $0["id"] as? Int }.first { $0 != 7 })
+        #expect(token["id"] as? Int == best)
+        ids.append(best)
+      }
+    }
+    #expect(ids.count == 6)
+    #expect(try tool.run([model, "-p", "a", "--logprobs", "1"]).status == 64)
+    #expect(try tool.run([model, "-p", "a", "--logit-bias", "x=1"]).status == 64)
+  }
+
+  @Test func savedStatesCarryTheirText() throws {
+    let (first, second) = (folder.file("a.state"), folder.file("b.state"))
+    let start = ["--temp", "0", "-n", "5"]
+    let written = try tool.run([model, "-p", "hello", "--save-state", first] + start)
+    let more = try tool.run([model, "-p", "more", "--load-state", first, "--save-state", second] + start)
+    #expect(written.status == 0 && more.status == 0)
+    let shown = try tool.run("state", "show", second, "--model", model, "--json")
+    let object = try #require(
+      try JSONSerialization.jsonObject(with: Data(shown.output.utf8)) as? [String: Any])
+    #expect(
+      object["text"] as? String == "hello" + written.output.dropLast() + "more" + more.output.dropLast())
+    #expect(object["tokens"] as? Int == 19)
+    #expect(try tool.run("state", "show", first).output.contains("10 tokens"))
+
+    // Another model: refused with both names.
+    let other = folder.file("other.rwkv")
+    #expect(try quantize.run(golden("v6-hf"), other).status == 0)
+    let refused = try tool.run(other, "-p", "a", "--load-state", first)
+    #expect(refused.status == 1 && refused.errors.contains("belongs to 'model'"), "\(refused.errors)")
+    #expect(refused.errors.contains("not to 'v6-hf'"), "\(refused.errors)")
+    var bytes = try Data(contentsOf: URL(filePath: first))
+    bytes[bytes.count / 2] ^= 1
+    try bytes.write(to: URL(filePath: first))
+    #expect(try tool.run("state", "show", first).errors.contains("damaged"))
+  }
+
+  @Test func unlimitedEndsAtAStopString() throws {
+    // A random model writes every byte sooner or later.
+    let result = try tool.run([
+      model, "-p", "hello", "-n", "-1", "--seed", "3", "--top-p", "1", "--stop", "e",
+    ])
+    #expect(result.status == 0 && !result.output.contains("e"))
+  }
+
+  @Test func embeddingsAreVectorsOfLengthOne() throws {
+    let (texts, file) = (folder.file("texts"), folder.file("v.npy"))
+    try "one text\n\nanother\n".write(toFile: texts, atomically: true, encoding: .utf8)
+    for (pooling, dimensions) in [("mean", 128), ("last", 128), ("state", 128 * 64)] {
+      let options = ["embed", model, "-f", texts, "--lines", "--pooling", pooling]
+      let vectors = try tool.run(options).output.split(separator: "\n").map {
+        let object = try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]
+        return try #require(object?["embedding"] as? [Double])
+      }
+      #expect(vectors.count == 2 && vectors[0] != vectors[1])
+      for vector in vectors {
+        #expect(vector.count == dimensions && abs(vector.reduce(0) { $0 + $1 * $1 } - 1) < 1e-5)
+      }
+      #expect(try tool.run(options + ["--out", file]).status == 0)
+      let data = try Data(contentsOf: URL(filePath: file))
+      #expect(data.starts(with: [0x93] + Array("NUMPY".utf8)) && data.count % 64 == 0)
+      let values = data.suffix(8 * dimensions).withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+      let areEqual = values == vectors.flatMap { $0 }.map(Float.init)
+      #expect(areEqual)
+      // A line of a file is the same as the text alone.
+      let alone = try tool.run("embed", model, "-p", "another", "--pooling", pooling)
+      #expect(try tool.run(options).output.hasSuffix(alone.output))
+    }
+  }
+
+  @Test func wrongPathsAreMetWithTheRightOnes() throws {
+    let typo = try tool.run(folder.file("n.rwkv"), "-p", "a")
+    #expect(typo.status == 1 && typo.errors.contains("no such file; did you mean \(model)?"))
+    let checkpoint = try tool.run(golden("v7-std/model.safetensors"), "-p", "a")
+    #expect(checkpoint.status == 1)
+    #expect(
+      checkpoint.errors.contains("\n  rwkv-quantize \(golden("v7-std/model.safetensors")) model.rwkv\n"))
+    let spaced = folder.file("my model.gguf")
+    try "x".write(toFile: spaced, atomically: true, encoding: .utf8)
+    #expect(
+      try tool.run("tokenize", spaced, "-p", "a").errors.contains("rwkv-quantize '\(spaced)' 'my model.rwkv'")
+    )
+    let inFolder = try tool.run("chat", golden("v7-hf"))
+    #expect(inFolder.errors.contains("rwkv-quantize \(golden("v7-hf")) v7-hf.rwkv"))
+  }
+
   @Test func errorsSayWhatIsWrongAndExitWithOne() throws {
     let missing = try tool.run([folder.file("none.rwkv"), "-p", "a"])
     #expect(missing.status == 1 && missing.output == "" && missing.errors.contains("none.rwkv"))

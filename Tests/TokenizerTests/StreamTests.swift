@@ -34,6 +34,24 @@ struct UTF8StreamTests {
     #expect(Self.run([[0xE2, 0x82]], .keep) == [0xE2, 0x82])
   }
 
+  @Test(
+    "text of all scripts, byte by byte and behind stop strings, is whole characters at every moment",
+    arguments: [
+      "床前明月光，疑是地上霜。", "السَّلامُ عَلَيْكُم", "👩‍👩‍👧‍👦 🇺🇳 👍🏽 e\u{301}", "नमस्ते, 안녕하세요 – ‘ok’", "\u{10FFFF}\u{800}\u{7FF}",
+    ])
+  func scripts(_ text: String) {
+    for stops in [[], ["。。", "👩‍👨", "\u{301}\u{301}"]] as [[String]] {
+      var (matcher, stream, output) = (StopMatcher(stops), UTF8Stream(), [UInt8]())
+      for byte in text.utf8 {
+        let piece = stream.push(matcher.push([byte]))
+        #expect(String(validating: piece, as: UTF8.self) != nil)
+        output += piece
+      }
+      output += stream.push(matcher.flush()) + stream.flush()
+      #expect(output == Array(text.utf8))
+    }
+  }
+
   @Test("the output does not depend on the cuts, is valid UTF-8, and never breaks a character")
   func randomCuts() {
     var generator = TestGenerator(state: 2)

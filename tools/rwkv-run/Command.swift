@@ -14,6 +14,9 @@ struct RWKVRun: ParsableCommand {
         rwkv-run perplexity model.rwkv -f text.txt
       """,
     version: version,
-    subcommands: [Generate.self, Chat.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self],
+    subcommands: [
+      Generate.self, Chat.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self, Embed.self,
+      StateCommand.self,
+    ],
     defaultSubcommand: Generate.self)
 }

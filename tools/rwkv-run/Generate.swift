@@ -37,7 +37,12 @@ struct Generate: ParsableCommand {
     name: .customLong("json"), help: "One JSON object per piece of text, and a last one with the figures.")
   var asJSON = false
 
+  @Option(
+    help: "With --json: log-probabilities of each token, and of this many of the likeliest in its place.")
+  var logprobs: Int?
+
   func validate() throws {
+    if let logprobs, !asJSON || logprobs < 0 { throw ValidationError("--logprobs N goes with --json.") }
     if prompt != nil && file != nil { throw ValidationError("Give -p or -f, not both.") }
     if predict < -1 { throw ValidationError("-n must be -1 or more.") }
   }
@@ -62,16 +67,17 @@ struct Generate: ParsableCommand {
       let afterPrompt = now()
 
       var sampler = try Sampler(try sampling.options(.plain), tokenizer: tokenizer)
-      var written = 0
+      let printer = PiecePrinter(asJSON: asJSON, logprobs: logprobs, tokenizer: tokenizer)
       let reason = try session.generate(
-        predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops
-      ) { text in
-        written += 1
-        let line = JSON.object([("text", .string(String(decoding: text, as: UTF8.self)))]).description + "\n"
-        return write(asJSON ? Array(line.utf8) : text) && !isInterrupted
+        predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops,
+        observe: printer.observe,
+        receive: { printer.show($0) && !isInterrupted })
+      if let saveState {
+        // The text travels along, unless its beginning is not known.
+        let before = saved.map { $0.tokens.isEmpty ? nil : $0.tokens } ?? []
+        try session.state.save(to: saveState, tokens: before.map { $0 + tokens + printer.tokens } ?? [])
       }
-      if let saveState { try session.state.save(to: saveState) }
-      try finish(reason, prompt: tokens.count, written: written, afterPrompt - start, now() - afterPrompt)
+      try finish(reason, prompt: tokens.count, printer, afterPrompt - start, now() - afterPrompt)
     }
   }
 
@@ -84,23 +90,27 @@ struct Generate: ParsableCommand {
   private func read(_ tokens: [Int], _ session: Session) throws {
     let progress = ProgressLine()
     defer { progress.clear() }
+    let start = now()
     try session.prefill(tokens) { done in
-      if tokens.count > 256 { progress.update("reading", Double(done) / Double(tokens.count)) }
+      if tokens.count > 256 { progress.update("reading", done, of: tokens.count, since: start) }
       return !isInterrupted
     }
   }
 
   private func finish(
-    _ reason: FinishReason, prompt: Int, written: Int, _ promptSeconds: Double, _ seconds: Double
+    _ reason: FinishReason, prompt: Int, _ printer: PiecePrinter, _ promptSeconds: Double, _ seconds: Double
   ) throws {
     let wasInterrupted = isInterrupted
     if asJSON {
       let finish = wasInterrupted ? "interrupted" : reason.rawValue
       output(
         JSON.object([
-          ("finish", .string(finish)), ("prompt_tokens", .integer(prompt)), ("pieces", .integer(written)),
+          ("finish", .string(finish)), ("prompt_tokens", .integer(prompt)),
+          ("pieces", .integer(printer.pieces)),
+          ("tokens", .integer(printer.tokens.count)),
           ("prompt_tokens_per_second", .number(Double(prompt) / promptSeconds, decimals: 1)),
-          ("pieces_per_second", .number(Double(written) / seconds, decimals: 1)),
+          ("tokens_per_second", .number(Double(printer.tokens.count) / seconds, decimals: 1)),
+          ("pieces_per_second", .number(Double(printer.pieces) / seconds, decimals: 1)),
         ]).description)
     } else {
       write([UInt8(ascii: "\n")])

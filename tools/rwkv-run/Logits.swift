@@ -1,5 +1,4 @@
 import ArgumentParser
-import Glibc
 import RWKV
 import Terminal
 
@@ -73,11 +72,6 @@ struct Logits: ParsableCommand {
     var bytes = withUnsafeBytes(of: UInt64(header.utf8.count).littleEndian) { Array($0) }
     bytes += header.utf8
     values.withUnsafeBytes { bytes += $0 }
-    let descriptor = open(output, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
-    guard descriptor >= 0 else { throw CommandError("\(output): \(String(cString: strerror(errno)))") }
-    let complete = write(bytes, to: descriptor)
-    guard close(descriptor) == 0, complete else {
-      throw CommandError("\(output): \(String(cString: strerror(errno)))")
-    }
+    try write(bytes, to: output)
   }
 }

@@ -1,0 +1,62 @@
+internal import RWKVFormat
+
+/// What a saved state says of itself, without its model.
+public struct StateSummary: Sendable {
+  public let modelName: String
+  /// Of the model, 16 hexadecimal digits.
+  public let modelIdentity: String
+  /// Tokens that were saved with it; 0 if they were not.
+  public let tokenCount: Int
+  /// The state in memory [bytes].
+  public let stateBytes: Int
+  public let fileBytes: Int
+
+  /// Reads a file and checks its checksums.
+  public init(path: String) throws(StateFileError) {
+    let (header, frame) = try StateHeader.read(path: path)
+    guard XXH64.hash(frame) == header.hash else {
+      throw StateFileError(.damaged(what: "the contents"), path: path)
+    }
+    modelName = header.name
+    modelIdentity = hexadecimal(header.identity)
+    tokenCount = header.tokens
+    stateBytes = 4 * (header.words - header.tokens)
+    fileBytes = header.byteCount + header.frameBytes
+  }
+}
+
+extension StateHeader {
+  /// The header of a file and its frame, whose checksum is still to be compared.
+  ///
+  /// - Parameter check: may refuse the file before its frame is read.
+  static func read(
+    path: String, check: (StateHeader) throws(StateFileError) -> Void = { _ in }
+  ) throws(StateFileError) -> (StateHeader, [UInt8]) {
+    do {
+      let file = try File(reading: path)
+      let size = Int(clamping: file.size)
+      let header = try StateHeader(try file.bytes(0..<min(size, Self.size + maximumName)), size: size)
+      try check(header)
+      return (header, try file.bytes(header.byteCount..<size))
+    } catch let error as ModelFileError {
+      throw StateFileError(.file(error.inFile(path)), path: path)
+    } catch let error as StateFileError {
+      throw StateFileError(error.reason, path: path)
+    } catch { preconditionFailure("\(error)") }
+  }
+}
+
+extension File {
+  /// The bytes of a range of the file.
+  fileprivate func bytes(_ range: Range<Int>) throws(ModelFileError) -> [UInt8] {
+    var bytes = [UInt8](repeating: 0, count: range.count)
+    var failure: ModelFileError?
+    bytes.withUnsafeMutableBytes { buffer in
+      do throws(ModelFileError) { try read(into: buffer, at: UInt64(range.lowerBound)) } catch {
+        failure = error
+      }
+    }
+    if let failure { throw failure }
+    return bytes
+  }
+}

@@ -1,0 +1,119 @@
+import ArgumentParser
+import Glibc
+import RWKV
+import RWKVFormat
+import RWKVTokenizer
+import Terminal
+
+struct Embed: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Turns texts into vectors, to compare them by.",
+    discussion: """
+      Each text is read from an empty state, and ends with token 0. The vector is made of what the model has in place of \
+      words after each token: the output of its last block after the final norm, from which it makes its predictions. \
+      mean is the average over all tokens of the text; last is the one after token 0, which has seen the whole text; \
+      state is the recurrent state of the last block. Vectors have length 1: their dot product is the cosine \
+      of their angle. \
+      Models of language predict words; how well their vectors tell meanings apart has to be tried.
+
+      EXAMPLES
+        rwkv-run embed model.rwkv -p "a text"
+        rwkv-run embed model.rwkv -f sentences.txt --lines --out vectors.npy
+      """)
+
+  enum Pooling: String, ExpressibleByArgument, CaseIterable {
+    case mean, last, state
+  }
+
+  @OptionGroup var options: ModelOptions
+
+  @Option(name: [.customShort("p"), .long], help: "The text.")
+  var prompt: String?
+
+  @Option(name: [.customShort("f"), .long], help: "File with the text; - is stdin.", completion: .file())
+  var file: String?
+
+  @Flag(help: "Every line that is not empty is a text of its own.")
+  var lines = false
+
+  @Option(help: "What a vector is made of.")
+  var pooling = Pooling.mean
+
+  @Option(
+    name: .customLong("out"),
+    help: "A .npy file for NumPy, F32 [texts, dimensions] (default: JSON on stdout, a line per text).",
+    completion: .file(extensions: ["npy"]))
+  var outputPath: String?
+
+  func validate() throws {
+    if (prompt == nil) == (file == nil) { throw ValidationError("Give -p TEXT or -f FILE.") }
+    if let outputPath, !outputPath.hasSuffix(".npy") { throw ValidationError("--out must end in .npy.") }
+  }
+
+  func run() throws {
+    catchInterrupts()
+    try reporting("rwkv-run") {
+      let bytes = try prompt.map { Array($0.utf8) } ?? readFile(file ?? "-")
+      let texts = (lines ? bytes.split(separator: UInt8(ascii: "\n")).map(Array.init) : [bytes]).filter {
+        !$0.isEmpty
+      }
+      guard !texts.isEmpty else { throw CommandError("\(file ?? "-p"): there is no text") }
+      let model = try options.open()
+      let tokenizer = try model.requireTokenizer()
+      let session = try Session(model, threads: options.threadCount)
+      let progress = ProgressLine()
+      defer { progress.clear() }
+      var vectors: [Float] = []
+      for (index, text) in texts.enumerated() {
+        if isInterrupted { throw interruptedExit }
+        let tokens = tokenizer.encode(text) + [0]
+        let vector = normalized(try vector(tokens, session))
+        if outputPath == nil {
+          output(
+            JSON.object([
+              ("tokens", .integer(tokens.count - 1)),
+              ("embedding", .array(vector.map { .exactNumber(Double($0)) })),
+            ]).description)
+        } else {
+          vectors += vector
+        }
+        if texts.count > 1 { progress.update("reading", Double(index + 1) / Double(texts.count)) }
+      }
+      if let outputPath { try write(npy(vectors, rows: texts.count), to: outputPath) }
+    }
+  }
+
+  private func vector(_ tokens: [Int], _ session: Session) throws -> [Float] {
+    session.state.reset()
+    switch pooling {
+    case .last:
+      try session.prefill(tokens)
+      return Array(session.hidden)
+    case .state:
+      try session.prefill(tokens)
+      return session.state.wkv(session.model.configuration.layers - 1)
+    case .mean:
+      var sums = [Double](repeating: 0, count: session.model.configuration.embedding)
+      try session.forEachHidden(tokens) { _, hidden in
+        for (channel, value) in hidden.enumerated() { sums[channel] += Double(value) }
+      }
+      return sums.map { Float($0 / Double(tokens.count)) }
+    }
+  }
+
+  private func normalized(_ vector: [Float]) -> [Float] {
+    let length = vector.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
+    return length > 0 ? vector.map { Float(Double($0) / length) } : vector
+  }
+
+  /// NumPy's format 1.0: magic, version, length of the header, header, values.
+  private func npy(_ values: [Float], rows: Int) -> [UInt8] {
+    var header = "{'descr': '<f4', 'fortran_order': False, 'shape': (\(rows), \(values.count / rows)), }"
+    header += String(repeating: " ", count: (64 - (10 + header.utf8.count + 1) % 64) % 64) + "\n"
+    var bytes: [UInt8] = [0x93] + Array("NUMPY".utf8) + [1, 0]
+    withUnsafeBytes(of: UInt16(header.utf8.count).littleEndian) { bytes += $0 }
+    bytes += header.utf8
+    values.withUnsafeBytes { bytes += $0 }
+    return bytes
+  }
+}

@@ -1,0 +1,52 @@
+import RWKV
+import RWKVTokenizer
+import Terminal
+
+/// Writes a text as it arrives: as it is, or one JSON object per piece.
+final class PiecePrinter {
+  private let asJSON: Bool
+  /// Likeliest tokens to list with each token; nil: no log-probabilities.
+  private let logprobs: Int?
+  private let tokenizer: any Tokenizer
+  /// All that were written, also those of stop strings.
+  private(set) var tokens: [Int] = []
+  private(set) var pieces = 0
+  /// Since the last piece.
+  private var pending: [JSON] = []
+
+  init(asJSON: Bool, logprobs: Int?, tokenizer: any Tokenizer) {
+    self.asJSON = asJSON
+    self.logprobs = logprobs
+    self.tokenizer = tokenizer
+  }
+
+  func observe(_ token: ChosenToken) {
+    tokens.append(token.id)
+    if let logprobs { pending.append(description(of: token, listing: logprobs)) }
+  }
+
+  /// False when nobody reads any more.
+  func show(_ text: [UInt8]) -> Bool {
+    pieces += 1
+    guard asJSON else { return write(text) }
+    var members = [("text", JSON.string(String(decoding: text, as: UTF8.self)))]
+    if logprobs != nil { members.append(("tokens", .array(pending))) }
+    pending = []
+    return write(Array((JSON.object(members).description + "\n").utf8))
+  }
+
+  private func description(of token: ChosenToken, listing count: Int) -> JSON {
+    func entry(_ id: Int) -> [(String, JSON)] {
+      [
+        ("id", .integer(id)), ("text", .string(String(decoding: tokenizer.bytes(of: id), as: UTF8.self))),
+        ("logprob", .number(-crossEntropy(token.logits, target: id), decimals: 6)),
+      ]
+    }
+    var members = entry(token.id)
+    if count > 0 {
+      let order = token.logits.indices.sorted { (token.logits[$1], $0) < (token.logits[$0], $1) }
+      members.append(("top", .array(order.prefix(count).map { .object(entry($0)) })))
+    }
+    return .object(members)
+  }
+}

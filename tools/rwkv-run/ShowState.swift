@@ -1,0 +1,62 @@
+import ArgumentParser
+import RWKV
+import RWKVTokenizer
+import Terminal
+
+struct StateCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "state", abstract: "Looks at saved states.", subcommands: [ShowState.self])
+}
+
+struct ShowState: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "show",
+    abstract: "Tells what is in a saved state: its model, tokens and size; with --model the text.",
+    discussion: """
+      EXAMPLES
+        rwkv-run state show monday.state
+        rwkv-run state show monday.state --model model.rwkv
+      """)
+
+  @Argument(help: "A file made by --save-state or /save.", completion: .file())
+  var file: String
+
+  @Option(
+    help: "The model that it was saved with: shows the text, too.", completion: .file(extensions: ["rwkv"]))
+  var model: String?
+
+  @Flag(name: .customLong("json"), help: "One JSON object on stdout.")
+  var asJSON = false
+
+  func run() throws {
+    try reporting("rwkv-run") {
+      let summary = try StateSummary(path: file)
+      var text: String?
+      if let model {
+        try checkModelPath(model)
+        let model = try Model(path: model)
+        let saved = try model.loadState(from: file)
+        text = String(decoding: try model.requireTokenizer().decode(saved.tokens), as: UTF8.self)
+      }
+      if asJSON {
+        var members: [(String, JSON)] = [
+          ("model", .string(summary.modelName)), ("identity", .string(summary.modelIdentity)),
+          ("tokens", .integer(summary.tokenCount)), ("state_bytes", .integer(summary.stateBytes)),
+          ("file_bytes", .integer(summary.fileBytes)),
+        ]
+        if let text { members.append(("text", .string(text))) }
+        output(JSON.object(members).description)
+      } else {
+        let tokens = summary.tokenCount > 0 ? "\(summary.tokenCount) tokens" : "saved without its tokens"
+        output(
+          """
+          model    \(summary.modelName) (identity \(summary.modelIdentity))
+          tokens   \(tokens)
+          size     \(size(summary.fileBytes)); in memory \(size(summary.stateBytes))
+          checksum right
+          """)
+        if let text { output("\n" + text) }
+      }
+    }
+  }
+}
