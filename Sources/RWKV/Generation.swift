@@ -38,31 +38,56 @@ extension Session {
     _ count: Int?, with sampler: inout Sampler, tokenizer: any Tokenizer, stop: [String] = [],
     observe: ((ChosenToken) -> Void)? = nil, receive: ([UInt8]) -> Bool
   ) throws -> FinishReason {
-    var matcher = StopMatcher(stop)
-    var stream = UTF8Stream()
-    func finish(_ reason: FinishReason) -> FinishReason {
-      let rest = stream.push(matcher.flush()) + stream.flush()
-      if !rest.isEmpty { _ = receive(rest) }
-      return reason
+    var writer = TextWriter(count, tokenizer: tokenizer, stop: stop)
+    while true {
+      let text = try writer.step(self, with: &sampler, observe: observe)
+      let goesOn = text.isEmpty || receive(text)
+      if let reason = writer.reason { return reason }
+      guard goesOn else { return .cancelled }
     }
-    var written = 0
-    while written < count ?? .max {
-      let token = try sampler.sample(logits)
-      guard token != 0 else { return finish(.end) }
-      written += 1
-      let bytes = tokenizer.bytes(of: token)
-      let heldBefore = matcher.heldCount
-      let passed = matcher.push(bytes)
-      if let observe {
-        let holds = matcher.heldCount > 0 || matcher.isStopped
-        let begins = heldBefore == 0 || (!matcher.isStopped && matcher.heldCount <= bytes.count)
-        observe(ChosenToken(id: token, logits: logits, mayBeginStop: holds && begins))
-      }
-      try decode(token)
-      let text = stream.push(passed)
-      if !text.isEmpty, !receive(text) { return .cancelled }
-      if matcher.isStopped { return finish(.stop) }
+  }
+}
+
+/// A text that is being written, token by token.
+struct TextWriter {
+  private let limit: Int
+  private let tokenizer: any Tokenizer
+  private var matcher: StopMatcher
+  private var stream = UTF8Stream()
+  private var written = 0
+  /// Why the text has ended; nil while it goes on.
+  private(set) var reason: FinishReason?
+
+  init(_ count: Int?, tokenizer: any Tokenizer, stop: [String]) {
+    limit = count ?? .max
+    self.tokenizer = tokenizer
+    matcher = StopMatcher(stop)
+  }
+
+  /// Chooses the next token and lets the session read it; returns the text that is certain now, perhaps none.
+  mutating func step(
+    _ session: Session, with sampler: inout Sampler, observe: ((ChosenToken) -> Void)? = nil
+  ) throws -> [UInt8] {
+    guard written < limit else { return finish(.length) }
+    let token = try sampler.sample(session.logits)
+    guard token != 0 else { return finish(.end) }
+    written += 1
+    let bytes = tokenizer.bytes(of: token)
+    let heldBefore = matcher.heldCount
+    let passed = matcher.push(bytes)
+    if let observe {
+      let holds = matcher.heldCount > 0 || matcher.isStopped
+      let begins = heldBefore == 0 || (!matcher.isStopped && matcher.heldCount <= bytes.count)
+      observe(ChosenToken(id: token, logits: session.logits, mayBeginStop: holds && begins))
     }
-    return finish(.length)
+    try session.decode(token)
+    let text = stream.push(passed)
+    return matcher.isStopped ? text + finish(.stop) : text
+  }
+
+  /// The text that was held back.
+  private mutating func finish(_ reason: FinishReason) -> [UInt8] {
+    self.reason = reason
+    return stream.push(matcher.flush()) + stream.flush()
   }
 }

@@ -41,6 +41,7 @@ private let options: [String: @Sendable (inout SamplingOptions, Double) throws -
   "temperature": { $0.temperature = $1 },
   "top_p": { $0.topP = $1 },
   "top_k": { $0.topK = try integer($1, 0...Double(Int32.max)) },
+  "min_p": { $0.minP = $1 },
   "presence_penalty": { $0.presencePenalty = $1 },
   "frequency_penalty": { $0.frequencyPenalty = $1 },
   "penalty_decay": { $0.penaltyDecay = $1 },
@@ -69,6 +70,17 @@ public func rwkv_sampler_set(
     }
     return try object.exclusively {
       try object.change { try set(&$0, value) }
+      return true
+    }
+  }
+}
+
+@c @implementation
+public func rwkv_sampler_set_bias(_ sampler: OpaquePointer?, _ token: UInt32, _ bias: Float) -> Bool {
+  attempt(false) {
+    let object = try Handles.get(sampler, SamplerObject.self)
+    return try object.exclusively {
+      try object.change { $0.logitBias[Int(token)] = bias == 0 ? nil : bias }
       return true
     }
   }

@@ -305,8 +305,9 @@ RWKV_API size_t rwkv_state_get_tokens(const struct rwkv_state * state, uint32_t 
 
 /* ---- sampling ---- */
 
-/* How the next token is chosen: logits - penalties, softmax, top-p, top-k, probability^(1/temperature), draw. This struct
- * never changes; options that are not in it are set with rwkv_sampler_set. */
+/* How the next token is chosen: logits + bias - penalties, softmax, min-p, top-p, top-k, probability^(1/temperature),
+ * draw. This struct never changes: options that are not in it are set by name, so that programs and libraries of
+ * different versions understand each other. */
 struct rwkv_sampler_options {
     double temperature;       /* 0: always the most likely token */
     double top_p;             /* keep the most likely tokens whose probabilities add up to this; 1: all */
@@ -326,9 +327,13 @@ struct rwkv_sampler;
 RWKV_API struct rwkv_sampler * rwkv_sampler_new(
     const struct rwkv_context * ctx, const struct rwkv_sampler_options * options);
 
-/* Sets an option by its name before the first token is chosen: any field of rwkv_sampler_options (seed: up to 2^53).
- * Errors: a name that this version does not know, a value that is out of range. */
+/* Sets an option by its name, before the first token is chosen: any field of rwkv_sampler_options (seed: up to 2^53), or
+ * "min_p" (keep only tokens at least this share as likely as the most likely one; 0: all). Errors: a name that this
+ * version does not know, a value that is out of range. */
 RWKV_API bool rwkv_sampler_set(struct rwkv_sampler * sampler, const char * name, double value);
+
+/* Adds bias to the logit of a token in every choice, -INFINITY bans it; before the first token is chosen. */
+RWKV_API bool rwkv_sampler_set_bias(struct rwkv_sampler * sampler, uint32_t token, float bias);
 
 /* Chooses a token from count logits and remembers it for the penalties. */
 RWKV_API bool rwkv_sampler_sample(

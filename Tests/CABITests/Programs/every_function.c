@@ -45,11 +45,7 @@ static bool count_calls(double done, void * user) {
     return true;
 }
 
-static bool cancel(double done, void * user) {
-    (void) done;
-    (void) user;
-    return false;
-}
+static bool cancel(double done, void * user) { return done > 2 || user == &failures; }
 
 /* ---- part 1 ---- */
 
@@ -58,7 +54,6 @@ static void test_buffers(struct rwkv_context * ctx, const char * folder) {
     float * state = floats(n), * other = floats(n), * logits = floats(v), * expected = floats(v);
     struct rwkv_context * original, * clone;
     FILE * file;
-
     CHECK(rwkv_get_n_vocab(ctx) == 256 && v == 256 && rwkv_get_n_embed(ctx) > 0 && rwkv_get_n_layer(ctx) > 0);
     rwkv_init_state(ctx, state);
     for (i = 0; i < 11; i++) CHECK(rwkv_eval(ctx, hello[i], state, state, expected));
@@ -168,6 +163,7 @@ static void test_null(void) {
     FAILS(NULL, !rwkv_sampler_options_init(NULL));
     FAILS(NULL, rwkv_sampler_new(NULL, NULL) == NULL);
     FAILS(NULL, !rwkv_sampler_set(NULL, "top_p", 1));
+    FAILS(NULL, !rwkv_sampler_set_bias(NULL, 1, 1));
     FAILS(NULL, !rwkv_sampler_sample(NULL, x, 4, &token));
     FAILS(NULL, !rwkv_sampler_reset(NULL));
     FAILS(NULL, rwkv_generate(NULL, NULL, NULL, "", 0, 1, NULL, 0, NULL, NULL) == RWKV_FINISH_ERROR);
@@ -357,13 +353,13 @@ static bool receive(const char * text, size_t length, void * user) {
 
 static void test_generation(struct rwkv_context * ctx) {
     struct rwkv_sampler_options options;
-    struct rwkv_sampler * sampler, * same;
+    struct rwkv_sampler * sampler, * same, * banned;
     struct rwkv_state * state = rwkv_state_new(ctx);
     struct reading first, second;
     const char * stops[1];
     float * logits = floats(256);
     uint32_t a = 0, b = 1;
-    int i;
+    int i, most = 0;
     char stop[2] = {0, 0};
 
     CHECK(rwkv_sampler_options_init(&options) && options.temperature == 1 && options.top_p == 0.85);
@@ -374,19 +370,32 @@ static void test_generation(struct rwkv_context * ctx) {
     same = rwkv_sampler_new(ctx, NULL);
     CHECK(rwkv_sampler_set(same, "seed", 7) && rwkv_sampler_set(same, "top_k", 40));
     CHECK(rwkv_sampler_set(same, "temperature", 1) && rwkv_sampler_set(same, "top_p", 0.85));
-    CHECK(rwkv_sampler_set(same, "presence_penalty", 0.2) && rwkv_sampler_set(same, "frequency_penalty", 0.2));
-    CHECK(rwkv_sampler_set(same, "penalty_decay", 0.996));
+    CHECK(rwkv_sampler_set(same, "presence_penalty", 0.2) && rwkv_sampler_set(same, "penalty_decay", 0.996));
+    CHECK(rwkv_sampler_set(same, "frequency_penalty", 0.2));
+    CHECK(rwkv_sampler_set(same, "min_p", 0) && rwkv_sampler_set_bias(same, 1, 2) && rwkv_sampler_set_bias(same, 1, 0));
+    FAILS(NULL, !rwkv_sampler_set(same, "min_p", 1.5));
+    FAILS(NULL, !rwkv_sampler_set_bias(same, 1, NAN));
     FAILS(NULL, !rwkv_sampler_set(same, "top_k", 0.5));
     FAILS(NULL, !rwkv_sampler_set(same, "top_k", NAN));
     FAILS(NULL, !rwkv_sampler_set(same, "temperature", -1));
     FAILS(NULL, !rwkv_sampler_set(same, "seed", -1));
-    FAILS(NULL, !rwkv_sampler_set(same, "no such option", 1));
-    FAILS(NULL, !rwkv_sampler_set(same, NULL, 1));
+    FAILS(NULL, !rwkv_sampler_set(same, "no such option", 1) && !rwkv_sampler_set(same, NULL, 1));
     CHECK(sampler && same && rwkv_state_eval(ctx, state, hello, 11, logits, NULL, NULL));
     for (i = 0; i < 20; i++) {
         CHECK(rwkv_sampler_sample(sampler, logits, 256, &a) && rwkv_sampler_sample(same, logits, 256, &b));
         CHECK(a == b && a < 256);
     }
+    /* A ban of all tokens but one, and a cut that leaves one. */
+    banned = rwkv_sampler_new(ctx, NULL);
+    for (i = 0; i < 256; i++) CHECK(i == 'x' || rwkv_sampler_set_bias(banned, (uint32_t) i, -INFINITY));
+    CHECK(rwkv_sampler_sample(banned, logits, 256, &a) && a == 'x');
+    FAILS(NULL, !rwkv_sampler_set_bias(banned, 1, 0));
+    rwkv_sampler_free(banned);
+    banned = rwkv_sampler_new(ctx, NULL);
+    CHECK(rwkv_sampler_set(banned, "min_p", 1) && rwkv_sampler_set(banned, "temperature", 100));
+    for (i = 0; i < 256; i++) most = logits[i] > logits[most] ? i : most;
+    CHECK(rwkv_sampler_sample(banned, logits, 256, &a) && a == (uint32_t) most);
+    rwkv_sampler_free(banned);
     CHECK(rwkv_sampler_reset(sampler));
     FAILS(NULL, !rwkv_sampler_set(sampler, "top_k", 5));
     FAILS(NULL, !rwkv_sampler_sample(sampler, NULL, 256, &a));

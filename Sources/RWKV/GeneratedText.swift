@@ -1,0 +1,92 @@
+import Dispatch
+import RWKVTokenizer
+import Synchronization
+
+/// Text that a session writes, as pieces of whole characters. `Session.generate` makes one.
+///
+/// Nothing is computed before a piece is asked for, and then on a thread of its own, so that no actor has to wait. The
+/// session must not be used for anything else while a piece is awaited. Leaving the loop leaves the session where the
+/// last piece ends; cancelling the task ends the loop with a `CancellationError`, also while a long prompt is read.
+/// To be iterated once.
+public final class GeneratedText: AsyncSequence, AsyncIteratorProtocol {
+  /// Why the text ended; nil while it goes on.
+  public var finishReason: FinishReason? { writer.reason }
+
+  private let session: Session
+  /// Still to be read.
+  private var prompt: [Int]
+  private var writer: TextWriter
+  private var sampler: Sampler
+
+  init(_ session: Session, prompt: [Int], writer: TextWriter, sampler: Sampler) {
+    self.session = session
+    self.prompt = prompt
+    self.writer = writer
+    self.sampler = sampler
+  }
+
+  public func makeAsyncIterator() -> GeneratedText { self }
+
+  /// The next piece; nil at the end.
+  public func next(isolation actor: isolated (any Actor)? = #isolation) async throws -> String? {
+    let isCancelled = Flag()
+    // The caller waits for the closure and cannot touch the text meanwhile.
+    nonisolated(unsafe) let text = self
+    let bytes = try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        DispatchQueue.global().async { continuation.resume(with: Result { try text.advance(isCancelled) }) }
+      }
+    } onCancel: {
+      isCancelled.value.store(true, ordering: .relaxed)
+    }
+    return bytes.isEmpty ? nil : String(decoding: bytes, as: UTF8.self)
+  }
+
+  private final class Flag: Sendable {
+    let value = Atomic(false)
+  }
+
+  /// Goes on until there is text, or the end.
+  private func advance(_ isCancelled: Flag) throws -> [UInt8] {
+    func goesOn() -> Bool { !isCancelled.value.load(ordering: .relaxed) }
+    if !prompt.isEmpty {
+      let tokens = prompt
+      prompt = []
+      do { try session.prefill(tokens) { _ in goesOn() } } catch {
+        guard goesOn() else { throw CancellationError() }
+        throw error
+      }
+    }
+    while writer.reason == nil {
+      guard goesOn() else { throw CancellationError() }
+      let bytes = try writer.step(session, with: &sampler)
+      if !bytes.isEmpty { return bytes }
+    }
+    return []
+  }
+}
+
+extension Session {
+  /// Reads a prompt and writes what follows:
+  ///
+  ///     for try await piece in try session.generate("The database", count: 200) {
+  ///       print(piece, terminator: "")
+  ///     }
+  ///
+  /// - Parameters:
+  ///   - prompt: what to read first. If it is empty, the text goes on from what the session has read, or starts as a new
+  ///     document.
+  ///   - count: tokens to write at most; nil: until the model ends the text.
+  ///   - stop: strings that end the text and are not part of it.
+  /// - Throws: `ModelError` if the model has no tokenizer, `SamplingError` if an option is out of range.
+  public func generate(
+    _ prompt: String, count: Int? = nil, options: SamplingOptions = SamplingOptions(), stop: [String] = []
+  ) throws -> GeneratedText {
+    guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
+    var tokens = tokenizer.encode(prompt)
+    if tokens.isEmpty && logits.isEmpty { tokens = [0] }  // token 0 separates documents
+    return GeneratedText(
+      self, prompt: tokens, writer: TextWriter(count, tokenizer: tokenizer, stop: stop),
+      sampler: try Sampler(options, tokenizer: tokenizer))
+  }
+}

@@ -1,0 +1,137 @@
+import Foundation
+import RWKV
+import RWKVQuantization
+import RWKVTokenizer
+import Testing
+
+/// Text as an asynchronous sequence against the same text by callback.
+@Suite("Generated text")
+struct GenerationTests {
+  private let model: Model
+  private let prompt = "The database"
+  private let options: SamplingOptions
+
+  init() throws {
+    let checkpoint = TrainedModelTests.folder.appending(path: "rwkv7-docs-5m.safetensors").path
+    let path = try TemporaryFiles.shared.path(for: "trained-int8") { path in
+      try convert(checkpoint, to: path, type: .int8)
+    }
+    model = try Model(path: path, threads: 2)
+    var options = SamplingOptions.greedy
+    options.temperature = 0.8
+    options.seed = 3
+    self.options = options
+  }
+
+  /// The text and the state after it.
+  private func byCallback(_ count: Int, options: SamplingOptions? = nil) throws -> (
+    text: String, session: Session
+  ) {
+    let tokenizer = try #require(model.tokenizer)
+    let session = try Session(model, threads: 2)
+    try session.prefill(tokenizer.encode(prompt))
+    var sampler = try Sampler(options ?? self.options, tokenizer: tokenizer)
+    var text: [UInt8] = []
+    _ = try session.generate(count, with: &sampler, tokenizer: tokenizer) {
+      text += $0
+      return true
+    }
+    return (String(decoding: text, as: UTF8.self), session)
+  }
+
+  @Test func equalsTheTextByCallback() async throws {
+    let expected = try byCallback(80)
+    let session = try Session(model, threads: 2)
+    let text = try session.generate(prompt, count: 80, options: options)
+    var pieces: [String] = []
+    for try await piece in text {
+      #expect(text.finishReason == nil || text.finishReason == .length)
+      pieces.append(piece)
+    }
+    #expect(pieces.joined() == expected.text && pieces.count > 40)
+    #expect(text.finishReason == .length)
+    #expect(session.logits.elementsEqual(expected.session.logits))
+  }
+
+  @Test func goesOnFromWhatTheSessionHasRead() async throws {
+    let options = SamplingOptions.greedy
+    let session = try Session(model, threads: 2)
+    for try await _ in try session.generate(prompt, count: 5, options: options) {}
+    let fork = try Session(model, state: session.state.copy(), threads: 2)
+    try fork.prefill(Array("more".utf8).map(Int.init))
+    var first = ""
+    for try await piece in try fork.generate("", count: 20, options: options) { first += piece }
+    var second = ""
+    for try await piece in try session.generate("more", count: 20, options: options) { second += piece }
+    #expect(first == second && first.utf8.count == 20)
+  }
+
+  /// Without prompt and past, a document starts.
+  @Test func startsADocumentWithoutPrompt() async throws {
+    let (one, other) = (try Session(model, threads: 1), try Session(model, threads: 1))
+    try other.decode(0)
+    var texts = ["", ""]
+    for try await piece in try one.generate("", count: 20, options: options) { texts[0] += piece }
+    for try await piece in try other.generate("", count: 20, options: options) { texts[1] += piece }
+    #expect(texts[0] == texts[1] && !texts[0].isEmpty)
+  }
+
+  @Test func endsAtAStopString() async throws {
+    let whole = try byCallback(200).text
+    let stop = String(whole.dropFirst(20).prefix(3))
+    let session = try Session(model, threads: 2)
+    let text = try session.generate(prompt, count: 200, options: options, stop: [stop])
+    var written = ""
+    for try await piece in text { written += piece }
+    #expect(text.finishReason == .stop)
+    #expect(written == whole.text(before: stop))
+  }
+
+  /// The state is where the last piece ends, so that the rest follows.
+  @Test @MainActor func canBeLeftAtAnyPiece() async throws {
+    let options = SamplingOptions.greedy
+    let expected = try byCallback(30, options: options).text
+    let session = try Session(model, threads: 2)
+    var written = ""
+    for try await piece in try session.generate(prompt, count: 30, options: options) {
+      written += piece
+      if written.utf8.count >= 10 { break }
+    }
+    let rest = 30 - written.utf8.count
+    for try await piece in try session.generate("", count: rest, options: options) { written += piece }
+    #expect(written == expected)
+  }
+
+  @Test func cancellingTheTaskEndsTheLoop() async throws {
+    let model = model
+    let options = options
+    let task = Task {
+      let session = try Session(model, threads: 1)
+      var count = 0
+      // A prompt of some seconds, then text without an end.
+      for try await _ in try session.generate(
+        String(repeating: "The database is written. ", count: 4000), options: options)
+      {
+        count += 1
+      }
+      return count
+    }
+    try await Task.sleep(for: .milliseconds(50))
+    task.cancel()
+    await #expect(throws: CancellationError.self) { try await task.value }
+  }
+
+  @Test func aModelWithoutATokenizerIsRefused() throws {
+    // Its vocabulary is that of no tokenizer.
+    let golden = try #require(Golden.cases("v51-std").first)
+    let session = try Session(golden.model(), threads: 1)
+    #expect(throws: ModelError.self) { try session.generate("x") }
+  }
+}
+
+extension StringProtocol {
+  /// What stands before the first `part`.
+  fileprivate func text(before part: String) -> String {
+    String(range(of: part).map { self[..<$0.lowerBound] } ?? self[...])
+  }
+}
