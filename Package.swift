@@ -66,7 +66,9 @@ let package = Package(
     .target(
       name: "Terminal", dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "tools/terminal", swiftSettings: swiftSettings),
-    tool("rwkv-run", ["Terminal", "RWKV", "RWKVChat", "RWKVFormat", "RWKVTokenizer"]),
+    tool(
+      "rwkv-run",
+      ["Terminal", "RWKV", "RWKVChat", "RWKVCheckpoint", "RWKVFormat", "RWKVTokenizer"]),
     tool(
       "rwkv-quantize",
       ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),

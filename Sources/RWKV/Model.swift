@@ -20,6 +20,7 @@ public final class Model: Sendable {
   /// Sessions of such a model take turns.
   public let streaming: Streaming?
 
+  let initialState: InitialState?
   let embeddings: EmbeddingTable
   let inputNorm: LayerNorm
   let outputNorm: LayerNorm
@@ -74,6 +75,7 @@ public final class Model: Sendable {
       configuration = try Configuration(file.metadata)
       tokenizer = try Self.tokenizer(in: file)
       embeddings = try EmbeddingTable(file, configuration)
+      initialState = try InitialState(file, configuration)
       let plan = try plan(file, configuration)
       store = try WeightStore(file, configuration, plan, threads: threads, progress: progress)
       streaming = store.streaming
@@ -98,7 +100,7 @@ public final class Model: Sendable {
     }
   }
 
-  /// A state that remembers nothing yet.
+  /// The state before the first token.
   public func newState() -> State { State(self) }
 
   /// Floats of a state; RWKV-X's caches, which grow, not counted.

@@ -11,6 +11,7 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case unsupportedVersion(String)
     case tokenOutOfRange(Int, vocabulary: Int)
     case noTokenizer
+    case wrongState(found: String, expected: String)
     case notFinite(String)
     case invalidBatch(String)
     case cancelled
@@ -56,6 +57,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
       "token id \(token) is outside the model's vocabulary 0…\(vocabulary - 1); is this the model's tokenizer?"
     case .noTokenizer:
       "the file has no tokenizer; convert the checkpoint again with --tokenizer FILE"
+    case .wrongState(let found, let expected):
+      "the initial state has \(found), expected \(expected); was it tuned for a model of this size?"
     case .notFinite(let what):
       "\(what) are not finite numbers: the model file or the state is broken; check it with rwkv-quantize verify"
     case .invalidBatch(let problem): "batch: \(problem)"

@@ -37,6 +37,8 @@ public final class State {
     }
 
     var count: Int { layers * layer + attentionShifts }
+    /// Whether a head's state is a matrix: all versions but 4.
+    var hasMatrices: Bool { !startsWithMaximum }
   }
 
   /// The model it belongs to.
@@ -49,7 +51,7 @@ public final class State {
 
   private let ownsValues: Bool
 
-  /// The state before the first token.
+  /// The state before the first token: all zeros, unless the model was state-tuned.
   init(_ model: Model) {
     self.model = model
     let layout = Layout(model.configuration)
@@ -86,10 +88,11 @@ public final class State {
     caches.reduce(layout.count) { $0 + 2 * $1.capacity * $1.heads * $1.headSize } * MemoryLayout<Float>.size
   }
 
-  /// Forgets everything.
+  /// Back to the state before the first token.
   public func reset() {
     values.update(repeating: 0, count: layout.count)
     for cache in caches { cache.count = 0 }
+    model.initialState?.write(layout, to: values)
     guard layout.startsWithMaximum else { return }
     let D = layout.wkv
     for layer in 0..<layout.layers {

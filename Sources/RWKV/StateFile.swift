@@ -5,6 +5,10 @@ public struct SavedState {
   public let state: State
   /// Token ids in the order they were read; empty if they were not saved.
   public let tokens: [Int]
+
+  public init(state: State, tokens: [Int]) {
+    (self.state, self.tokens) = (state, tokens)
+  }
 }
 
 extension State {

@@ -13,6 +13,8 @@ struct TensorGroups {
     let positions = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
     blocks = Array(repeating: [], count: order.count)
     for tensor in file.tensors where tensor.format != .bytes && tensor.name != EmbeddingTable.tensorName {
+      // Read into the model once: InitialState.
+      if tensor.name.hasSuffix(".att.time_state") { continue }
       let prefix = tensor.name.split(separator: ".").prefix(2).reduce("") { $0 + $1 + "." }
       if tensor.rows > 1, let position = positions[prefix] {
         blocks[position].append(tensor)

@@ -28,6 +28,8 @@ public struct CheckpointTensor: Sendable {
   /// Our orientation differs from BlinkDL's.
   public let transposed: Bool
   public var sourceType: SourceType { source.type }
+  /// The values are not the stored ones: a LoRA is merged into them.
+  public var isUpdated: Bool { source.update != nil }
 
   let source: StoredTensor
   /// nil: the file has the values row by row. Otherwise it has them column by column, in groups of this many
@@ -60,12 +62,15 @@ public final class Checkpoint: Sendable {
   /// For people: "safetensors, fla names, BF16".
   public let source: String
 
-  let stripes = Mutex(StripeCache())
+  let stripes = Mutex(RecentValues<Stripe>())
+  let updates = Mutex(RecentValues<LowRankUpdate.Factors>())
 
   /// Opens a checkpoint: a file (`.safetensors`, `.pth`, `.bin`, `.gguf`) or a directory with one or with
   /// shards. The kind is recognised by content. `allowQuantized` admits ggml's quantized types, whose errors
   /// a second quantization only adds to.
-  public init(path: String, allowQuantized: Bool = false) throws(CheckpointError) {
+  public init(
+    path: String, fineTuning: FineTuning = FineTuning(), allowQuantized: Bool = false
+  ) throws(CheckpointError) {
     let container = try Container(path: path)
     var sources: [String: StoredTensor] = [:]
     for tensor in container.tensors {
@@ -81,6 +86,7 @@ public final class Checkpoint: Sendable {
         }
       }
     }
+    try fineTuning.merge(into: &sources)
     version = try CheckpointVersion.detect(sources, file: path)
     let model = try ModelAssembly(version: version, sources: sources, claims: container.claims, file: path)
     (layers, attentionLayers, embedding) = (model.layers, model.attentionLayers, model.embedding)

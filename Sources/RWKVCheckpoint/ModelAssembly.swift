@@ -134,6 +134,7 @@ struct ModelAssembly {
       try addSquare(att + name)
     }
     try addNorm(att + "ln_x")
+    try addInitialState(att)
   }
 
   private mutating func addTimeMix6(_ att: String) throws(CheckpointError) {

@@ -29,6 +29,9 @@ extension Checkpoint {
       try Checkpoint.read(tensor.source, from: start, count: rows.count * tensor.columns, into: base)
     }
     tensor.source.transform.undo(UnsafeMutableBufferPointer(start: base, count: rows.count * tensor.columns))
+    if let update = tensor.source.update {
+      try factors(update, of: tensor).add(to: base, rows: rows, columns: tensor.columns)
+    }
   }
 
   /// Rows within one group; returns the row to go on with.
@@ -68,7 +71,7 @@ extension Checkpoint {
   ) throws(CheckpointError) -> Stripe {
     let result: Result<Stripe, CheckpointError> = stripes.withLock { cache in
       let row = group * groupRows + inner.lowerBound
-      if let stripe = cache.find(tensor.name, row: row) { return .success(stripe) }
+      if let stripe = cache.find({ $0.row == row && $0.tensor == tensor.name }) { return .success(stripe) }
       var failure: CheckpointError?
       let values = [Float](unsafeUninitializedCapacity: inner.count * tensor.columns) { buffer, count in
         count = inner.count * tensor.columns
@@ -85,6 +88,23 @@ extension Checkpoint {
       let stripe = Stripe(tensor: tensor.name, row: row, values: values)
       cache.insert(stripe)
       return .success(stripe)
+    }
+    return try result.get()
+  }
+
+  /// The cached factors of a LoRA, or new ones.
+  private func factors(
+    _ update: LowRankUpdate, of tensor: CheckpointTensor
+  ) throws(CheckpointError) -> LowRankUpdate.Factors {
+    let result: Result<LowRankUpdate.Factors, CheckpointError> = updates.withLock { cache in
+      if let factors = cache.find({ $0.tensor == tensor.name }) { return .success(factors) }
+      do throws(CheckpointError) {
+        let factors = try LowRankUpdate.Factors(update, of: tensor)
+        cache.insert(factors)
+        return .success(factors)
+      } catch {
+        return .failure(error)
+      }
     }
     return try result.get()
   }
@@ -125,7 +145,7 @@ extension Checkpoint {
   }
 
   /// Consecutive values of a stored tensor; `from` and `count` are whole blocks of its type.
-  private static func read(
+  static func read(
     _ tensor: StoredTensor, from start: Int, count: Int, into target: UnsafeMutablePointer<Float>
   ) throws(CheckpointError) {
     let type = tensor.type
@@ -158,19 +178,19 @@ final class Stripe: Sendable {
   }
 }
 
-/// The stripes used last, the newest at the end.
-struct StripeCache: Sendable {
-  private var stripes: [Stripe] = []
+/// The four values used last, the newest at the end.
+struct RecentValues<Value: Sendable>: Sendable {
+  private var values: [Value] = []
 
-  mutating func find(_ tensor: String, row: Int) -> Stripe? {
-    guard let index = stripes.firstIndex(where: { $0.row == row && $0.tensor == tensor }) else { return nil }
-    let stripe = stripes.remove(at: index)
-    stripes.append(stripe)
-    return stripe
+  mutating func find(_ isWanted: (Value) -> Bool) -> Value? {
+    guard let index = values.firstIndex(where: isWanted) else { return nil }
+    let value = values.remove(at: index)
+    values.append(value)
+    return value
   }
 
-  mutating func insert(_ stripe: Stripe) {
-    if stripes.count == 4 { stripes.removeFirst() }
-    stripes.append(stripe)
+  mutating func insert(_ value: Value) {
+    if values.count == 4 { values.removeFirst() }
+    values.append(value)
   }
 }

@@ -13,6 +13,8 @@ struct StoredTensor: Sendable {
   var isOutputMajor = false
   /// What the file's writer did to the values.
   var transform = ValueTransform.none
+  /// What fine-tuning adds to a matrix.
+  var update: LowRankUpdate?
 
   /// The most values a tensor may have; keeps every later product far from overflow.
   static let maximumCount = 1 << 40

@@ -102,6 +102,7 @@ struct Architecture {
     add(att + "time_faaaa", or: att + "time_first", .count(1), .count(perHead), 1)
     matrices(att, "receptance key value output")
     norm(att + "ln_x")
+    initialState(att)
     guard version != "5.0" else { return }
     vectors(att, "time_mix_g")
     matrices(att, "gate")

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 import CRWKVKernels
 import Glibc
-import RWKVCheckpoint
+public import RWKVCheckpoint
 public import RWKVFormat
 import RWKVTokenizer
 import Synchronization
@@ -15,6 +15,8 @@ public struct ConversionOptions: Sendable {
   public var store = false
   public var threads = processorCount()
   public var overwrite = false
+  /// Merged into a checkpoint.
+  public var fineTuning = FineTuning()
   /// Whether weights may come from ggml's quantized types, to whose errors a second quantization only adds.
   public var acceptsQuantized = false
   /// Metadata to set or replace: `rwkv.group_norm_epsilon`, and for RWKV-X `rwkv.x.…`.
@@ -90,7 +92,10 @@ private struct Draft {
     checkpoint path: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {
     let checkpoint: Checkpoint
-    do { checkpoint = try Checkpoint(path: path, allowQuantized: options.acceptsQuantized) } catch {
+    do throws(CheckpointError) {
+      checkpoint = try Checkpoint(
+        path: path, fineTuning: options.fineTuning, allowQuantized: options.acceptsQuantized)
+    } catch {
       throw .checkpoint(error)
     }
     let source = CheckpointSource(checkpoint, path: path)
@@ -108,6 +113,10 @@ private struct Draft {
   ) throws(QuantizationError) {
     let file: ModelFile
     do { file = try ModelFile(path: path) } catch { throw .file(error) }
+    guard options.fineTuning.isEmpty else {
+      throw .option(
+        "\(path): is a finished .rwkv file; a LoRA or a state is merged into the checkpoint it was made from")
+    }
     metadata = file.metadata
     guard let type = options.type else {
       source = nil

@@ -41,7 +41,7 @@ struct CheckpointSource: WeightSource {
     tensors = checkpoint.tensors.map {
       SourceTensor(
         name: $0.name, role: $0.role, rows: $0.rows, columns: $0.columns, transposed: $0.transposed,
-        isF16: $0.sourceType == .f16)
+        isF16: $0.sourceType == .f16 && !$0.isUpdated)
     }
   }
 

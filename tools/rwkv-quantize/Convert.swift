@@ -2,6 +2,7 @@
 public import ArgumentParser
 import Glibc
 import RWKVFormat
+import RWKVCheckpoint
 public import RWKVQuantization
 import Terminal
 
@@ -38,6 +39,11 @@ struct Convert: ParsableCommand {
   @Option(help: "Epsilon of the group norm (default: the checkpoint's, or 64e-5).")
   var groupNormEps: Double?
 
+  @Flag(help: "Accept weights that are quantized already (ggml's Q4_0, Q4_K, …), to whose errors this adds.")
+  var allowQuantized = false
+
+  @OptionGroup(title: "Fine-tuning") var tuning: TuningOptions
+
   @OptionGroup(title: "Attention of RWKV-X, which no checkpoint describes") var attention: AttentionOptions
 
   func validate() throws {
@@ -56,6 +62,8 @@ struct Convert: ParsableCommand {
       options.overwrite = force
       options.writer = "rwkv-quantize \(version)"
       options.overrides = attention.metadata
+      options.acceptsQuantized = allowQuantized
+      options.fineTuning = tuning.files
       if let groupNormEps { options.overrides.append(("rwkv.group_norm_epsilon", .number(groupNormEps))) }
 
       let start = now()
@@ -77,6 +85,35 @@ struct Convert: ParsableCommand {
     if asJSON {
       Terminal.output("\(summary.json(path: output, more: [("seconds", .number(seconds, decimals: 3))]))")
     }
+  }
+}
+
+/// Files of fine-tuning that are merged into the checkpoint.
+struct TuningOptions: ParsableArguments {
+  @Option(help: "A LoRA of RWKV-PEFT's form to merge; needs --lora-alpha.", completion: .file())
+  var lora: String?
+
+  @Option(help: "The lora_alpha of its training: the sum is W + alpha / rank · B A.")
+  var loraAlpha: Double?
+
+  @Option(
+    name: .customLong("state"),
+    help: "A state-tuned file (blocks.N.att.time_state): what the model remembers at the start.",
+    completion: .file())
+  var timeState: String?
+
+  func validate() throws {
+    if (lora == nil) != (loraAlpha == nil) {
+      throw ValidationError(
+        "--lora and --lora-alpha go together: the file does not say which alpha it was trained with.")
+    }
+    if let loraAlpha, !loraAlpha.isFinite { throw ValidationError("--lora-alpha must be a number.") }
+  }
+
+  var files: FineTuning {
+    FineTuning(
+      state: timeState,
+      lora: lora.flatMap { path in loraAlpha.map { FineTuning.LoRA(path: path, alpha: $0) } })
   }
 }
 

@@ -47,7 +47,7 @@ final class ChatLoop {
 
   /// Goes on with a saved conversation, and shows how it ended.
   func load(_ path: String) throws {
-    let saved = try conversation.session.model.loadState(from: path)
+    let saved = try conversation.session.model.loadAnyState(path)
     conversation.load(saved)
     guard editor.isInteractive else { return }
     say(

@@ -27,7 +27,7 @@ struct Generate: ParsableCommand {
   @Option(name: .customLong("stop"), help: "Stop at this text (may be repeated).")
   var stops: [String] = []
 
-  @Option(help: "Go on from this saved state.", completion: .file())
+  @Option(help: "Go on from this saved state, or start from this state-tuned .pth.", completion: .file())
   var loadState: String?
 
   @Option(help: "Save the state at the end to this file.", completion: .file())
@@ -52,7 +52,7 @@ struct Generate: ParsableCommand {
     try reporting("rwkv-run") {
       let model = try options.open()
       let tokenizer = try model.requireTokenizer()
-      let saved = try loadState.map { try model.loadState(from: $0) }
+      let saved = try loadState.map { try model.loadAnyState($0) }
       let session = try Session(model, state: saved?.state, threads: options.threadCount)
       var tokens = tokenizer.encode(try promptBytes())
       if tokens.isEmpty {
