@@ -34,7 +34,7 @@ struct ChatTests {
     let monday = try chat()
     monday.expect("/help")
     monday.type("hello\n/params tokens -1\n")
-    monday.expect("tokens -1")
+    monday.expect(", tokens -1")  // not its echo
     let first = monday.output
     #expect(!first.isEmpty && answers.hasPrefix(first))
     monday.type("something that is answered without end\n")
@@ -57,6 +57,7 @@ struct ChatTests {
   @Test func theSecondInterruptLeavesWith130() throws {
     let atPrompt = try chat()
     atPrompt.expect("/help")
+    atPrompt.expect("> ")
     atPrompt.type("\u{3}")
     atPrompt.expect("Ctrl-C again")
     atPrompt.type("\u{3}")
@@ -68,6 +69,7 @@ struct ChatTests {
     writing.waitForOutput()
     writing.type("\u{3}")
     writing.expect("(stopped)")
+    writing.expect("> ")
     writing.type("\u{3}")
     writing.expect("Ctrl-C again")
     writing.type("\u{3}")
