@@ -53,7 +53,7 @@ struct ShowState: ParsableCommand {
           model    \(summary.modelName) (identity \(summary.modelIdentity))
           tokens   \(tokens)
           size     \(size(summary.fileBytes)); in memory \(size(summary.stateBytes))
-          checksum right
+          checks   the checksums match
           """)
         if let text { output("\n" + text) }
       }

@@ -1,0 +1,61 @@
+import Foundation
+import Testing
+
+/// The documents' commands are run, in the order in which they stand there.
+@Suite("Documents")
+struct DocumentTests {
+  static let names = [
+    "README.md", "docs/getting-a-model.md", "docs/choosing-a-type.md", "docs/states-and-chats.md",
+  ]
+
+  /// What stands in for published checkpoints: small random ones of the same layout.
+  private static let standIns = [
+    ("rwkv7-g1d-0.4b.pth", "v7-pth/model.pth"), ("rwkv7-hf", "v7-hf"), ("rwkv6-finch-hf", "v6-hf"),
+    ("rwkv5-eagle-hf", "v52-hf"), ("rwkv4-pile-hf", "v4-hf"), ("RWKV-X-0.2B-64k-Base.pth", "x-one/model.pth"),
+  ]
+
+  /// The blocks marked ```sh, without those after a comment "not run: reason".
+  static func commands(_ name: String) throws -> [String] {
+    let text = try String(contentsOfFile: "\(packageRoot)/\(name)", encoding: .utf8)
+    var (blocks, block, isSkipped) = ([String](), [String]?.none, false)
+    for line in text.components(separatedBy: "\n") {
+      if line.hasPrefix("<!-- not run: ") { isSkipped = true }
+      guard line.hasPrefix("```") else {
+        block?.append(line)
+        continue
+      }
+      if let lines = block {
+        if !isSkipped { blocks.append(lines.joined(separator: "\n")) }
+        (block, isSkipped) = (nil, false)
+      } else if line == "```sh" {
+        block = []
+      }
+    }
+    return blocks
+  }
+
+  @Test(arguments: names)
+  func commandsDoWhatTheySay(_ name: String) throws {
+    let folder = TemporaryFolder()
+    for (published, golden) in Self.standIns {
+      try FileManager.default.copyItem(
+        atPath: "\(packageRoot)/Tests/Fixtures/goldens/\(golden)", toPath: folder.file(published))
+    }
+    try FileManager.default.createSymbolicLink(
+      atPath: folder.file("examples"), withDestinationPath: "\(packageRoot)/examples")
+    let programs = (Tool(name: "rwkv-run").path as NSString).deletingLastPathComponent
+    var script = ["cd '\(folder.path)'", "export PATH='\(programs)':\"$PATH\""] + (try Self.commands(name))
+    // A document may take the model for granted.
+    let making = "rwkv-quantize rwkv7-g1d-0.4b.pth model.rwkv"
+    if !script.contains(where: { $0.contains(making) }) { script.insert(making, at: 2) }
+    let result = try Running(
+      "/bin/bash", ["-eu", "-o", "pipefail", "-x", "-c", script.joined(separator: "\n")]
+    ).wait()
+    #expect(result.status == 0, "\(result.errors.suffix(1000))")
+  }
+
+  @Test func commandsAreFound() throws {
+    #expect(
+      try Self.names.allSatisfy { try $0.hasSuffix("choosing-a-type.md") || !Self.commands($0).isEmpty })
+  }
+}
