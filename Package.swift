@@ -46,7 +46,8 @@ let package = Package(
     library("RWKVCheckpoint", []),
     library("RWKV", ["RWKVFormat", "RWKVTokenizer", "CRWKVKernels"]),
     library("RWKVChat", ["RWKV", "RWKVFormat", "RWKVTokenizer"]),
-    library("RWKVQuantization", ["RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
+    library(
+      "RWKVQuantization", ["RWKV", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
 
     // The C interface: a header, and what is behind it. librwkv.so exports the header's functions and nothing else.
     .target(name: "CRWKVABI"),
@@ -79,7 +80,9 @@ let package = Package(
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
     tests(
       "ModelTests", ["RWKV", "RWKVChat", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),
-    tests("QuantizationTests", ["RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "CRWKVKernels"]),
+    tests(
+      "QuantizationTests",
+      ["RWKVQuantization", "RWKV", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
     .testTarget(
       name: "CABITests", dependencies: ["RWKV", "RWKVQuantization", "RWKVFormat"],
       exclude: ["Programs", "exported-symbols.txt"], swiftSettings: swiftSettings),

@@ -50,15 +50,20 @@ package final class Evaluator {
     }
   }
 
-  package init(_ model: Model, threads: Int) throws(ModelError) {
+  /// - Parameters:
+  ///   - span: tokens that `walk` reads at most; nil: what the model needs.
+  ///   - moments: gathers the inputs of the tensors that it watches.
+  package init(
+    _ model: Model, threads: Int, span: Int? = nil, moments: InputMoments? = nil
+  ) throws(ModelError) {
     self.model = model
     let configuration = model.configuration
     blockCount = configuration.blocks.count
-    team = Team(size: max(1, threads))
+    team = Team(size: max(1, threads), moments: moments)
     frame = try Frame(
       configuration, hiddenUnits: model.weights.hiddenUnits(configuration), capacity: Self.capacity,
-      span: model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity, teamSize: team.size,
-      arena: arena)
+      span: max(Self.capacity, span ?? (model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity)),
+      teamSize: team.size, arena: arena)
     blocks =
       switch model.weights {
       case .v4(let weights): try RWKV4(weights, frame, arena: arena)
@@ -99,7 +104,7 @@ package final class Evaluator {
         try evaluate(part, [Run(first: 0, count: end - start, state)], output: wanted)
         goesOn = each(end, end - start)
       } else {
-        try evaluate(part, state, output: wanted) { first, count in
+        try evaluate(part, state, output: wanted, entering: { _ in true }) { first, count in
           goesOn = each(start + first + count, count) && goesOn
         }
       }
@@ -134,9 +139,13 @@ package final class Evaluator {
   /// Reads up to `frame.span` inputs that continue `state`, all of them through one block of the model before the next,
   /// so that each block's weights are needed once.
   ///
-  /// - Parameter each: called where logits were asked for, with the first row that they belong to and their number.
+  /// - Parameters:
+  ///   - entering: called before each block with its position, and before the head with that of no block; the reading
+  ///     stops when it returns false.
+  ///   - each: called where logits were asked for, with the first row that they belong to and their number.
   private func evaluate(
-    _ input: Input, _ state: State, output: Output, _ each: (_ first: Int, _ count: Int) -> Void
+    _ input: Input, _ state: State, output: Output, entering: (_ position: Int) -> Bool,
+    _ each: (_ first: Int, _ count: Int) -> Void
   ) throws(ModelError) {
     let D = model.configuration.embedding
     let total = input.rows(D)
@@ -153,6 +162,7 @@ package final class Evaluator {
     try pass(over: [begin(0)]) { access throws(ModelError) in
       let cached = state.caches.map(\.count)
       for position in 0..<blockCount {
+        guard entering(position) else { throw ModelError(.cancelled) }
         team.run { member in model.store.acquire(position, access, &member, readers) }
         for (cache, count) in zip(state.caches, cached) { cache.count = count }
         for start in starts {
@@ -162,6 +172,7 @@ package final class Evaluator {
           blocks.finish()
         }
       }
+      guard entering(blockCount) else { throw ModelError(.cancelled) }
       for start in output == .all ? starts : starts.suffix(1) {
         let run = begin(start)
         select(output)
@@ -172,6 +183,15 @@ package final class Evaluator {
         each(start, run.count)
       }
     }
+  }
+
+  /// Reads a text from an empty state, all of it through one block of the model before the next, then the head.
+  ///
+  /// - Parameter entering: called before each block with its position, and before the head with that of no block; the
+  ///   reading stops when it returns false.
+  package func walk(_ tokens: [Int], entering: (_ position: Int) -> Bool) throws(ModelError) {
+    precondition(tokens.count <= frame.span)
+    try evaluate(.tokens(tokens[...]), model.newState(), output: .all, entering: entering) { _, _ in }
   }
 
   /// x = layerNorm(embedding) of the frame's rows.

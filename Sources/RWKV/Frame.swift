@@ -206,6 +206,7 @@ final class Frame {
     _ member: inout Team.Member, _ matrix: HiddenRows, _ hidden: Rows, gate: Rows? = nil
   ) -> Pending {
     let D = configuration.embedding
+    member.gather(matrix.location, hidden.values, stride: hidden.stride, rows: rows, kernels)
     if rows == 1 {
       member.parallel(Self.parts) { part in
         let (from, to) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)

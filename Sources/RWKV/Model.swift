@@ -100,6 +100,9 @@ public final class Model: Sendable {
     }
   }
 
+  /// What the names of each block's tensors begin with, in the order of evaluation.
+  package var blockPrefixes: [String] { configuration.blocks.map(\.prefix) }
+
   /// The state before the first token.
   public func newState() -> State { State(self) }
 

@@ -22,7 +22,7 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
   /// The model file, where one is known.
   public var path: String?
 
-  init(_ reason: Reason, path: String? = nil) {
+  package init(_ reason: Reason, path: String? = nil) {
     self.reason = reason
     self.path = path
   }

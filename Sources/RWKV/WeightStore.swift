@@ -232,6 +232,8 @@ final class WeightStore: @unchecked Sendable {
 
   func contains(_ name: String) -> Bool { locations[name] != nil }
 
+  func location(of name: String) -> Location? { locations[name] }
+
   private func tensor(
     _ name: String, rowsPerRecord: Int
   ) throws(ModelError) -> (info: TensorInfo, location: Location) {

@@ -58,6 +58,7 @@ public final class ModelFileWriter: Sendable {
     var tensorHash = XXH64()
     var chunks: [Chunk] = []
     var rawHashes: [UInt64] = []
+    var completed = false
     var finished = false
   }
   private let state: Mutex<State>
@@ -171,10 +172,13 @@ public final class ModelFileWriter: Sendable {
 
   // ---- the end -------------------------------------------------------------------------------------------------
 
-  /// Writes index and header, waits until all is on the disk and gives the file its name.
-  public func finish() throws(ModelFileError) {
+  /// A name under which the file can be read after `complete`, as long as this object lives.
+  package var readablePath: String { file.readablePath }
+
+  /// Writes index and header: the file can be read, but has no name yet.
+  package func complete() throws(ModelFileError) {
     try state.withLock { state throws(ModelFileError) in
-      precondition(state.tensor == tensors.count && !state.finished, "finish once, after all chunks")
+      precondition(state.tensor == tensors.count && !state.completed, "complete once, after all chunks")
       do throws(ModelFileError) {
         let index = index(state)
         var header = header
@@ -182,6 +186,19 @@ public final class ModelFileWriter: Sendable {
         header.indexHash = XXH64.hash(index)
         try file.write(index, at: UInt64(Header.size))
         try file.write(header.encoded(), at: 0)
+        state.completed = true
+      } catch {
+        throw error.inFile(path)
+      }
+    }
+  }
+
+  /// Completes the file if need be, waits until all is on the disk and gives the file its name.
+  public func finish() throws(ModelFileError) {
+    if !state.withLock({ $0.completed }) { try complete() }
+    try state.withLock { state throws(ModelFileError) in
+      precondition(!state.finished, "finish once")
+      do throws(ModelFileError) {
         state.finished = true
         try file.finish()
       } catch {

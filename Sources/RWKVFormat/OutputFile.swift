@@ -31,6 +31,12 @@ package final class OutputFile: Sendable {
     try file.write(bytes, at: offset)
   }
 
+  /// A name under which the file can be opened as long as this object lives.
+  package var readablePath: String {
+    // A file that has a name yet has the partial one.
+    access(partialPath, F_OK) == 0 ? partialPath : "/proc/self/fd/\(file.descriptor)"
+  }
+
   /// Waits until all is on the disk and gives the file its name. Once.
   package func finish() throws(ModelFileError) {
     try file.synchronize()

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import CRWKVKernels
 import Glibc
+import RWKV
 public import RWKVCheckpoint
 public import RWKVFormat
 import RWKVTokenizer
@@ -10,6 +11,14 @@ import Synchronization
 public struct ConversionOptions: Sendable {
   /// Nil: int4 for a checkpoint; a `.rwkv` file is re-packed without touching a weight.
   public var type: QuantizationType?
+  /// Formats of tensors about which `type` is not to decide.
+  public var recipe: Recipe?
+  /// What error-compensating rounding is calibrated on; nil: every weight gets the nearest value.
+  public var calibration: CalibrationText?
+  /// Whether the output and the source read a text before the output gets its name.
+  public var measuresLoss = false
+  /// KL(source ‖ output) [nats per token] above which there is no output; implies `measuresLoss`.
+  public var maximumKL: Double?
   public var tokenizer = TokenizerChoice.automatic
   /// Compress nothing, so that the file can be mapped and used in place.
   public var store = false
@@ -29,54 +38,108 @@ public struct ConversionOptions: Sendable {
   public init() {}
 }
 
+/// What a conversion has to say.
+public struct ConversionReport: Sendable {
+  /// Things worth telling the user, one sentence each.
+  public internal(set) var notes: [String] = []
+  /// What was lost, if it was measured.
+  public internal(set) var loss: Comparison?
+}
+
 /// Converts checkpoints, and `.rwkv` files, to `.rwkv` files.
 public enum Conversion {
   /// Reads `input` (a checkpoint of any known container, or a `.rwkv` file) and writes `output`.
   ///
   /// Bounded memory: some 20 MiB per thread, whatever the size of the model. Without success nothing is left
-  /// behind and an existing output is untouched.
+  /// behind and an existing output is untouched. For a calibration, or to measure the loss, the source is run: a
+  /// checkpoint from a 16-bit copy beside the output, which has no name and vanishes at the end.
   /// - Parameter progress: called with the share done, 0…1, from any thread; stops the conversion by returning false.
-  /// - Returns: things worth telling the user, one sentence each.
   public static func convert(
     _ input: String, to output: String, _ options: ConversionOptions,
     progress: @escaping @Sendable (Double) -> Bool = { _ in true }
-  ) throws(QuantizationError) -> [String] {
+  ) throws(QuantizationError) -> ConversionReport {
     let isModelFile = try hasModelFileMagic(input)
     // Re-packing in place is safe: the input is replaced when the output is complete.
     if isSameFile(input, output), !isModelFile || options.type != nil { throw .outputIsInput(path: output) }
-    var draft =
-      try isModelFile
-      ? Draft(modelFile: input, options, progress) : Draft(checkpoint: input, options, progress)
-    for (key, value) in options.overrides {
-      if key.hasPrefix("rwkv.x."), draft.metadata.string("rwkv.version") != "x" {
-        throw .option("\(input): not RWKV-X, so there is no '\(key)' to set")
-      }
-      if key == "rwkv.group_norm_epsilon", draft.metadata.string("rwkv.version") == "4" {
-        throw .option("\(input): RWKV-4 has no group norm whose epsilon could be set")
-      }
-      draft.metadata[key] = value
-    }
-    draft.metadata["writer"] = .string(options.writer)
-    try draft.addTokenizer(options.tokenizer, input: input)
+    let draft = try Draft(input, options, progress)
     let problems = Architecture.problems(draft.metadata, draft.tensors.map(\.plan))
     guard problems.isEmpty else { throw .architecture(path: input, problems: problems) }
-
-    let threads = max(1, options.threads)
-    let writer: ModelFileWriter
-    do {
-      writer = try ModelFileWriter(
-        path: output, overwrite: options.overwrite, metadata: draft.metadata,
-        tensors: draft.tensors.map(\.plan),
-        store: options.store)
-    } catch {
-      throw .file(error)
+    let writer = try draft.writer(output, options, store: options.store)
+    var report = ConversionReport(notes: draft.notes)
+    var measures = options.measuresLoss || options.maximumKL != nil
+    if measures, options.maximumKL == nil, draft.metadata.string("tokenizer.kind") == nil {
+      report.notes.append("what was lost is not measured: there is no tokenizer to read a text with")
+      measures = false
     }
-    let kernels = options.instructionSet.flatMap { rk_kernels_named($0) } ?? rk_kernels_best()
-    let quantizer = Quantizer(
-      source: draft.source, tensors: draft.tensors, threads: threads, kernels: kernels.pointee)
-    try quantizer.run(writer, progress: progress)
+    guard draft.source != nil, options.calibration != nil || measures else {
+      try draft.write(writer, options, progress: progress)
+      do { try writer.finish() } catch { throw .file(error) }
+      return report
+    }
+
+    let source = try runnable(input, isModelFile: isModelFile, output: output, options, progress)
+    var heldOut: [Int] = []
+    if let text = options.calibration {
+      var tokens: [Int]
+      (tokens, heldOut) = try text.tokens(source, threads: options.threads) { !progress(0) }
+      if tokens.count < Calibration.leastTokens {
+        report.notes.append(
+          "the calibration text has \(tokens.count) tokens; with fewer than \(Calibration.leastTokens) the rounding "
+            + "fits the text more than the model")
+      }
+      let calibration = Calibration(model: source, tokens: tokens, threads: max(1, options.threads))
+      try calibration.run(draft.quantizer(options), writer, progress: progress)
+    } else {
+      try draft.write(writer, options, progress: progress)
+    }
+    if measures {
+      do { try writer.complete() } catch { throw .file(error) }
+      if heldOut.count < 256 { heldOut = try source.tokens(of: Array(CalibrationText.builtIn.utf8)) }
+      report.loss = try loss(source, writer, heldOut, output: output, options, progress)
+    }
     do { try writer.finish() } catch { throw .file(error) }
-    return draft.notes
+    return report
+  }
+
+  /// Compares what has been written with its source.
+  private static func loss(
+    _ source: Model, _ writer: ModelFileWriter, _ tokens: [Int], output: String, _ options: ConversionOptions,
+    _ progress: @escaping @Sendable (Double) -> Bool
+  ) throws(QuantizationError) -> Comparison {
+    let model: Model
+    do {
+      // Where memory is short, the output passes through it block by block; the source stays in its file.
+      model = try Model(path: writer.readablePath, threads: options.threads, memoryLimit: memoryCapacity())
+    } catch {
+      throw .model(error)
+    }
+    let loss = try Comparison(source, model, tokens: tokens, threads: options.threads) { _ in progress(1) }
+    // Not a number is more than any limit.
+    if let limit = options.maximumKL, !(loss.whole.kl <= limit) {
+      throw .tooMuchLost(path: output, kl: loss.whole.kl, limit: limit)
+    }
+    return loss
+  }
+
+  /// The source as a model that can be run: the file itself, or a copy in 16 bits beside the output.
+  private static func runnable(
+    _ input: String, isModelFile: Bool, output: String, _ options: ConversionOptions,
+    _ progress: @escaping @Sendable (Double) -> Bool
+  ) throws(QuantizationError) -> Model {
+    var copied = options
+    (copied.type, copied.recipe, copied.overwrite) = (.fp16, nil, true)
+    var path = input
+    var writer: ModelFileWriter?
+    // A file of ours may lack the tokenizer that was named, and its metadata may have been changed.
+    if !isModelFile || options.tokenizer != .automatic || !options.overrides.isEmpty {
+      let draft = try Draft(input, copied, progress)
+      let copy = try draft.writer(output + ".source", copied, store: true)
+      try draft.write(copy, copied) { _ in progress(0) }
+      do { try copy.complete() } catch { throw .file(error) }
+      (path, writer) = (copy.readablePath, copy)
+    }
+    defer { withExtendedLifetime(writer) {} }
+    do { return try Model(path: path, threads: options.threads) } catch { throw .model(error) }
   }
 }
 
@@ -87,8 +150,53 @@ private struct Draft {
   let source: (any WeightSource)?
   var notes: [String] = []
 
-  /// From a checkpoint.
+  /// From any input, with the tokenizer and the metadata that were asked for.
   init(
+    _ input: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
+  ) throws(QuantizationError) {
+    self =
+      try hasModelFileMagic(input)
+      ? Draft(modelFile: input, options, progress) : Draft(checkpoint: input, options, progress)
+    for (key, value) in options.overrides {
+      if key.hasPrefix("rwkv.x."), metadata.string("rwkv.version") != "x" {
+        throw .option("\(input): not RWKV-X, so there is no '\(key)' to set")
+      }
+      if key == "rwkv.group_norm_epsilon", metadata.string("rwkv.version") == "4" {
+        throw .option("\(input): RWKV-4 has no group norm whose epsilon could be set")
+      }
+      metadata[key] = value
+    }
+    metadata["writer"] = .string(options.writer)
+    try addTokenizer(options.tokenizer, input: input)
+  }
+
+  func writer(
+    _ output: String, _ options: ConversionOptions, store: Bool
+  ) throws(QuantizationError) -> ModelFileWriter {
+    do {
+      return try ModelFileWriter(
+        path: output, overwrite: options.overwrite, metadata: metadata, tensors: tensors.map(\.plan),
+        store: store)
+    } catch {
+      throw .file(error)
+    }
+  }
+
+  func quantizer(_ options: ConversionOptions) -> Quantizer {
+    let kernels = options.instructionSet.flatMap { rk_kernels_named($0) } ?? rk_kernels_best()
+    return Quantizer(
+      source: source, tensors: tensors, threads: max(1, options.threads), kernels: kernels.pointee)
+  }
+
+  /// Makes all chunks, each weight the nearest value.
+  func write(
+    _ writer: ModelFileWriter, _ options: ConversionOptions, progress: @escaping @Sendable (Double) -> Bool
+  ) throws(QuantizationError) {
+    try quantizer(options).run(writer, tensors: tensors.indices, progress: progress)
+  }
+
+  /// From a checkpoint.
+  private init(
     checkpoint path: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {
     let checkpoint: Checkpoint
@@ -104,11 +212,11 @@ private struct Draft {
     metadata = Metadata(checkpoint)
     metadata["model.name"] = .string(stem(of: path))
     metadata["quantization.type"] = .string(type.rawValue)
-    tensors = try Self.plan(source, type, threads: max(1, options.threads), progress)
+    tensors = try Self.plan(source, type, options.recipe, threads: max(1, options.threads), progress)
   }
 
   /// From a `.rwkv` file.
-  init(
+  private init(
     modelFile path: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {
     let file: ModelFile
@@ -128,7 +236,7 @@ private struct Draft {
     let source = try ModelFileSource(file)
     self.source = source
     metadata["quantization.type"] = .string(type.rawValue)
-    tensors = try Self.plan(source, type, threads: max(1, options.threads), progress)
+    tensors = try Self.plan(source, type, options.recipe, threads: max(1, options.threads), progress)
     if let tokenizer = file["tokenizer"] {
       tensors.append(PlannedTensor(plan: TensorPlan(tokenizer), content: .records(file, tokenizer)))
     }
@@ -136,13 +244,15 @@ private struct Draft {
 
   /// The weights in the order in which a runtime needs them.
   private static func plan(
-    _ source: any WeightSource, _ type: QuantizationType, threads: Int,
+    _ source: any WeightSource, _ type: QuantizationType, _ recipe: Recipe?, threads: Int,
     _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) -> [PlannedTensor] {
     var exactness = [Exactness](repeating: Exactness(), count: source.tensors.count)
-    if type == .fp16 {
+    let formats = source.tensors.map { recipe?.format(of: $0) ?? type.format(of: $0) }
+    let undecided = formats.enumerated().filter { $1 == .half }.map { source.tensors[$0.offset].name }
+    if !undecided.isEmpty {
       exactness = try source.exactness(threads: threads, cancelled: { !progress(0) }) {
-        $0.role != .vector && !$0.isF16
+        undecided.contains($0.name) && !$0.isF16
       }
     }
     let places = source.tensors.map(\.name).placesInFile
@@ -151,7 +261,7 @@ private struct Draft {
       let tensor = source.tensors[number]
       return PlannedTensor(
         plan: TensorPlan(
-          name: tensor.name, format: type.format(for: tensor.role, exactness: exactness[number]),
+          name: tensor.name, format: formats[number].weightFormat(exactness[number]),
           rows: tensor.rows,
           columns: tensor.columns, rowsPerRecord: tensor.role.rowsPerRecord, transposed: tensor.transposed),
         content: .weights(number))

@@ -39,12 +39,14 @@ final class ChunkSequence: @unchecked Sendable {
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
   // Guarded by `mutex`.
-  private var next = 0
+  private var next: Int
   private var waiting: [Int: EncodedChunk] = [:]
   private var stopped = false
 
-  init(_ writer: ModelFileWriter, window: Int) {
+  /// - Parameter first: the first chunk that is handed over.
+  init(_ writer: ModelFileWriter, first: Int, window: Int) {
     self.writer = writer
+    next = first
     self.window = window
     pthread_mutex_init(mutex, nil)
     pthread_cond_init(changed, nil)

@@ -16,15 +16,14 @@ import RWKVFormat
 public enum QuantizationType: String, Sendable, CaseIterable {
   case int4, int5, int8, fp16, fp32
 
-  /// The format of a tensor; `exactness` matters for fp16 alone.
-  func format(for role: TensorRole, exactness: Exactness) -> WeightFormat {
-    if role == .vector || role == .state { return .f32 }
-    let isBig = role == .matrix || role == .rows
+  func format(of tensor: SourceTensor) -> FormatChoice {
+    if tensor.role == .vector || tensor.role == .state { return .f32 }
+    let isBig = tensor.role == .matrix || tensor.role == .rows
     return switch self {
     case .int4: isBig ? .int4 : .int8
     case .int5: isBig ? .int5 : .int8
     case .int8: .int8
-    case .fp16: exactness.halfFormat
+    case .fp16: .half
     case .fp32: .f32
     }
   }

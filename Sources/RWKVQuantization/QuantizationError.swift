@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+public import RWKV
 public import RWKVCheckpoint
 public import RWKVFormat
 public import RWKVTokenizer
@@ -7,6 +8,8 @@ public import RWKVTokenizer
 public enum QuantizationError: Error, Sendable, CustomStringConvertible {
   case file(ModelFileError)
   case checkpoint(CheckpointError)
+  /// The source or the output cannot be run.
+  case model(ModelError)
   /// A vocabulary file cannot be used.
   case tokenizer(path: String, TokenizerError)
   case unreadable(path: String, reason: String)
@@ -18,6 +21,11 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
   /// Tensors are missing, unexpected or of the wrong shape.
   case architecture(path: String, problems: [String])
   case outputIsInput(path: String)
+  /// A comparison of models that differ in more than their weights.
+  case differentModels(path: String, reference: String)
+  /// More was lost than the user allows; there is no output.
+  case tooMuchLost(path: String, kl: Double, limit: Double)
+  case recipe(path: String, line: Int, problem: String)
   /// An option that does not belong to this model.
   case option(String)
   case cancelled
@@ -26,6 +34,7 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
     switch self {
     case .file(let error): "\(error)"
     case .checkpoint(let error): "\(error)"
+    case .model(let error): "\(error)"
     case .tokenizer(let path, let error): "\(path): \(error)"
     case .unreadable(let path, let reason): "\(path): \(reason)"
     case .notFinite(let path, let tensor, let row, let column, let value):
@@ -41,6 +50,12 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
       "\(path): \(problems.joined(separator: "\n  "))"
     case .outputIsInput(let path):
       "\(path): OUTPUT is INPUT; choose another name for the output"
+    case .differentModels(let path, let reference):
+      "\(path): not the same model as \(reference): version or sizes differ"
+    case .tooMuchLost(let path, let kl, let limit):
+      "\(path): not written: KL is \(kl) nats per token, more than \(limit). Try --calibrate with a text like those "
+        + "that the model will read, or a larger type"
+    case .recipe(let path, let line, let problem): "\(path), line \(line): \(problem)"
     case .option(let text): text
     case .cancelled: "cancelled"
     }

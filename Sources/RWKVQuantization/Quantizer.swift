@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import CRWKVKernels
+import RWKV
 import RWKVFormat
 import Synchronization
 
@@ -28,19 +29,29 @@ struct Quantizer: Sendable {
   /// A table of pure functions.
   nonisolated(unsafe) let kernels: rk_kernels
 
-  /// Writes all chunks. `progress` gets the share done, 0…1, from any thread, one call at a time; false stops.
-  func run(_ writer: ModelFileWriter, progress: @escaping @Sendable (Double) -> Bool)
-    throws(QuantizationError)
-  {
+  /// Writes all chunks of the tensors in `range`, which are the next in the file.
+  ///
+  /// - Parameters:
+  ///   - factors: of tensors whose rounding errors are made up for, by name (Calibration.swift).
+  ///   - progress: gets the share of the whole file done, 0…1, from any thread, one call at a time; false stops.
+  func run(
+    _ writer: ModelFileWriter, tensors range: Range<Int>, factors: [String: InputMoments.Tensor] = [:],
+    progress: @escaping @Sendable (Double) -> Bool
+  ) throws(QuantizationError) {
+    func weights(_ tensors: some Sequence<TensorInfo>) -> Int {
+      tensors.reduce(0) { $0 + $1.rows * $1.columns }
+    }
     let firsts = writer.tensors.map(\.firstChunk)
-    let total = writer.tensors.reduce(0) { $0 + $1.chunkCount }
-    let weights = max(1, writer.tensors.reduce(0) { $0 + $1.rows * $1.columns })
-    let sequence = ChunkSequence(writer, window: 4 * threads)
-    let done = Mutex(0)
+    let first = writer.tensors[..<range.lowerBound].reduce(0) { $0 + $1.chunkCount }
+    let count = writer.tensors[range].reduce(0) { $0 + $1.chunkCount }
+    let all = max(1, weights(writer.tensors))
+    let sequence = ChunkSequence(writer, first: first, window: 4 * threads)
+    let done = Mutex(weights(writer.tensors[..<range.lowerBound]))
     let cancelled = Atomic<Bool>(false)
-    try parallel(total, threads: threads, cancelled: { cancelled.load(ordering: .relaxed) }) {
-      Worker(self, writer)
-    } task: { (index, worker) throws(QuantizationError) in
+    try parallel(count, threads: threads, cancelled: { cancelled.load(ordering: .relaxed) }) {
+      Worker(self, writer, factors)
+    } task: { (number, worker) throws(QuantizationError) in
+      let index = first + number
       let tensor = Self.lastIndex(in: firsts, atMost: index)
       let chunk = index - firsts[tensor]
       sequence.wait(for: index)
@@ -53,7 +64,7 @@ struct Quantizer: Sendable {
       let info = writer.tensors[tensor]
       done.withLock { done in
         done += min(info.records(ofChunk: chunk).count * info.rowsPerRecord, info.rows) * info.columns
-        guard !progress(min(1, Double(done) / Double(weights))) else { return }
+        guard !progress(min(1, Double(done) / Double(all))) else { return }
         cancelled.store(true, ordering: .relaxed)
         sequence.stop()
       }
@@ -79,11 +90,13 @@ struct Quantizer: Sendable {
     private let chunkWriter = ChunkWriter()
     private let weightReader: (any WeightReader)?
     private var recordReader: RecordReader?
-    private let (values, records) = (Scratch(), Scratch())
+    private let (values, records, rounded) = (Scratch(), Scratch(), Scratch())
+    private let factors: [String: InputMoments.Tensor]
 
-    init(_ quantizer: Quantizer, _ writer: ModelFileWriter) {
+    init(_ quantizer: Quantizer, _ writer: ModelFileWriter, _ factors: [String: InputMoments.Tensor]) {
       self.quantizer = quantizer
       self.writer = writer
+      self.factors = factors
       weightReader = quantizer.source?.makeReader()
     }
 
@@ -93,7 +106,7 @@ struct Quantizer: Sendable {
       let bytes = records.bytes(range.count * info.recordBytes)
       switch quantizer.tensors[tensor].content {
       case .weights(let number):
-        try quantize(number, range, of: info, into: bytes)
+        try quantize(number, chunk: chunk, of: info, into: bytes)
       case .records(let file, let original):
         let reader = recordReader ?? RecordReader(file)
         recordReader = reader
@@ -109,20 +122,25 @@ struct Quantizer: Sendable {
       }
     }
 
-    /// Reads the rows of `range` and packs them.
+    /// Reads the rows of a chunk and packs them.
     private func quantize(
-      _ number: Int, _ range: Range<Int>, of info: TensorInfo, into bytes: UnsafeMutableRawBufferPointer
+      _ number: Int, chunk: Int, of info: TensorInfo, into bytes: UnsafeMutableRawBufferPointer
     ) throws(QuantizationError) {
       guard let weightReader, let source = quantizer.source else {
         preconditionFailure("weights need a source")
       }
       let perRecord = info.rowsPerRecord
+      let range = info.records(ofChunk: chunk)
       let rows = range.lowerBound * perRecord..<min(info.rows, range.upperBound * perRecord)
       let x = values.bytes(rows.count * info.columns * 4).bindMemory(to: Float.self)
       try weightReader.read(number, rows: rows, into: x)
       try checkFinite(UnsafeBufferPointer(x), source.tensors[number], rows, path: source.path)
       guard let x = x.baseAddress, let out = bytes.baseAddress else { return }
       let format = Int32(info.format.rawValue)
+      let factor = factors[info.name]
+      if perRecord == 1, let factor {
+        return encodeInTurn(chunk, of: info, x, factor, into: out)
+      }
       for record in range {
         let place = out + (record - range.lowerBound) * info.recordBytes
         let start = x + (record - range.lowerBound) * perRecord * info.columns
@@ -130,7 +148,36 @@ struct Quantizer: Sendable {
           quantizer.kernels.encode_row(format, start, info.columns, place)
         } else {
           let count = min(16, info.rows - record * 16)
-          quantizer.kernels.encode_panel(format, start, info.columns, count, info.columns, place)
+          quantizer.kernels.encode_panel(
+            format, start, info.columns, count, info.columns, factor?.sums, place)
+        }
+      }
+    }
+
+    /// Packs rows of hidden units one by one; those that follow in the same block make up for the error of each.
+    private func encodeInTurn(
+      _ chunk: Int, of info: TensorInfo, _ x: UnsafeMutablePointer<Float>, _ factor: InputMoments.Tensor,
+      into out: UnsafeMutableRawPointer
+    ) {
+      let format = Int32(info.format.rawValue)
+      let first = info.records(ofChunk: chunk).lowerBound
+      let error = rounded.bytes(info.columns * 4).bindMemory(to: Float.self)
+      guard let error = error.baseAddress else { return }
+      for rows in info.compensatedRows(ofChunk: chunk) {
+        guard let block = factor.blocks.firstIndex(of: rows) else { preconditionFailure("blocks of chunks") }
+        let shares = factor.sums + block * InputMoments.Tensor.blockCount
+        for row in rows {
+          let values = x + (row - first) * info.columns
+          let record = out + (row - first) * info.recordBytes
+          quantizer.kernels.encode_row(format, values, info.columns, record)
+          // What the row lost, to be taken over by the rows after it.
+          quantizer.kernels.decode_row(format, record, info.columns, error)
+          for column in 0..<info.columns { error[column] = values[column] - error[column] }
+          let share = shares + 256 * (row - rows.lowerBound) - rows.lowerBound
+          for other in row + 1..<max(rows.upperBound, row + 1) {
+            let target = x + (other - first) * info.columns
+            quantizer.kernels.add_scaled(-share[other], error, info.columns, target)
+          }
         }
       }
     }

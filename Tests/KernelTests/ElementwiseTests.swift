@@ -39,6 +39,27 @@ import Testing
     #expect(sum.guardsIntact && scaled.guardsIntact)
   }
 
+  @Test(arguments: allTables, [1, 15, 64, 65, 256]) func momentsDoNotDependOnTheBlocks(table: String, n: Int)
+  {
+    var numbers = Random(6)
+    let (T, ldx) = (7, 272)
+    let x = Floats(numbers.floats(T * ldx)), sums = Floats(zeros: 256 * n), parts = Floats(zeros: 256 * n)
+    kernels(table).add_moments(x.pointer, ldx, T, n, sums.pointer)
+    kernels(table).add_moments(x.pointer, ldx, 3, n, parts.pointer)
+    kernels(table).add_moments(x.pointer + 3 * ldx, ldx, T - 3, n, parts.pointer)
+    let (values, found, foundBits, partBits) = (x.doubles, sums.doubles, sums.bits, parts.bits)
+    var (largest, differences) = (0.0, 0)
+    for i in 0..<n {
+      for k in i..<n {
+        let exact = (0..<T).reduce(0) { $0 + values[$1 * ldx + i] * values[$1 * ldx + k] }
+        largest = max(largest, abs(found[256 * i + k] - exact))
+        differences += foundBits[256 * i + k] == partBits[256 * i + k] ? 0 : 1
+      }
+    }
+    #expect(largest <= 14 * Self.epsilon * Double(T) && differences == 0)
+    #expect(sums.guardsIntact && parts.guardsIntact)
+  }
+
   @Test(arguments: cases) func multiplySigmoidGates(table: String, n: Int) {
     var numbers = Random(4)
     let r = Floats(numbers.floats(n, in: -8...8)), start = numbers.floats(n)

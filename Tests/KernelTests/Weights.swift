@@ -26,7 +26,9 @@ func recordBytes(_ format: Format, _ columns: Int, _ rowsPerRecord: Int32) -> In
 }
 
 /// The records of a matrix, 16 rows or one row each.
-func encode(_ x: [Float], _ format: Format, columns: Int, panels: Bool, with kernels: rk_kernels) -> [UInt8] {
+func encode(
+  _ x: [Float], _ format: Format, columns: Int, panels: Bool, factor: [Float]? = nil, with kernels: rk_kernels
+) -> [UInt8] {
   let rows = x.count / columns
   let step = panels ? 16 : 1
   var records: [UInt8] = []
@@ -36,7 +38,7 @@ func encode(_ x: [Float], _ format: Format, columns: Int, panels: Bool, with ker
     let count = min(step, rows - first)
     let part = Array(x[(first * columns)..<((first + count) * columns)])
     if panels {
-      kernels.encode_panel(format.rawValue, part, columns, count, columns, &record)
+      kernels.encode_panel(format.rawValue, part, columns, count, columns, factor, &record)
     } else {
       kernels.encode_row(format.rawValue, part, columns, &record)
     }

@@ -44,17 +44,42 @@ struct PlanTests {
   }
 
   @Test func onlyBigMatricesGetFewBits() {
-    let exact = Exactness()
+    func tensor(_ role: TensorRole) -> SourceTensor {
+      SourceTensor(name: "\(role)", role: role, rows: 64, columns: 64, transposed: false, isF16: false)
+    }
     for type in [QuantizationType.int4, .int5] {
-      #expect(type.format(for: .matrix, exactness: exact) == (type == .int4 ? .int4 : .int5))
-      #expect(type.format(for: .rows, exactness: exact) == (type == .int4 ? .int4 : .int5))
+      #expect(type.format(of: tensor(.matrix)) == (type == .int4 ? .int4 : .int5))
+      #expect(type.format(of: tensor(.rows)) == (type == .int4 ? .int4 : .int5))
       for role in [TensorRole.embedding, .head, .lowRank] {
-        #expect(type.format(for: role, exactness: exact) == .int8)
+        #expect(type.format(of: tensor(role)) == .int8)
       }
     }
     for type in QuantizationType.allCases {
-      #expect(type.format(for: .vector, exactness: exact) == .f32)
-      #expect(type.format(for: .state, exactness: exact) == .f32)
+      #expect(type.format(of: tensor(.vector)) == .f32)
+      #expect(type.format(of: tensor(.state)) == .f32)
+    }
+  }
+
+  @Test func theFirstRuleThatFitsDecides() throws {
+    func tensor(_ name: String, _ role: TensorRole = .matrix) -> SourceTensor {
+      SourceTensor(name: name, role: role, rows: 64, columns: 64, transposed: false, isF16: false)
+    }
+    let recipe = try Recipe(
+      """
+      # first block
+      blocks.0.*  int8   # all of it
+      *.ffn.*.weight fp16
+
+      h*d.w*t int5
+      """, path: "recipe")
+    #expect(recipe.format(of: tensor("blocks.0.ffn.key.weight")) == .int8)
+    #expect(recipe.format(of: tensor("blocks.10.ffn.key.weight")) == .half)
+    #expect(recipe.format(of: tensor("blocks.1.att.key.weight")) == nil)
+    #expect(recipe.format(of: tensor("head.weight")) == .int5)
+    #expect(recipe.format(of: tensor("head.weights")) == nil)
+    #expect(recipe.format(of: tensor("blocks.0.att.x_k", .vector)) == nil)
+    for text in ["blocks.0.*", "a\n* int3", "* int4 int5"] {
+      #expect(throws: QuantizationError.self) { try Recipe(text, path: "recipe") }
     }
   }
 }

@@ -2,6 +2,7 @@
 import ArgumentParser
 import Glibc
 import RWKV
+import RWKVQuantization
 import RWKVTokenizer
 import Terminal
 
@@ -10,7 +11,8 @@ struct Compare: ParsableCommand {
     abstract: "Measures what a conversion cost: two models read the same text.",
     discussion: """
       The text is read as one document from an empty state. KL is the mean over tokens of KL(reference || model) \
-      in nats; state drift is the relative difference of the recurrent states after the text.
+      in nats, top 1 and top 10 are the shares of first choices and of the ten likeliest tokens that both have in common; \
+      state drift is the relative difference of the recurrent states after the tokens of a row.
       """)
 
   @Argument(help: "The better one: a .rwkv file of type fp32 or fp16.")
@@ -41,92 +43,76 @@ struct Compare: ParsableCommand {
       let tokens = [0] + tokenizer.encode(content)
       guard tokens.count > 1 else { throw CommandError("\(text): the text is empty") }
       let proceed = progress.callback("comparing")
-      let result = try Comparison(first, second, tokens, threads: threads.count, progress: proceed)
+      let result = try Comparison(first, second, tokens: tokens, threads: threads.count, progress: proceed)
       progress.clear()
       output(asJSON ? "\(result.json)" : result.text)
     }
   }
 }
 
-/// Two models on the same tokens.
-private struct Comparison {
-  private(set) var tokens = 0
-  /// Sums over tokens.
-  private var (kl, sameFirst, referenceNats, modelNats) = (0.0, 0, 0.0, 0.0)
-  private var stateDrift = 0.0
-
-  init(
-    _ reference: Model, _ model: Model, _ ids: [Int], threads: Int, progress: (Double) -> Bool
-  ) throws {
-    let (a, b) = (reference.configuration, model.configuration)
-    guard (a.version, a.layers, a.embedding, a.vocabulary) == (b.version, b.layers, b.embedding, b.vocabulary)
-    else {
-      throw CommandError("\(model.path): not the same model as \(reference.path): version or sizes differ")
-    }
-    let first = try Session(reference, threads: threads)
-    let second = try Session(model, threads: threads)
-    let V = a.vocabulary
-    let block = 64  // the reference's logits of a block are kept: 16 MB for a World model
-    let kept = UnsafeMutableBufferPointer<Float>.allocate(capacity: block * V)
-    defer { kept.deallocate() }
-    for start in stride(from: 0, to: ids.count - 1, by: block) {
-      let piece = Array(ids[start..<min(start + block, ids.count - 1)])
-      try first.forEachLogits(piece) { row, logits in
-        _ = UnsafeMutableBufferPointer(rebasing: kept[row * V..<(row + 1) * V]).update(from: logits)
+extension Comparison {
+  /// What was lost, in one line for people.
+  var sentence: String {
+    let more = 100 * (exp(whole.modelNats - whole.referenceNats) - 1)
+    let words =
+      switch whole.kl {
+      case ..<0.001: "practically nothing lost"
+      case ..<0.01: "little lost"
+      case ..<0.05: "some quality lost"
+      default: "much lost: use --calibrate or a larger type"
       }
-      try second.forEachLogits(piece) { row, logits in
-        add(UnsafeBufferPointer(rebasing: kept[row * V..<(row + 1) * V]), logits, next: ids[start + row + 1])
-      }
-      guard progress(Double(tokens) / Double(ids.count - 1)) else { throw CommandError("interrupted") }
-    }
-    stateDrift = Self.drift(first.state, second.state, layers: a.layers)
+    return "\(words): over \(whole.tokens) tokens the same first choice as the original for "
+      + "\(decimal(100 * whole.top1, 1)) %, perplexity \(decimal(exp(whole.referenceNats), 3)) -> "
+      + "\(decimal(exp(whole.modelNats), 3)) (\(more < 0 ? "" : "+")\(decimal(more, 2)) %), KL \(decimal(whole.kl, 5))"
   }
-
-  private mutating func add(_ p: UnsafeBufferPointer<Float>, _ q: UnsafeBufferPointer<Float>, next: Int) {
-    tokens += 1
-    kl += divergence(p, q)
-    if p.indices.max(by: { p[$0] < p[$1] }) == q.indices.max(by: { q[$0] < q[$1] }) { sameFirst += 1 }
-    referenceNats += crossEntropy(p, target: next)
-    modelNats += crossEntropy(q, target: next)
-  }
-
-  /// |S − S'| / |S| over the recurrent states of all layers.
-  private static func drift(_ reference: State, _ model: State, layers: Int) -> Double {
-    var (difference, norm) = (0.0, 0.0)
-    for layer in 0..<layers {
-      for (a, b) in zip(reference.wkv(layer), model.wkv(layer)) {
-        difference += Double(a - b) * Double(a - b)
-        norm += Double(a) * Double(a)
-      }
-    }
-    return norm > 0 ? (difference / norm).squareRoot() : 0
-  }
-
-  private func mean(_ sum: Double) -> Double { sum / Double(tokens) }
 
   var json: JSON {
-    .object([
-      ("tokens", .integer(tokens)), ("kl", .number(mean(kl), decimals: 8)),
-      ("top1", .number(mean(Double(sameFirst)), decimals: 6)),
-      ("reference_nats", .number(mean(referenceNats), decimals: 6)),
-      ("model_nats", .number(mean(modelNats), decimals: 6)),
-      ("state_drift", .number(stateDrift, decimals: 6)),
-    ])
+    .object(
+      whole.json + [
+        (
+          "positions",
+          .array(stretches.map { .object([("start", .integer($0.start))] + $0.json) })
+        )
+      ])
   }
 
   var text: String {
-    func row(_ name: String, _ values: [String]) -> String {
-      name + String(repeating: " ", count: 16 - name.count)
-        + values.map { String(repeating: " ", count: max(1, 12 - $0.count)) + $0 }.joined()
+    let nats = [whole.referenceNats, whole.modelNats]
+    let rows =
+      [["tokens", "reference", "model", "KL", "top 1", "top 10", "state drift"]]
+      + stretches.map { $0.row("\($0.start)...\($0.start + $0.tokens - 1)") } + [whole.row("all")]
+    return
+      (Self.table(rows) + [
+        "",
+        "nats per token \(decimal(nats[0], 4)) -> \(decimal(nats[1], 4)), "
+          + "perplexity \(decimal(exp(nats[0]), 3)) -> \(decimal(exp(nats[1]), 3)), \(whole.tokens) tokens",
+      ]).joined(separator: "\n")
+  }
+
+  private static func table(_ rows: [[String]]) -> [String] {
+    let widths = (0..<(rows.first?.count ?? 0)).map { column in rows.map { $0[column].count }.max() ?? 0 }
+    return rows.map { row in
+      row.enumerated().map { column, cell in
+        let space = String(repeating: " ", count: widths[column] - cell.count)
+        return column == 0 ? cell + space : space + cell
+      }.joined(separator: "  ")
     }
-    let nats = [mean(referenceNats), mean(modelNats)]
-    return [
-      row("", ["reference", "model"]),
-      row("nats per token", nats.map { decimal($0, 4) }),
-      row("perplexity", nats.map { decimal(exp($0), 3) }),
-      "KL \(decimal(mean(kl), 6)) nats per token, "
-        + "the same first choice for \(decimal(100 * mean(Double(sameFirst)), 2)) %, "
-        + "state drift \(decimal(stateDrift, 4)), \(tokens) tokens",
-    ].joined(separator: "\n")
+  }
+}
+
+extension Comparison.Stretch {
+  var json: [(String, JSON)] {
+    [
+      ("tokens", .integer(tokens)), ("kl", .number(kl, decimals: 8)), ("top1", .number(top1, decimals: 6)),
+      ("top10", .number(top10, decimals: 6)), ("reference_nats", .number(referenceNats, decimals: 6)),
+      ("model_nats", .number(modelNats, decimals: 6)), ("state_drift", .number(stateDrift, decimals: 6)),
+    ]
+  }
+
+  func row(_ name: String) -> [String] {
+    [
+      name, decimal(referenceNats, 4), decimal(modelNats, 4), decimal(kl, 6), decimal(100 * top1, 2) + " %",
+      decimal(100 * top10, 2) + " %", decimal(stateDrift, 4),
+    ]
   }
 }

@@ -22,6 +22,21 @@ struct Convert: ParsableCommand {
   @Option(help: "int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
   var type: QuantizationType?
 
+  @Option(help: "A file with lines 'pattern format' for tensors about which --type is not to decide.")
+  var recipe: String?
+
+  @Option(
+    help:
+      "A text like those that the model will read, by which rounding is calibrated; 'auto' lets the model write one.",
+    completion: .file())
+  var calibrate: String?
+
+  @Option(help: "Write nothing if more is lost: KL of the output against the input, nats per token.")
+  var maxKl: Double?
+
+  @Flag(help: "Do not measure what was lost.")
+  var noMeasure = false
+
   @Option(help: "A vocabulary or tokenizer.json, or 'bytes' (default: what is found beside INPUT).")
   var tokenizer: String?
 
@@ -47,6 +62,8 @@ struct Convert: ParsableCommand {
   @OptionGroup(title: "Attention of RWKV-X, which no checkpoint describes") var attention: AttentionOptions
 
   func validate() throws {
+    if let maxKl, !(maxKl >= 0) { throw ValidationError("--max-kl must not be negative.") }
+    if noMeasure && maxKl != nil { throw ValidationError("--max-kl needs what --no-measure leaves out.") }
     if let groupNormEps, !(groupNormEps > 0 && groupNormEps < 1) {
       throw ValidationError("--group-norm-eps must be between 0 and 1.")
     }
@@ -56,6 +73,13 @@ struct Convert: ParsableCommand {
     try reporting {
       var options = ConversionOptions()
       options.type = type
+      options.recipe = try recipe.map {
+        try Recipe(String(decoding: readFile($0), as: UTF8.self), path: $0)
+      }
+      options.calibration = try calibrate.map { $0 == "auto" ? .generated : .bytes(try readFile($0)) }
+      // 16 bits are what the source is run with: there would be nothing to see.
+      options.measuresLoss = !noMeasure && type != .fp32 && type != .fp16
+      options.maximumKL = maxKl
       options.tokenizer = tokenizer.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
       options.store = store
       options.threads = threads.count
@@ -69,21 +93,23 @@ struct Convert: ParsableCommand {
       let start = now()
       let progress = ProgressLine()
       defer { progress.clear() }
-      let notes = try Conversion.convert(
+      let report = try Conversion.convert(
         input, to: output, options, progress: progress.callback("converting"))
       progress.clear()
-      for text in notes { note(text) }
-      report(ModelSummary(try ModelFile(path: output)), seconds: now() - start)
+      for text in report.notes { note(text) }
+      show(ModelSummary(try ModelFile(path: output)), report.loss, seconds: now() - start)
     }
   }
 
-  private func report(_ summary: ModelSummary, seconds: Double) {
+  private func show(_ summary: ModelSummary, _ loss: Comparison?, seconds: Double) {
     note(
       "\(output): \(summary.title), \(size(summary.fileBytes)), "
         + "\(decimal(summary.bitsPerWeight, 2)) bits per weight, "
         + "\(decimal(seconds, 1)) s")
+    if let loss { note(loss.sentence) }
     if asJSON {
-      Terminal.output("\(summary.json(path: output, more: [("seconds", .number(seconds, decimals: 3))]))")
+      let more = [("seconds", JSON.number(seconds, decimals: 3))] + (loss.map { [("loss", $0.json)] } ?? [])
+      Terminal.output("\(summary.json(path: output, more: more))")
     }
   }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a tiny RWKV-7 to track the state of an automaton exactly: eight registers that are written and read.
 
-    automaton.py train OUT [--minutes 8]         OUT/automaton.safetensors (BF16) and OUT/automaton.json
+    automaton.py train OUT [--minutes 25]         OUT/automaton.safetensors (BF16) and OUT/automaton.json
     automaton.py check OUT [--steps 100000]      wrong answers of the rounded weights in float32, step by step in numpy
 
 Tokens 0..<64 write: token 8 i + x puts the value x in register i. Tokens 64..<72 read: after token 64 + i the likeliest
@@ -46,15 +46,21 @@ def sequence(random, rows, length, registers):
 
 
 def train(options):
-    """Trains with windows that grow from 32 to 256 tokens; the state is carried for 16 windows, then starts again."""
+    """Trains with windows that grow from 32 to 256 tokens. The state is carried on, and one row after the other starts
+    anew: in the end each lives for 100,000 tokens, so that a state that drifts is seen and punished."""
     torch.manual_seed(1)
     torch.set_num_threads(1)
     random, net, started, steps = np.random.default_rng(1), RWKV7(VOCABULARY, WIDTH, LAYERS, RANKS), time.time(), 0
     adam = torch.optim.Adam(net.parameters(), lr=2e-3, betas=(0.9, 0.99))
     while (spent := (time.time() - started) / (60 * options.minutes)) < 1:
-        rows, length = (32, 32) if spent < 0.3 else (16, 64) if spent < 0.6 else (8, 256)
-        if steps % 16 == 0 or state[0][0].shape[0] != rows:
+        rows, length, life = (32, 32, 32) if spent < 0.2 else (16, 64, 64) if spent < 0.35 else (8, 256, 400)
+        if steps == 0 or state[0][0].shape[0] != rows:
             state, registers = net.fresh(rows), np.full((rows, REGISTERS), -1)
+        elif steps % (life // rows or 1) == 0:
+            row = steps // (life // rows or 1) % rows
+            registers[row] = -1
+            for part in (part for layer in state for part in layer):
+                part[row] = 0
         tokens, answers = sequence(random, rows, length, registers)
         logits, state = net(torch.from_numpy(tokens), state)
         loss = F.cross_entropy(logits[..., :VALUES].reshape(-1, VALUES), torch.from_numpy(answers).reshape(-1),
@@ -99,7 +105,7 @@ def main():
     parser = argparse.ArgumentParser(description="A tiny RWKV-7 that keeps eight registers.")
     parser.add_argument("action", choices=("train", "check"))
     parser.add_argument("out")
-    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--steps", type=int, default=100_000)
     options = parser.parse_args()
     (train if options.action == "train" else check)(options)

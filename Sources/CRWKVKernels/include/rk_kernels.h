@@ -142,6 +142,9 @@ typedef struct {
   /// Σ x·y in 16 lanes with fused multiply-add (attention of RWKV-X).
   float (*dot)(const float *x, const float *y, ptrdiff_t n);
   void (*add_scaled)(float a, const float *x, ptrdiff_t n, float *y);       ///< y += a·x
+  /// sums[256·i + k] += Σ_t x[t·ldx + i] · x[t·ldx + k] for i ≤ k < n ≤ 256, t ascending, one fused multiply-add each.
+  /// What stands below the diagonal of `sums` [n,256] is of no meaning.
+  void (*add_moments)(const float *x, ptrdiff_t ldx, ptrdiff_t T, ptrdiff_t n, float *sums);
   /// x ← exp(x − max) and returns the sum: a softmax before its division
   float (*exp_shifted)(float *x, ptrdiff_t n, float max);
 
@@ -153,8 +156,12 @@ typedef struct {
   // ---- quantization: the same bytes from every table ------------------------------------------------------
   /// Packs 16 rows (row r at x + r·ldx; rows ≥ `rows` count as zero) of `columns` floats into one panel.
   /// Magnitudes beyond what d can hold are cut off; NaN and infinity give some valid code.
+  /// `factor`, for INT4, INT5 and INT8, makes later columns compensate the errors of earlier ones: for each 256
+  /// columns a matrix [256,256] made of the second moments H of their inputs, H⁻¹ = UᵀU with U upper triangular:
+  /// U_jk / U_jj right of the diagonal; on it 1 / U_jj², the weight of an error of column j that the later columns
+  /// make up for as well as they can. NULL: every weight gets the nearest value.
   void (*encode_panel)(int format, const float *x, ptrdiff_t ldx, ptrdiff_t rows, ptrdiff_t columns,
-                       void *panel);
+                       const float *RK_NULLABLE factor, void *panel);
   void (*encode_row)(int format, const float *x, ptrdiff_t columns, void *row);
 } rk_kernels;
 

@@ -117,5 +117,13 @@ extension Team.Member {
       for index in products.indices { compute(products[index]) }
       if let last { compute(last) }
     }
+    guard moments != nil else { return }
+    for index in products.indices { gather(products[index], rows: rows, kernels) }
+    if let last { gather(last, rows: rows, kernels) }
+  }
+
+  private mutating func gather(_ product: Product, rows: Int, _ kernels: Kernels) {
+    let input = product.input
+    gather(product.matrix.location, input.values, stride: input.stride, rows: rows, kernels)
   }
 }

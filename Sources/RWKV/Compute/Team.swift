@@ -12,6 +12,8 @@ import Synchronization
 final class Team: Sendable {
   /// Members at most, 1…
   let size: Int
+  /// Where inputs of matrices are gathered: only for calibration.
+  let moments: InputMoments?
   /// Phase number in the upper, next unclaimed task in the lower 32 bits.
   private let ticket = Atomic<UInt64>(0)
   /// Finished tasks of the current phase.
@@ -20,9 +22,10 @@ final class Team: Sendable {
   private let stalled = Atomic<UInt64>(0)
   private let crew: Mutex<Crew>
 
-  init(size: Int) {
+  init(size: Int, moments: InputMoments? = nil) {
     precondition(size > 0)
     self.size = size
+    self.moments = moments
     crew = Mutex(Crew(largest: size))
   }
 
@@ -61,6 +64,7 @@ final class Team: Sendable {
     let index: Int
     /// Number of members in this evaluation, for choosing how finely to cut work.
     let teamSize: Int
+    var moments: InputMoments? { team.moments }
 
     fileprivate init(team: Team, index: Int, count: Int, phase: UInt64) {
       self.team = team

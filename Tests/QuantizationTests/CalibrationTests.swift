@@ -1,0 +1,166 @@
+import CRWKVKernels
+import RWKV
+import RWKVFormat
+import RWKVTokenizer
+import Testing
+
+@testable import RWKVQuantization
+
+@Suite("Calibration")
+struct CalibrationTests {
+  let folder = TemporaryFolder()
+  static let model = packageRoot + "/examples/model/rwkv7-docs-5m.safetensors"
+  static let text = readBytes(packageRoot + "/examples/model/heldout.txt")
+  /// One of each version, with 256 tokens or more.
+  static let versions = ["v4-hf", "v50-std", "v51-std", "v52-hf", "v6-hf", "v7-std", "x-one"]
+
+  /// The definition: with H⁻¹ = UᵀU, row j holds 1 / U_jj² and U_jk / U_jj.
+  @Test(arguments: [1, 2, 17, 256]) func factorsInvertTheMoments(n: Int) {
+    var seed: UInt64 = 1
+    func random() -> Double {
+      seed = seed &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      return Double(seed >> 40) / 0x1p24 - 0.5
+    }
+    let rows = (0..<3 * n).map { _ in (0..<n).map { _ in random() } }
+    var moments = [Float](repeating: 0, count: 256 * 256)
+    var exact = [[Double]](repeating: [Double](repeating: 0, count: n), count: n)
+    for i in 0..<n {
+      for k in 0..<n { exact[i][k] = rows.reduce(0) { $0 + $1[i] * $1[k] } }
+      for k in i..<n { moments[256 * i + k] = Float(exact[i][k]) }
+    }
+    let mean = (0..<n).reduce(0) { $0 + exact[$1][$1] } / Double(n)
+    for i in 0..<n {
+      for k in 0..<n { exact[i][k] = exact[i][k] / mean + (i == k ? CompensationFactor.damping : 0) }
+    }
+    moments.withUnsafeMutableBufferPointer {
+      if let base = $0.baseAddress { CompensationFactor.replace(base, count: n) }
+    }
+    // U H Uᵀ = 1
+    var largest = 0.0
+    let U = (0..<n).map { j in
+      let diagonal = (1 / Double(moments[257 * j])).squareRoot()
+      return (0..<n).map { k in
+        k < j ? 0 : k == j ? diagonal : Double(moments[256 * j + k]) * diagonal
+      }
+    }
+    for i in 0..<min(n, 8) {
+      let left = (0..<n).map { k in (0..<n).reduce(0) { $0 + U[i][$1] * exact[$1][k] } }
+      for j in 0..<n {
+        let product = (0..<n).reduce(0) { $0 + left[$1] * U[j][$1] }
+        largest = max(largest, abs(product - (i == j ? 1 : 0)))
+      }
+    }
+    #expect(largest < 1e-4)
+  }
+
+  private func comparison(_ reference: String, _ model: String, _ text: [UInt8]) throws -> Comparison {
+    try Comparison(
+      Model(path: reference, threads: 2), Model(path: model, threads: 2), tokens: [0] + text.map(Int.init),
+      threads: 2
+    ) { _ in true }
+  }
+
+  /// KL on text that the calibration has not seen.
+  @Test func halvesWhatFourBitsLose() throws {
+    let exact = folder.file("exact.rwkv"), nearest = folder.file("nearest.rwkv")
+    let calibrated = folder.file("calibrated.rwkv")
+    try convert(Self.model, to: exact, .fp16)
+    try convert(Self.model, to: nearest, .int4)
+    try convert(Self.model, to: calibrated, .int4) {
+      $0.calibration = .bytes(Array(Self.text.prefix(Calibration.leastTokens)))
+    }
+    let held = Array(Self.text.suffix(2000))
+    let before = try comparison(exact, nearest, held), after = try comparison(exact, calibrated, held)
+    #expect(after.whole.kl < 0.6 * before.whole.kl)
+    #expect(after.whole.top10 > before.whole.top10 && after.whole.stateDrift < before.whole.stateDrift)
+    #expect(try Verification.problems(of: calibrated) == [])
+  }
+
+  /// On the text that it was calibrated on, each version loses less, whatever its matrices are called and wherever their
+  /// inputs come from.
+  @Test(arguments: versions, [QuantizationType.int4, .int5]) func helpsEveryVersion(
+    name: String, type: QuantizationType
+  ) throws {
+    let text = Array(Self.text.prefix(600))
+    let exact = folder.file("exact.rwkv"), nearest = folder.file("nearest.rwkv")
+    let calibrated = folder.file("calibrated.rwkv")
+    func bytes(_ options: inout ConversionOptions) { options.tokenizer = .bytes }
+    try convert(golden(name), to: exact, .fp32, bytes)
+    try convert(golden(name), to: nearest, type, bytes)
+    try convert(golden(name), to: calibrated, type) {
+      bytes(&$0)
+      $0.calibration = .bytes(text)
+    }
+    let before = try comparison(exact, nearest, text), after = try comparison(exact, calibrated, text)
+    #expect(after.whole.kl < 0.8 * before.whole.kl)
+    #expect(try Verification.problems(of: calibrated) == [])
+  }
+
+  @Test func givesTheSameBytesForAnyNumberOfThreads() throws {
+    let bytes = try [1, 2, 3].map { threads in
+      try convert(golden("v7-std"), to: folder.file("m.rwkv"), .int4) {
+        $0.threads = threads
+        $0.overwrite = true
+        $0.calibration = .bytes(Array(Self.text.prefix(400)))
+      }
+      return readBytes(folder.file("m.rwkv"))
+    }
+    let isSame = bytes[0] == bytes[1] && bytes[0] == bytes[2]
+    #expect(isSame)
+  }
+
+  @Test func saysHowMuchTextIsNeeded() throws {
+    var options = ConversionOptions()
+    options.calibration = .bytes(Array(Self.text.prefix(100)))
+    let report = try Conversion.convert(golden("v7-std"), to: folder.file("m.rwkv"), options)
+    #expect(report.notes.contains { $0.contains("\(Calibration.leastTokens)") })
+    options.overwrite = true
+    options.calibration = .bytes([])
+    _ = try Conversion.convert(golden("v7-std"), to: folder.file("m.rwkv"), options)
+  }
+
+  @Test func theModelCanWriteTheText() throws {
+    let exact = folder.file("exact.rwkv"), nearest = folder.file("nearest.rwkv"),
+      own = folder.file("own.rwkv")
+    try convert(golden("v7-std"), to: exact, .fp32)
+    try convert(golden("v7-std"), to: nearest, .int4)
+    try convert(golden("v7-std"), to: own, .int4) { $0.calibration = .generated }
+    let text = Array(Self.text.prefix(1000))
+    #expect(try comparison(exact, own, text).whole.kl < comparison(exact, nearest, text).whole.kl)
+  }
+
+  @Test func tooMuchLossLeavesNoOutput() throws {
+    var options = ConversionOptions()
+    options.type = .int4
+    options.maximumKL = 1e-9
+    let error = #expect(throws: QuantizationError.self) {
+      try Conversion.convert(golden("v7-std"), to: folder.file("m.rwkv"), options)
+    }
+    #expect(error?.description.contains("not written") == true)
+    #expect(folder.contents == [])
+    options.maximumKL = 10
+    let loss = try #require(try Conversion.convert(golden("v7-std"), to: folder.file("m.rwkv"), options).loss)
+    #expect(loss.whole.kl > 0 && loss.whole.kl < 10 && loss.whole.tokens > 1000)
+    #expect(folder.contents == ["m.rwkv"])
+  }
+
+  @Test func aComparisonTellsPositionsApart() throws {
+    let exact = folder.file("exact.rwkv")
+    try convert(golden("v7-std"), to: exact, .fp32)
+    let same = try comparison(exact, exact, Array(Self.text.prefix(700)))
+    #expect(same.stretches.map(\.start) == [0, 64, 256])
+    #expect(same.stretches.map(\.tokens) == [64, 192, 444] && same.whole.tokens == 700)
+    #expect(same.whole.kl == 0 && same.whole.top1 == 1 && same.whole.top10 == 1 && same.whole.stateDrift == 0)
+    #expect(same.whole.referenceNats == same.whole.modelNats)
+  }
+
+  @Test func aRecipeDecidesBeforeTheType() throws {
+    let file = try convert(golden("v7-std"), to: folder.file("m.rwkv"), .int4) {
+      $0.recipe = try? Recipe("blocks.0.* fp16\nhead.weight int5\n*.att.key.weight fp32", path: "recipe")
+    }
+    #expect(file["blocks.0.ffn.key.weight"].map { [.f16, .bf16].contains($0.format) } == true)
+    #expect(file["head.weight"]?.format == .int5 && file["blocks.1.att.key.weight"]?.format == .f32)
+    #expect(file["blocks.1.ffn.key.weight"]?.format == .int4 && file["emb.weight"]?.format == .int8)
+    #expect(try Verification.problems(of: file.path) == [])
+  }
+}
