@@ -105,7 +105,7 @@ struct CABITests {
     let place = try Workplace.shared.get()
     try place.compile("cc -std=c99", "every_function.c", to: "every_function")
     try place.run("every_function \(place.arguments)")
-    try Self.sameLogits(place)
+    try Self.sameLogits(place, "logits")
   }
 
   @Test func everyFunctionWorksFromCPlusPlus() throws {
@@ -114,12 +114,12 @@ struct CABITests {
     try place.run("every_function_cpp \(place.arguments)")
   }
 
-  /// What the C program wrote equals what Swift computes, bit for bit.
-  private static func sameLogits(_ place: Workplace) throws {
+  /// What a program wrote after reading "hello world" equals what Swift computes, bit for bit.
+  private static func sameLogits(_ place: Workplace, _ file: String) throws {
     let model = try Model(path: place.path + "/model.rwkv", threads: 1)
     let session = try Session(model, threads: 1)
     try session.prefill("hello world".utf8.map { Int($0) })
-    let written = try Data(contentsOf: URL(filePath: place.path + "/out/logits"))
+    let written = try Data(contentsOf: URL(filePath: place.path + "/out/\(file)"))
     #expect(written == session.logits.withMemoryRebound(to: UInt8.self) { Data($0) })
   }
 
@@ -157,8 +157,21 @@ struct CABITests {
   func exampleInPythonRuns() throws {
     let place = try Workplace.shared.get()
     try Self.require(
-      "RWKV_LIBRARY=\(place.path)/librwkv.so.0 python3 -B examples/python/example.py "
-        + "\(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
+      "\(Self.python(place)) examples/python/example.py \(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
+  }
+
+  @Test(.enabled("needs Python with NumPy") { try shell("python3 -c 'import numpy'").status == 0 })
+  func everyMethodWorksFromPython() throws {
+    let place = try Workplace.shared.get()
+    try Self.require(
+      "\(Self.python(place)) Tests/CABITests/Programs/every_method.py "
+        + ["model", "other", "hybrid"].map { "\(place.path)/\($0).rwkv" }.joined(separator: " ")
+        + " \(place.path)/out")
+    try Self.sameLogits(place, "logits-python")
+  }
+
+  private static func python(_ place: Workplace) -> String {
+    "PYTHONPATH=python RWKV_LIBRARY=\(place.path)/librwkv.so.0 python3 -B"
   }
 
   /// With the compiler of these tests, in a scratch folder of its own.

@@ -1,0 +1,134 @@
+"""Uses everything in the Python package, rightly and wrongly.
+
+    every_method.py MODEL OTHER_MODEL HYBRID_MODEL FOLDER
+
+All models are byte-level with 256 tokens. Writes the logits after "hello world" to FOLDER/logits-python.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+
+import numpy as np
+from librwkv import Model, RWKVError, Sampler, __version__
+
+path, other_path, hybrid_path, folder = sys.argv[1:]
+HELLO = list(b"hello world")
+
+
+def refuses(kind: type[BaseException], word: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except kind as error:
+        assert word in str(error), error
+    else:
+        raise AssertionError(f"expected {kind.__name__} about {word}")
+
+
+def opening() -> Model:
+    refuses(RWKVError, "No such file", lambda: Model("/nonexistent"))
+    shares: list[float] = []
+    model = Model(path, threads=2, progress=shares.append)
+    assert shares and shares[-1] == 1
+    refuses(RWKVError, "cancelled", lambda: Model(path, progress=lambda share: False))
+    refuses(ZeroDivisionError, "", lambda: Model(path, progress=lambda share: 1 / 0))
+    refuses(RWKVError, "at least", lambda: Model(path, memory_limit=1 << 20))
+    assert Model(path, memory_limit=0).streamed_size == 0
+    assert (model.architecture, model.name, model.vocabulary) == ("7", "model", 256)
+    assert model.layers > 0 and model.embedding % model.heads == 0 and model.weight_size > 1000
+    assert model.metadata["rwkv.vocabulary"] == "256" and __version__.count(".") == 2
+    return model
+
+
+def text(model: Model) -> None:
+    assert model.encode("hello wörld").tolist() == list("hello wörld".encode())
+    assert model.decode(HELLO) == b"hello world" and model.decode([]) == b"" and model.decode([0, 0xE4]) == b"\0\xe4"
+    refuses(RWKVError, "vocabulary", lambda: model.decode([256]))
+    refuses(ValueError, "negative", lambda: model.decode([-1]))
+    refuses(TypeError, "token ids", lambda: model.decode([0.5]))
+
+
+def states(model: Model, other: Model, hybrid: Model) -> None:
+    state = model.new_state()
+    logits = model.read(state, HELLO)
+    logits.tofile(folder + "/logits-python")
+    assert logits.dtype == np.float32 and logits.shape == (256,) and model.hidden().shape == (model.embedding,)
+    fork, blank = state.copy(), model.new_state()
+    state.save(folder + "/python.state", HELLO)
+    loaded = model.load_state(folder + "/python.state")
+    assert loaded.tokens.tolist() == HELLO and blank.tokens.size == 0 and blank.nbytes == state.nbytes
+    restored = model.load_state(state.to_bytes())
+    expected = model.read(state, [1, 2, 3])
+    for same in (fork, loaded, restored):
+        assert np.array_equal(model.read(same, [1, 2, 3]), expected)
+    state.reset()
+    shares: list[float] = []
+    assert np.array_equal(model.read(state, np.array(HELLO, np.int64), shares.append), logits) and shares[-1] == 1
+    refuses(RWKVError, "cancelled", lambda: model.read(state, HELLO, lambda share: False))
+    refuses(RWKVError, "at least one", lambda: model.read(state, []))
+    refuses(RWKVError, "belongs", lambda: other.read(state, HELLO))
+    refuses(RWKVError, "No such file", lambda: model.load_state("/nonexistent"))
+    refuses(RWKVError, "", lambda: model.load_state(b"no state"))
+    assert np.array_equal(model.clone(1).read(blank, HELLO), logits)
+
+    batch = [hybrid.new_state() for _ in range(3)]
+    rows = hybrid.read_batch(batch, [1, 2, 3])
+    assert all(np.array_equal(hybrid.read(hybrid.new_state(), [i + 1]), rows[i]) for i in range(3))
+    refuses(ValueError, "2 tokens for 3", lambda: hybrid.read_batch(batch, [1, 2]))
+    refuses(RWKVError, "busy", lambda: hybrid.read_batch([batch[0], batch[0]], [1, 2]))
+    vectors = np.sin(np.arange(2 * model.embedding)).reshape(2, -1)
+    assert np.isfinite(model.read_vectors(state, vectors)).all()
+    refuses(ValueError, "shape", lambda: model.read_vectors(state, vectors[0]))
+    refuses(RWKVError, "finite", lambda: model.read_vectors(state, np.full((1, model.embedding), np.nan)))
+
+
+def sampling(model: Model) -> None:
+    logits = model.read(model.new_state(), HELLO)
+    first, second = (Sampler(model, seed=5, top_k=20, min_p=0.01) for _ in range(2))
+    assert [first.sample(logits) for _ in range(20)] == [second.sample(logits) for _ in range(20)]
+    first.reset()
+    assert Sampler(model, temperature=0).sample(logits) == np.argmax(logits)
+    only = Sampler(model, bias={token: -math.inf for token in range(256) if token != 120})
+    assert only.sample(logits) == 120
+    refuses(RWKVError, "no option is called 'heat'", lambda: Sampler(model, heat=1))
+    refuses(RWKVError, "temperature is -1", lambda: Sampler(model, temperature=-1))
+    refuses(RWKVError, "no logits", lambda: first.sample([]))
+
+
+def generation(model: Model) -> None:
+    greedy = {"temperature": 0, "presence_penalty": 0, "frequency_penalty": 0}
+    whole = model.generate("hello", count=30, **greedy)
+    expected = "".join(whole)
+    assert whole.finish_reason == "length" and next(whole, None) is None
+
+    # Left in the middle, the state is where the last piece ends; the model is free again.
+    state = model.new_state()
+    text = model.generate("hello", state, count=30, **greedy)
+    start = next(text) + next(text)
+    refuses(RWKVError, "busy", lambda: model.read(state, HELLO))
+    text.close()
+    assert text.finish_reason == "cancelled" and next(text, None) is None
+    written = len(model.encode(start))
+    assert expected.startswith(start) and written < 30
+    for piece in model.generate("hello", count=30, **greedy):
+        break
+    assert expected.startswith(piece)
+
+    # Other characters may stand for bytes that are none.
+    stop = next(character for character in expected if character.isascii())
+    stopped = model.generate("hello", count=30, stop=["never", stop], **greedy)
+    assert "".join(stopped) == expected[: expected.index(stop)] and stopped.finish_reason == "stop"
+    sampler = Sampler(model, seed=1)
+    pieces = [*model.generate("hello", state, 5, sampler=sampler), *model.generate("", state, 5, sampler=sampler)]
+    assert pieces
+    refuses(TypeError, "not both", lambda: model.generate("x", sampler=sampler, top_k=3))
+    refuses(RWKVError, "prompt is empty", lambda: list(model.generate("")))
+    model.generate("never started").close()
+
+
+model, other, hybrid = opening(), Model(other_path), Model(hybrid_path)
+text(model)
+states(model, other, hybrid)
+for one in (model, hybrid):
+    sampling(one)
+    generation(one)
