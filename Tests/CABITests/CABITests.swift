@@ -157,7 +157,8 @@ struct CABITests {
   func exampleInPythonRuns() throws {
     let place = try Workplace.shared.get()
     try Self.require(
-      "\(Self.python(place)) examples/python/example.py \(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
+      "\(Self.python(place)) examples/python/example.py \(place.path)/model.rwkv 'hello wörld' \(place.path)/out"
+    )
   }
 
   @Test(.enabled("needs Python with NumPy") { try shell("python3 -c 'import numpy'").status == 0 })
@@ -170,6 +171,18 @@ struct CABITests {
     try Self.sameLogits(place, "logits-python")
   }
 
+  /// Unpacked, as an installer does.
+  @Test(.enabled("needs Python with NumPy") { try shell("python3 -c 'import numpy'").status == 0 })
+  func theWheelCarriesItsLibrary() throws {
+    let place = try Workplace.shared.get()
+    let wheel = "python3 -B tools/wheel.py \(place.path)/librwkv.so \(place.path)/wheel"
+    try Self.require("python3 -m zipfile -e $(\(wheel)) \(place.path)/installed")
+    try Self.require("test -e \(place.path)/installed/librwkv/py.typed")
+    try Self.require(
+      "PYTHONPATH=\(place.path)/installed python3 -B examples/python/example.py "
+        + "\(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
+  }
+
   private static func python(_ place: Workplace) -> String {
     "PYTHONPATH=python RWKV_LIBRARY=\(place.path)/librwkv.so.0 python3 -B"
   }
@@ -178,7 +191,10 @@ struct CABITests {
   @Test func exampleInSwiftBuildsAndRuns() throws {
     let place = try Workplace.shared.get()
     let scratch = Self.root.appending(path: ".build/swift-embed").path
-    try Self.require("swift build --package-path examples/swift-embed --scratch-path \(scratch)")
+    // Files that this package has gained are noticed only when the example's manifest is newer than the last build.
+    let package = "examples/swift-embed"
+    try Self.require(
+      "touch \(package)/Package.swift && swift build --package-path \(package) --scratch-path \(scratch)")
     try Self.require("\(scratch)/debug/embed \(place.path)/model.rwkv 'hello world' 20")
   }
 

@@ -202,7 +202,10 @@ class Model(_Handle):
     """A model with the memory and threads to evaluate it."""
 
     def __init__(
-        self, path: str | os.PathLike[str], threads: int = 0, memory_limit: int | None = None,
+        self,
+        path: str | os.PathLike[str],
+        threads: int = 0,
+        memory_limit: int | None = None,
         progress: Callable[[float], bool | None] | None = None,
     ) -> None:
         """Opens a file: `.rwkv`, or a checkpoint, which is converted first.
@@ -336,8 +339,14 @@ class Model(_Handle):
     # Generation
 
     def generate(
-        self, prompt: str | bytes = "", state: State | None = None, count: int = 256, stop: Sequence[str] = (),
-        sampler: Sampler | None = None, bias: dict[int, float] | None = None, **options: float,
+        self,
+        prompt: str | bytes = "",
+        state: State | None = None,
+        count: int = 256,
+        stop: Sequence[str] = (),
+        sampler: Sampler | None = None,
+        bias: dict[int, float] | None = None,
+        **options: float,
     ) -> Generation:
         """Reads a prompt and writes up to `count` tokens after it, piece by piece.
 

@@ -8,6 +8,7 @@ All models are byte-level with 256 tokens. Writes the logits after "hello world"
 import math
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from librwkv import Model, RWKVError, Sampler, __version__
@@ -29,9 +30,9 @@ def opening() -> Model:
     refuses(RWKVError, "No such file", lambda: Model("/nonexistent"))
     shares: list[float] = []
     model = Model(path, threads=2, progress=shares.append)
-    assert shares and shares[-1] == 1
+    assert max(shares) == 1  # from several threads
     refuses(RWKVError, "cancelled", lambda: Model(path, progress=lambda share: False))
-    refuses(ZeroDivisionError, "", lambda: Model(path, progress=lambda share: 1 / 0))
+    refuses(ZeroDivisionError, "", lambda: Model(path, progress=lambda share: share / 0 > 1))
     refuses(RWKVError, "at least", lambda: Model(path, memory_limit=1 << 20))
     assert Model(path, memory_limit=0).streamed_size == 0
     assert (model.architecture, model.name, model.vocabulary) == ("7", "model", 256)
@@ -96,7 +97,7 @@ def sampling(model: Model) -> None:
 
 
 def generation(model: Model) -> None:
-    greedy = {"temperature": 0, "presence_penalty": 0, "frequency_penalty": 0}
+    greedy: dict[str, Any] = {"temperature": 0, "presence_penalty": 0, "frequency_penalty": 0}
     whole = model.generate("hello", count=30, **greedy)
     expected = "".join(whole)
     assert whole.finish_reason == "length" and next(whole, None) is None
@@ -110,7 +111,7 @@ def generation(model: Model) -> None:
     assert text.finish_reason == "cancelled" and next(text, None) is None
     written = len(model.encode(start))
     assert expected.startswith(start) and written < 30
-    for piece in model.generate("hello", count=30, **greedy):
+    for piece in model.generate("hello", count=30, **greedy):  # noqa: B007
         break
     assert expected.startswith(piece)
 
