@@ -87,6 +87,17 @@ struct RunTests {
     }
   }
 
+  @Test func benchMeasuresAtAnyDepth() throws {
+    let result = try tool.run([
+      "bench", model, "-p", "0", "-n", "4", "-t", "1", "-r", "1", "-d", "0,70", "-o", "json",
+    ])
+    let tests = try result.output.split(separator: "\n").map {
+      (try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])?["test"] as? String
+    }
+    #expect(tests == ["tg4", "tg4@d70"])
+    #expect(try tool.run(["bench", model, "-d", "x"]).status == 64)
+  }
+
   @Test func logprobsAreThoseOfTheModel() throws {
     let result = try tool.run([
       model, "-p", "hello", "-n", "6", "--temp", "0", "--json", "--logprobs", "256", "--logit-bias", "7=-inf",

@@ -11,6 +11,7 @@ struct Bench: ParsableCommand {
       EXAMPLES
         rwkv-run bench model.rwkv
         rwkv-run bench a.rwkv b.rwkv -p 512 -n 128 -t 1,2 -r 5 -o json
+        rwkv-run bench model.rwkv -p 0 -n 32 -d 0,1000,10000
       """)
 
   enum Format: String, ExpressibleByArgument, CaseIterable {
@@ -25,6 +26,10 @@ struct Bench: ParsableCommand {
 
   @Option(name: .customShort("n"), help: "Tokens to write; 0 leaves this test out.")
   var predict = 128
+
+  @Option(
+    name: .customShort("d"), help: "Tokens that have been read before each test, as 0,4096: row tg128@d4096.")
+  var depth = "0"
 
   @Option(name: .customShort("t"), help: "Threads, as 1,2 (default: the processors this process may use).")
   var threads: String?
@@ -43,7 +48,7 @@ struct Bench: ParsableCommand {
       throw ValidationError("-p and -n must be 0 or more, one of them more.")
     }
     if repetitions < 1 { throw ValidationError("-r must be at least 1.") }
-    _ = try threadCounts()
+    _ = try (threadCounts(), numbers(depth, "-d", atLeast: 0))
   }
 
   func run() throws {
@@ -59,15 +64,20 @@ struct Bench: ParsableCommand {
         for path in models {
           forgetPeakMemory()
           let session = try Session(memory.open(path, threads: count), threads: count)
-          if prompt > 0 {
-            table.add(try measure("pp\(prompt)", session, count, tokens: prompt) { try session.prefill($0) })
-          }
-          if predict > 0 {
-            var row = try measure("tg\(predict)", session, count, tokens: predict) {
-              for token in $0 { try session.decode(token) }
+          for depth in try numbers(depth, "-d", atLeast: 0) {
+            try read(depth, session)
+            let place = depth > 0 ? "@d\(depth)" : ""
+            if prompt > 0 {
+              let name = "pp\(prompt)\(place)"
+              table.add(try measure(name, session, count, tokens: prompt) { try session.prefill($0) })
             }
-            row.bandwidth = bandwidth
-            table.add(row)
+            if predict > 0 {
+              var row = try measure("tg\(predict)\(place)", session, count, tokens: predict) {
+                for token in $0 { try session.decode(token) }
+              }
+              row.bandwidth = bandwidth
+              table.add(row)
+            }
           }
         }
       }
@@ -76,28 +86,52 @@ struct Bench: ParsableCommand {
 
   private func threadCounts() throws -> [Int] {
     guard let threads else { return [processorCount()] }
-    return try threads.split(separator: ",").map { word in
-      guard let count = Int(word), count > 0 else {
-        throw ValidationError("-t: '\(word)' is not a number of threads.")
+    return try numbers(threads, "-t", atLeast: 1)
+  }
+
+  /// The numbers of a list as 1,2.
+  private func numbers(_ list: String, _ option: String, atLeast least: Int) throws -> [Int] {
+    try list.split(separator: ",").map { word in
+      guard let number = Int(word), number >= least else {
+        throw ValidationError("\(option): '\(word)' is not a number from \(least) on.")
       }
-      return count
+      return number
     }
   }
 
-  /// Runs one test `repetitions` times after a warm-up.
+  /// Any tokens do: every token costs the same.
+  private func tokens(_ count: Int, _ session: Session) -> [Int] {
+    (0..<count).map { ($0 * 7919 + 13) % session.model.configuration.vocabulary }
+  }
+
+  /// Leaves the session after `depth` tokens.
+  private func read(_ depth: Int, _ session: Session) throws {
+    session.state.reset()
+    guard depth > 0 else { return }
+    let (progress, start) = (ProgressLine(), now())
+    defer { progress.clear() }
+    try session.prefill(tokens(depth, session)) { done in
+      progress.update("reading", done, of: depth, since: start)
+      return !isInterrupted
+    }
+  }
+
+  /// Runs one test `repetitions` times after a warm-up, each time from where the session is.
   private func measure(
     _ test: String, _ session: Session, _ threads: Int, tokens count: Int, _ body: ([Int]) throws -> Void
   ) throws -> Row {
-    // Any tokens do: every token costs the same.
-    let tokens = (0..<count).map { ($0 * 7919 + 13) % session.model.configuration.vocabulary }
+    let tokens = tokens(count, session)
+    let place = session.state.copy()
     try body(Array(tokens.prefix(16)))
     var rates: [Double] = []
     for _ in 0..<repetitions {
       if isInterrupted { throw interruptedExit }
+      session.state.assign(place)
       let start = now()
       try body(tokens)
       rates.append(Double(count) / (now() - start))
     }
+    session.state.assign(place)
     rates.sort()
     return Row(
       path: session.model.path, test: test, threads: threads, rates: rates, bytes: session.weightBytesPerToken

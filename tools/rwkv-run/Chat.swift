@@ -49,6 +49,10 @@ struct Chat: ParsableCommand {
   var saveState: String?
 
   func validate() throws {
+    if system != nil && loadState != nil {
+      throw ValidationError(
+        "--system starts a conversation, --load-state goes on with one: give one of them.")
+    }
     if predict < -1 { throw ValidationError("-n must be -1 or more.") }
   }
 
