@@ -49,11 +49,6 @@ RK_INLINE u8x64 rk_table(const int8_t *table, int add) {
                                  13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
 }
 
-/// The entries as F32.
-RK_INLINE f32x16 rk_table_values(const int8_t *table) {
-  return __builtin_convertvector(__builtin_convertvector((s8x16)rk_load_u8(table), i32x16), f32x16);
-}
-
 // ---- scale bytes ------------------------------------------------------------------------------------------
 /// Bits of s in a scale byte of INT4 and INT5; the others choose o.
 RK_INLINE int rk_scale_bits(int format) { return format == RK_INT4 ? 6 : 7; }

@@ -166,7 +166,7 @@ typedef struct {
 } rk_kernels;
 
 /// Floats of scratch that add_rows_block needs.
-#define RK_ADD_ROWS_SCRATCH 65536
+#define RK_ADD_ROWS_SCRATCH 66560
 
 /// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);
