@@ -46,6 +46,8 @@ final class Frame {
   var x: Rows { Rows(residual, from: origin) }
   /// Output of the last layer norm, [T, D].
   let normed: Rows
+  /// The state's shift vector of each run, as it was before the block, [T, D].
+  private let before: Rows
   /// Output of a mixer that is still to be added to `x`, [T, D].
   let delta: Rows
   /// Parts of the channel-mix output, [max(T, parts), D].
@@ -88,6 +90,7 @@ final class Frame {
     kernels = bestKernels
     let D = configuration.embedding
     residual = try Rows(rows: span, width: D, in: arena)
+    before = try Rows(rows: capacity, width: D, in: arena)
     normed = try Rows(rows: capacity, width: D, in: arena)
     delta = try Rows(rows: capacity, width: D, in: arena)
     partial = try Rows(rows: max(capacity, Self.parts), width: D, in: arena)
@@ -140,10 +143,11 @@ final class Frame {
     member.parallel(rows) { row in settle(pending, row) }
   }
 
-  /// Layer norm and token shift, the start of every mixer (one phase; two where rows follow each other):
+  /// Layer norm and token shift, the start of every mixer:
   ///
   ///     outputs[i] = n + (n' − n) · mu[i]        n = layerNorm(x), n' = the same of the token before
   ///
+  /// Two phases where rows follow each other, or where one row's outputs are shared out; otherwise one.
   /// - Parameters:
   ///   - shift: where the state keeps n', as an offset into it.
   ///   - previous: where to keep each row's n', for those who need it again.
@@ -153,16 +157,19 @@ final class Frame {
     keeping previous: Rows? = nil
   ) {
     let D = configuration.embedding
+    let shares = rows == 1 && teamSize > 1 ? count : 1
+    let together = shares == 1 && !hasSequences
     member.parallel(rows) { row in
       settle(pending, row)
       kernels.layer_norm(x[row], norm.weight, norm.bias, D, 1e-5, normed[row])
-      let run = runs[runOfRow[row]]
-      if run.count == 1 { mix(row, run, shift, mu, outputs, previous) }
+      let number = runOfRow[row]
+      if row == runs[number].first { before[number].update(from: runs[number].state + shift, count: D) }
+      if together { mix(row, shift, mu, outputs, 0..<count, previous) }
     }
-    guard hasSequences else { return }
-    member.parallel(rows) { row in
-      let run = runs[runOfRow[row]]
-      if run.count > 1 { mix(row, run, shift, mu, outputs, previous) }
+    guard !together else { return }
+    member.parallel(rows * shares) { task in
+      let (row, share) = (task / shares, task % shares)
+      mix(row, shift, mu, outputs, count * share / shares..<count * (share + 1) / shares, previous)
     }
   }
 
@@ -178,23 +185,42 @@ final class Frame {
     }
   }
 
-  /// Mixes one row with the row before it. The task of a run's first row, the only one that reads the state's shift
-  /// vector, also replaces it.
+  /// Mixes one row with the row before it, for some of the outputs. The task that has the first output of a run's first row
+  /// also replaces the state's shift vector, of which `before` holds a copy.
   @inline(__always)
   private func mix<let count: Int>(
-    _ row: Int, _ run: Run, _ shift: Int, _ mu: InlineArray<count, Vector>,
-    _ outputs: InlineArray<count, Activations>, _ kept: Rows?
+    _ row: Int, _ shift: Int, _ mu: InlineArray<count, Vector>, _ outputs: InlineArray<count, Activations>,
+    _ share: Range<Int>, _ kept: Rows?
   ) {
     let D = configuration.embedding
-    let previous = row == run.first ? run.state + shift : normed[row - 1]
-    for output in outputs.indices {
+    let run = runs[runOfRow[row]]
+    let previous = row == run.first ? before[runOfRow[row]] : normed[row - 1]
+    for output in share {
       kernels.token_shift(normed[row], previous, mu[output], D, outputs[output].row(row))
       outputs[output].quantize(row, width: D, kernels)
     }
+    guard share.lowerBound == 0 else { return }
     kept?[row].update(from: previous, count: D)
     if row == run.first {
       (run.state + shift).update(from: normed[run.first + run.count - 1], count: D)
     }
+  }
+
+  /// The recurrence of time mixing: `wkv` for each run and head, and the 15-bit form of what they leave in `mixed`.
+  func recur(_ member: inout Team.Member, into mixed: Activations, _ wkv: (_ run: Run, _ head: Int) -> Void) {
+    let (heads, N) = (configuration.heads, configuration.headSize)
+    // Heads that are whole blocks are quantized by the task that computed them.
+    let isWhole = N % 64 == 0
+    member.parallel(heads * runs.count) { task in
+      let (run, head) = (runs[task / heads], task % heads)
+      wkv(run, head)
+      guard isWhole else { return }
+      for row in run.first..<run.first + run.count {
+        mixed.quantize(row, from: head * N, width: N, kernels)
+      }
+    }
+    guard !isWhole else { return }
+    member.parallel(rows) { row in mixed.quantize(row, width: configuration.embedding, kernels) }
   }
 
   /// The value matrix of channel mixing: Σ_j hidden[t][j] · row_j, reading only rows with hidden[t][j] ≠ 0; times
@@ -219,7 +245,8 @@ final class Frame {
       }
       return .partial(gate: gate)
     }
-    let tile = 128
+    // One range of columns for each member, in units that the kernel sums in registers.
+    let tile = ((D + teamSize - 1) / teamSize + 127) / 128 * 128
     let scratch = rowScratch + member.index * Int(RK_ADD_ROWS_SCRATCH)
     member.parallel((D + tile - 1) / tile) { task in
       let (from, to) = (task * tile, min(D, (task + 1) * tile))

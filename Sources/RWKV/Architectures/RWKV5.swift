@@ -105,7 +105,7 @@ final class RWKV5: BlockStack {
   private func timeMix(
     _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
   ) {
-    let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
+    let (rows, kernels) = (frame.rows, frame.kernels)
     let state = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: state, mu: block.shift, into: shifted)
     member.multiply(
@@ -113,11 +113,9 @@ final class RWKV5: BlockStack {
         Product(block.receptance, shifted[0], r), Product(block.key, shifted[1], k),
         Product(block.value, shifted[2], v),
       ], and: block.gate.map { Product($0, shifted[3], g) }, rows: rows, kernels)
-    let heads = frame.configuration.heads
-    member.parallel(heads * frame.runs.count) { task in
-      wkv(block, frame.runs[task / heads], head: task % heads, state + frame.layout.wkv)
+    frame.recur(&member, into: mixed) { run, head in
+      wkv(block, run, head: head, state + frame.layout.wkv)
     }
-    member.parallel(rows) { row in mixed.quantize(row, width: D, kernels) }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
   }
 

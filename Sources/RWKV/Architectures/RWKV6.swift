@@ -135,7 +135,7 @@ final class RWKV6: BlockStack {
   private func timeMix(
     _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
   ) {
-    let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
+    let (rows, kernels) = (frame.rows, frame.kernels)
     let state = layer * frame.layout.layer
     tokenShift(&member, block, state, adding: pending)
     member.multiply(
@@ -146,11 +146,9 @@ final class RWKV6: BlockStack {
       ], rows: rows, kernels)
     member.parallel(rows) { row in decayRank.quantize(row, width: block.decayW2.columns, kernels) }
     member.multiply([Product(block.decayW2, decayRank, w)], rows: rows, kernels)
-    let heads = frame.configuration.heads
-    member.parallel(heads * frame.runs.count) { task in
-      wkv(block, frame.runs[task / heads], head: task % heads, state + frame.layout.wkv)
+    frame.recur(&member, into: mixed) { run, head in
+      wkv(block, run, head: head, state + frame.layout.wkv)
     }
-    member.parallel(rows) { row in mixed.quantize(row, width: D, kernels) }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
   }
 

@@ -153,7 +153,7 @@ extension RWKV7 {
   private func timeMix(
     _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
   ) {
-    let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
+    let (rows, kernels) = (frame.rows, frame.kernels)
     let shift = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: shift, mu: block.shift, into: shifted)
 
@@ -183,11 +183,9 @@ extension RWKV7 {
       member.multiply(second, rows: rows, kernels)
     }
 
-    let heads = frame.configuration.heads
-    member.parallel(heads * frame.runs.count) { task in
-      wkv(block, frame.runs[task / heads], head: task % heads, state: shift + frame.layout.wkv)
+    frame.recur(&member, into: mixed) { run, head in
+      wkv(block, run, head: head, state: shift + frame.layout.wkv)
     }
-    member.parallel(rows) { row in mixed.quantize(row, width: D, kernels) }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
   }
 

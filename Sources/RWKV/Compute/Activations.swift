@@ -25,12 +25,12 @@ struct Activations {
   @inline(__always)
   func row(_ row: Int) -> UnsafeMutablePointer<Float> { values + row * stride }
 
-  /// Brings the 15-bit form of one row up to date with its first `width` values.
+  /// Brings the 15-bit form of `width` values of one row up to date, from a multiple of 64 on.
   @inline(__always)
-  func quantize(_ row: Int, width: Int, _ kernels: Kernels) {
+  func quantize(_ row: Int, from first: Int = 0, width: Int, _ kernels: Kernels) {
+    let at = row * stride + first
     kernels.quantize_input(
-      values + row * stride, width, high + row * stride, low + row * stride, scale + row * (stride / 32),
-      sum + row * (stride / 16), sum15 + row * (stride / 32))
+      values + at, width, high + at, low + at, scale + at / 32, sum + at / 16, sum15 + at / 32)
   }
 
   /// What kernels read, from `row` on.
@@ -43,8 +43,9 @@ struct Activations {
   }
 }
 
-/// Row widths are padded to whole blocks of 64.
-func paddedWidth(_ width: Int) -> Int { (width + 63) / 64 * 64 }
+/// Row widths are padded to whole blocks of 64, an odd number of them: rows that are a power of two apart would compete for
+/// the same few sets of the cache.
+func paddedWidth(_ width: Int) -> Int { ((width + 63) / 64 | 1) * 64 }
 
 /// Plain f32 rows.
 struct Rows {
