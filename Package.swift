@@ -74,6 +74,16 @@ let package = Package(
       "rwkv-quantize",
       ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
+    // For those who work on kernels.
+    .target(name: "CPeak", path: "tools/bench-kernels/peak"),
+    .executableTarget(
+      name: "bench-kernels",
+      dependencies: [
+        "Terminal", "RWKVFormat", "CRWKVKernels", "CPeak",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
+      path: "tools/bench-kernels", exclude: ["peak"], swiftSettings: swiftSettings),
+
     tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
     tests("FormatTests", ["RWKVFormat", "CZstd"]),
     tests("CheckpointTests", ["RWKVCheckpoint"]),

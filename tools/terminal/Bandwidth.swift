@@ -1,9 +1,8 @@
 import Dispatch
-import Terminal
 
 /// The memory's read bandwidth with `threads` threads [bytes/s]: the best of several passes over 256 MiB, four streams
 /// a thread. Decoding cannot read its weights faster than this, unless they fit a cache.
-func readBandwidth(threads: Int) -> Double {
+package func readBandwidth(threads: Int) -> Double {
   let bytes = 256 << 20
   let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 4096)
   defer { memory.deallocate() }
