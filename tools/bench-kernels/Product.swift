@@ -51,7 +51,7 @@ final class Product: @unchecked Sendable {
       return Float(Int32(bitPattern: state) >> 16) / 655_360
     }
     guard let start = weights.baseAddress else { return }
-    kernels.encode_panel(Int32(format.rawValue), row, columns, 16, columns, start)
+    kernels.encode_panel(Int32(format.rawValue), row, columns, 16, columns, nil, start)
     for panel in 1..<max(panels, 2) where panel < panels {
       (start + panel * record).copyMemory(from: start, byteCount: record)
     }
