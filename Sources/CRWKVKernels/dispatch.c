@@ -25,6 +25,8 @@ static int has_avx2(void) {
          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
 
+static int has_avxvnni(void) { return has_avx2() && __builtin_cpu_supports("avxvnni"); }
+
 static int has_avx512(void) {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -46,6 +48,7 @@ static const candidate candidates[] = {
 #if defined(__x86_64__)
     {&rk_table_sse41, has_sse41},
     {&rk_table_avx2, has_avx2},
+    {&rk_table_avxvnni, has_avxvnni},
     {&rk_table_avx512, has_avx512},
 #elif defined(__aarch64__)
     {&rk_table_neon, always},

@@ -26,6 +26,7 @@
 extern const rk_kernels rk_table_scalar;
 extern const rk_kernels rk_table_sse41;
 extern const rk_kernels rk_table_avx2;
+extern const rk_kernels rk_table_avxvnni;
 extern const rk_kernels rk_table_avx512;
 extern const rk_kernels rk_table_neon;
 extern const rk_kernels rk_table_dotprod;

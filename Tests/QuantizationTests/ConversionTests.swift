@@ -85,7 +85,7 @@ struct ConversionTests {
     let input = golden("v7-std")
     try convert(input, to: folder.file("1"), type) { $0.threads = 1 }
     for threads in [2, 3] { try convert(input, to: folder.file("\(threads)"), type) { $0.threads = threads } }
-    let sets = ["scalar", "sse41", "avx2", "avx512", "neon"].filter { (name: String) in
+    let sets = ["scalar", "sse41", "avx2", "avxvnni", "avx512", "neon"].filter { (name: String) in
       rk_kernels_named(name) != nil
     }
     #expect(sets.contains("scalar"))
