@@ -73,12 +73,14 @@ struct RunTests {
   }
 
   @Test func benchPrintsTheFixedKeys() throws {
-    let result = try tool.run(["bench", model, "-p", "8", "-n", "4", "-t", "1,2", "-r", "2", "-o", "json"])
+    let result = try tool.run(
+      ["bench", model, "-p", "8", "-n", "4", "--streams", "1,3", "-t", "1,2", "-r", "2", "-o", "json"])
     let rows = try result.output.split(separator: "\n").map {
       try #require(try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
     }
-    #expect(rows.map { $0["test"] as? String } == ["pp8", "tg4", "pp8", "tg4"])
-    #expect(rows.map { $0["threads"] as? Int } == [1, 1, 2, 2])
+    #expect(rows.map { $0["test"] as? String } == ["pp8", "tg4", "tg4x3", "pp8", "tg4", "tg4x3"])
+    #expect(rows.map { $0["threads"] as? Int } == [1, 1, 1, 2, 2, 2])
+    #expect(rows.map { $0["streams"] as? Int } == [1, 1, 3, 1, 1, 3])
     for row in rows {
       for key in ["tokens_per_second", "min", "max", "peak_rss_bytes", "weight_bytes_per_token"] {
         #expect((row[key] as? Double ?? 0) > 0, "\(key)")
@@ -211,5 +213,6 @@ struct RunTests {
     #expect(try tool.run([model, "-p", "a", "-f", "b"]).status == 64)
     #expect(try tool.run([model, "-p", "a", "-t", "0"]).status == 64)
     #expect(try tool.run(["bench"]).status == 64)
+    #expect(try tool.run(["bench", model, "--streams", "1,65"]).status == 64)
   }
 }

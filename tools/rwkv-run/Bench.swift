@@ -12,6 +12,7 @@ struct Bench: ParsableCommand {
         rwkv-run bench model.rwkv
         rwkv-run bench a.rwkv b.rwkv -p 512 -n 128 -t 1,2 -r 5 -o json
         rwkv-run bench model.rwkv -p 0 -n 32 -d 0,1000,10000
+        rwkv-run bench model.rwkv --streams 1,4,16
       """)
 
   enum Format: String, ExpressibleByArgument, CaseIterable {
@@ -34,6 +35,12 @@ struct Bench: ParsableCommand {
   @Option(name: .customShort("t"), help: "Threads, as 1,2 (default: the processors this process may use).")
   var threads: String?
 
+  @Option(
+    help: ArgumentHelp(
+      "Conversations that advance together, as 1,4,16; tokens per second are those of all of them.",
+      valueName: "counts"))
+  var streams = "1"
+
   @Option(name: .customShort("r"), help: "Repetitions; the median counts.")
   var repetitions = 5
 
@@ -48,7 +55,7 @@ struct Bench: ParsableCommand {
       throw ValidationError("-p and -n must be 0 or more, one of them more.")
     }
     if repetitions < 1 { throw ValidationError("-r must be at least 1.") }
-    _ = try (threadCounts(), numbers(depth, "-d", atLeast: 0))
+    _ = try (threadCounts(), numbers(depth, "-d", atLeast: 0), streamCounts())
   }
 
   func run() throws {
@@ -63,25 +70,55 @@ struct Bench: ParsableCommand {
         table.begin()
         for path in models {
           forgetPeakMemory()
-          let session = try Session(memory.open(path, threads: count), threads: count)
-          for depth in try numbers(depth, "-d", atLeast: 0) {
-            try read(depth, session)
-            let place = depth > 0 ? "@d\(depth)" : ""
-            if prompt > 0 {
-              let name = "pp\(prompt)\(place)"
-              table.add(try measure(name, session, count, tokens: prompt) { try session.prefill($0) })
-            }
-            if predict > 0 {
-              var row = try measure("tg\(predict)\(place)", session, count, tokens: predict) {
-                for token in $0 { try session.decode(token) }
-              }
-              row.bandwidth = bandwidth
-              table.add(row)
-            }
-          }
+          let model = try memory.open(path, threads: count)
+          try measure(model, threads: count, bandwidth) { table.add($0) }
         }
       }
     }
+  }
+
+  /// All tests of one model.
+  private func measure(_ model: Model, threads: Int, _ bandwidth: Double, _ add: (Row) -> Void) throws {
+    let session = try Session(model, threads: threads)
+    let stateBytes = 2 * 4 * model.stateCount  // read and written
+    for depth in try numbers(depth, "-d", atLeast: 0) {
+      try read(depth, session)
+      let start = session.state.copy()
+      func row(_ test: String, _ streams: Int, _ rates: [Double], weights: Int) -> Row {
+        Row(
+          path: model.path, test: test + (depth > 0 ? "@d\(depth)" : ""), threads: threads, streams: streams,
+          rates: rates, weightBytes: weights,
+          limit: test.hasPrefix("tg") ? bandwidth / Double(weights + stateBytes) : nil)
+      }
+      if prompt > 0 {
+        let rates = try rates(model, prompt, [session.state], start) { try session.prefill($0) }
+        add(row("pp\(prompt)", 1, rates, weights: session.weightBytesPerToken))
+      }
+      for count in predict > 0 ? try streamCounts() : [] {
+        if count == 1 {
+          let rates = try rates(model, predict, [session.state], start) {
+            for token in $0 { try session.decode(token) }
+          }
+          add(row("tg\(predict)", 1, rates, weights: session.weightBytesPerToken))
+        } else {
+          let rates = try batchRates(model, count, threads: threads, start)
+          // A hidden unit that is zero in one conversation rarely is in all others: all weights are read.
+          add(row("tg\(predict)x\(count)", count, rates, weights: model.weightBytes / count))
+        }
+      }
+    }
+  }
+
+  /// Several conversations from `start` on that read different tokens; the tokens per second of all of them.
+  private func batchRates(_ model: Model, _ count: Int, threads: Int, _ start: State) throws -> [Double] {
+    let batch = try Batch(model, threads: threads)
+    let states = (0..<count).map { _ in start.copy() }
+    let rates = try rates(model, predict, states, start) { tokens in
+      for first in tokens.indices {
+        try batch.decode(states.indices.map { tokens[(first + $0) % tokens.count] }, states)
+      }
+    }
+    return rates.map { $0 * Double(count) }
   }
 
   private func threadCounts() throws -> [Int] {
@@ -99,9 +136,17 @@ struct Bench: ParsableCommand {
     }
   }
 
+  private func streamCounts() throws -> [Int] {
+    let counts = try numbers(streams, "--streams", atLeast: 1)
+    guard counts.allSatisfy({ $0 <= Batch.capacity }) else {
+      throw ValidationError("--streams: at most \(Batch.capacity) at once.")
+    }
+    return counts
+  }
+
   /// Any tokens do: every token costs the same.
-  private func tokens(_ count: Int, _ session: Session) -> [Int] {
-    (0..<count).map { ($0 * 7919 + 13) % session.model.configuration.vocabulary }
+  private func tokens(_ count: Int, _ model: Model) -> [Int] {
+    (0..<count).map { ($0 * 7919 + 13) % model.configuration.vocabulary }
   }
 
   /// Leaves the session after `depth` tokens.
@@ -110,44 +155,44 @@ struct Bench: ParsableCommand {
     guard depth > 0 else { return }
     let (progress, start) = (ProgressLine(), now())
     defer { progress.clear() }
-    try session.prefill(tokens(depth, session)) { done in
+    try session.prefill(tokens(depth, session.model)) { done in
       progress.update("reading", done, of: depth, since: start)
       return !isInterrupted
     }
   }
 
-  /// Runs one test `repetitions` times after a warm-up, each time from where the session is.
-  private func measure(
-    _ test: String, _ session: Session, _ threads: Int, tokens count: Int, _ body: ([Int]) throws -> Void
-  ) throws -> Row {
-    let tokens = tokens(count, session)
-    let place = session.state.copy()
+  /// Runs `body` on `count` tokens `repetitions` times after a warm-up, each time with the states as they were at `start`.
+  ///
+  /// Returns tokens per second, ascending.
+  private func rates(
+    _ model: Model, _ count: Int, _ states: [State], _ start: State, _ body: ([Int]) throws -> Void
+  ) throws -> [Double] {
+    let tokens = tokens(count, model)
     try body(Array(tokens.prefix(16)))
     var rates: [Double] = []
     for _ in 0..<repetitions {
       if isInterrupted { throw interruptedExit }
-      session.state.assign(place)
-      let start = now()
+      for state in states { state.assign(start) }
+      let begin = now()
       try body(tokens)
-      rates.append(Double(count) / (now() - start))
+      rates.append(Double(count) / (now() - begin))
     }
-    session.state.assign(place)
-    rates.sort()
-    return Row(
-      path: session.model.path, test: test, threads: threads, rates: rates, bytes: session.weightBytesPerToken
-    )
+    for state in states { state.assign(start) }
+    return rates.sorted()
   }
 
   struct Row {
     let path: String
     let test: String
     let threads: Int
-    /// Tokens per second, ascending.
+    /// Conversations that advance together.
+    let streams: Int
+    /// Tokens per second of all of them, ascending.
     let rates: [Double]
-    /// Weights read per decoded token [bytes].
-    let bytes: Int
-    /// What decoding is measured against [bytes/s].
-    var bandwidth: Double?
+    /// Weights read for each token [bytes].
+    let weightBytes: Int
+    /// Tokens per second that the machine allows: it reads the weights, and reads and writes the state.
+    let limit: Double?
 
     var median: Double {
       let middle = rates.count / 2
@@ -163,27 +208,29 @@ struct Bench: ParsableCommand {
 
     func begin() {
       guard format == .md else { return }
-      output("| model | threads | test | tokens/s | min … max | MB read per token | of the bandwidth |")
+      output("| model | threads | test | tokens/s | min … max | MB of weights per token | of the limit |")
       output("|---|---|---|---|---|---|---|")
     }
 
     func add(_ row: Row) {
       let (low, high) = (row.rates[0], row.rates[row.rates.count - 1])
-      let share = row.bandwidth.map { row.median * Double(row.bytes) / $0 }
+      let share = row.limit.map { row.median / $0 }
       switch format {
       case .md:
         output(
           "| \(row.path) | \(row.threads) | \(row.test) | \(decimal(row.median, 2)) | "
-            + "\(decimal(low, 2)) … \(decimal(high, 2)) | \(decimal(Double(row.bytes) / 1e6, 1)) | "
+            + "\(decimal(low, 2)) … \(decimal(high, 2)) | \(decimal(Double(row.weightBytes) / 1e6, 1)) | "
             + (share.map { "\(decimal(100 * $0, 0)) %" } ?? "") + " |")
       case .json:
         output(
           JSON.object([
             ("model", .string(row.path)), ("test", .string(row.test)), ("threads", .integer(row.threads)),
+            ("streams", .integer(row.streams)),
             ("tokens_per_second", .number(row.median, decimals: 3)), ("min", .number(low, decimals: 3)),
             ("max", .number(high, decimals: 3)), ("peak_rss_bytes", .integer(peakMemory())),
-            ("weight_bytes_per_token", .integer(row.bytes)),
-            ("bandwidth_share", share.map { .number($0, decimals: 4) } ?? .null),
+            ("weight_bytes_per_token", .integer(row.weightBytes)),
+            ("limit_tokens_per_second", row.limit.map { .number($0, decimals: 3) } ?? .null),
+            ("share_of_limit", share.map { .number($0, decimals: 4) } ?? .null),
           ]).description)
       }
     }
