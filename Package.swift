@@ -84,7 +84,9 @@ let package = Package(
       ],
       path: "tools/bench-kernels", exclude: ["peak"], swiftSettings: swiftSettings),
 
-    tests("KernelTests", ["CRWKVKernels", "RWKVFormat"]),
+    .testTarget(
+      name: "KernelTests", dependencies: ["CRWKVKernels", "RWKVFormat"], exclude: ["Programs"],
+      swiftSettings: swiftSettings),
     tests("FormatTests", ["RWKVFormat", "CZstd"]),
     tests("CheckpointTests", ["RWKVCheckpoint"]),
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
