@@ -245,8 +245,8 @@ final class Frame {
       }
       return .partial(gate: gate)
     }
-    // One range of columns for each member, in units that the kernel sums in registers.
-    let tile = ((D + teamSize - 1) / teamSize + 127) / 128 * 128
+    // What the kernel sums in registers at a time: tasks are long, and the last of them should not be waited for.
+    let tile = teamSize == 1 ? D : 128
     let scratch = rowScratch + member.index * Int(RK_ADD_ROWS_SCRATCH)
     member.parallel((D + tile - 1) / tile) { task in
       let (from, to) = (task * tile, min(D, (task + 1) * tile))
