@@ -5,6 +5,8 @@ import RWKVTokenizer
 /// A text that shows the quantizer what the model is used for.
 public enum CalibrationText: Sendable {
   case bytes([UInt8])
+  /// Token ids, for models without a tokenizer.
+  case tokens([Int])
   /// Sampled from the model itself.
   case generated
 
@@ -23,13 +25,14 @@ public enum CalibrationText: Sendable {
       do throws(ModelError) { return (try Self.generate(model, threads: threads, cancelled), []) } catch {
         throw error.isCancellation ? .cancelled : .model(error)
       }
-    case .bytes(let bytes):
-      let tokens = try model.tokens(of: bytes)
-      let heldOut = min(Self.mostHeldOut, tokens.count / 8)
-      return (
-        Array(tokens.dropLast(heldOut).prefix(Self.mostTokens)), [0] + tokens.suffix(heldOut)
-      )
+    case .bytes(let bytes): return Self.divide(try model.tokens(of: bytes))
+    case .tokens(let tokens): return Self.divide(tokens)
     }
+  }
+
+  private static func divide(_ tokens: [Int]) -> (calibration: [Int], heldOut: [Int]) {
+    let heldOut = min(mostHeldOut, tokens.count / 8)
+    return (Array(tokens.dropLast(heldOut).prefix(mostTokens)), [0] + tokens.suffix(heldOut))
   }
 
   /// Texts that the model writes after the start of a document, at temperature 1, many at once.

@@ -6,20 +6,24 @@ import RWKVFormat
 ///
 /// | type | big matrices | embedding, head, low rank | vectors | bits per weight of a 1.5B |
 /// |---|---|---|---|---|
+/// | int4-small | INT4 | INT5, low rank INT8 | F32 | 4.8 |
 /// | int4 | INT4 | INT8 | F32 | 5.2 |
 /// | int5 | INT5 | INT8 | F32 | 6.0 |
 /// | int8 | INT8 | INT8 | F32 | 8.0 |
 /// | fp16 | F16, or BF16 where F16 would lose something | the same | F32 | 10.7 |
 /// | fp32 | F32 | F32 | F32 | 32 |
 ///
-/// Embedding and head are the most sensitive tensors of all and low-rank matrices are small: INT4 does not pay.
+/// Embedding and head are the most sensitive tensors of all and low-rank matrices are small: INT4 does not pay
+/// (docs/quality.md has the measurements).
 public enum QuantizationType: String, Sendable, CaseIterable {
+  case int4Small = "int4-small"
   case int4, int5, int8, fp16, fp32
 
   func format(of tensor: SourceTensor) -> FormatChoice {
     if tensor.role == .vector || tensor.role == .state { return .f32 }
     let isBig = tensor.role == .matrix || tensor.role == .rows
     return switch self {
+    case .int4Small: isBig ? .int4 : tensor.role == .lowRank ? .int8 : .int5
     case .int4: isBig ? .int4 : .int8
     case .int5: isBig ? .int5 : .int8
     case .int8: .int8

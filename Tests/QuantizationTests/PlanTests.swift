@@ -54,6 +54,9 @@ struct PlanTests {
         #expect(type.format(of: tensor(role)) == .int8)
       }
     }
+    let small = QuantizationType.int4Small
+    #expect(small.format(of: tensor(.matrix)) == .int4 && small.format(of: tensor(.lowRank)) == .int8)
+    #expect(small.format(of: tensor(.embedding)) == .int5 && small.format(of: tensor(.head)) == .int5)
     for type in QuantizationType.allCases {
       #expect(type.format(of: tensor(.vector)) == .f32)
       #expect(type.format(of: tensor(.state)) == .f32)

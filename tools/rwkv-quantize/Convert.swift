@@ -19,7 +19,7 @@ struct Convert: ParsableCommand {
   @Argument(help: "The .rwkv file to write.")
   var output: String
 
-  @Option(help: "int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
+  @Option(help: "int4-small, int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
   var type: QuantizationType?
 
   @Option(help: "A file with lines 'pattern format' for tensors about which --type is not to decide.")

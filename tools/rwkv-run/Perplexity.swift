@@ -28,21 +28,24 @@ struct Perplexity: ParsableCommand {
       let progress = ProgressLine()
       defer { progress.clear() }
       var nats = 0.0
+      var stretches: [Stretch] = []
       let block = 4096
       for start in stride(from: 0, to: tokens.count - 1, by: block) {
         if isInterrupted { throw interruptedExit }
         let end = min(start + block, tokens.count - 1)
         try session.forEachLogits(Array(tokens[start..<end])) { index, logits in
-          nats += crossEntropy(logits, target: tokens[start + index + 1])
+          let loss = crossEntropy(logits, target: tokens[start + index + 1])
+          nats += loss
+          Stretch.add(loss, at: start + index, to: &stretches)
         }
         progress.update("measuring", Double(end) / Double(tokens.count - 1))
       }
       progress.clear()
-      report(tokens: tokens.count - 1, bytes: text.count, nats: nats)
+      report(tokens: tokens.count - 1, bytes: text.count, nats: nats, stretches)
     }
   }
 
-  private func report(tokens: Int, bytes: Int, nats: Double) {
+  private func report(tokens: Int, bytes: Int, nats: Double, _ stretches: [Stretch]) {
     let perToken = nats / Double(tokens)
     if asJSON {
       output(
@@ -51,11 +54,38 @@ struct Perplexity: ParsableCommand {
           ("nats_per_token", .number(perToken, decimals: 6)),
           ("perplexity", .number(exp(perToken), decimals: 6)),
           ("bits_per_byte", .number(nats / Double(bytes) / log(2), decimals: 6)),
+          ("positions", .array(stretches.map(\.json))),
         ]).description)
     } else {
+      for stretch in stretches { output(stretch.text) }
       output(
         "\(tokens) tokens, \(decimal(perToken, 4)) nats per token, perplexity \(decimal(exp(perToken), 4)), "
           + "\(decimal(nats / Double(bytes) / log(2), 4)) bits per byte")
     }
+  }
+}
+
+/// A stretch of the text by position, ending at 64, 256, 1024, ...: does the model use what it has read?
+private struct Stretch {
+  let start: Int
+  var tokens = 0
+  var nats = 0.0
+
+  static func add(_ loss: Double, at position: Int, to stretches: inout [Stretch]) {
+    let next = stretches.isEmpty ? 0 : 64 << (2 * (stretches.count - 1))
+    if position == next { stretches.append(Stretch(start: position)) }
+    stretches[stretches.count - 1].tokens += 1
+    stretches[stretches.count - 1].nats += loss
+  }
+
+  var json: JSON {
+    .object([
+      ("start", .integer(start)), ("tokens", .integer(tokens)),
+      ("nats_per_token", .number(nats / Double(tokens), decimals: 6)),
+    ])
+  }
+
+  var text: String {
+    "tokens \(start)...\(start + tokens - 1): \(decimal(nats / Double(tokens), 4)) nats per token"
   }
 }
