@@ -19,15 +19,15 @@ struct Convert: ParsableCommand {
   @Argument(help: "The .rwkv file to write.")
   var output: String
 
-  @Option(help: "int4-small, int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
+  @Option(
+    help: "int4-small, int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
   var type: QuantizationType?
 
   @Option(help: "A file with lines 'pattern format' for tensors about which --type is not to decide.")
   var recipe: String?
 
   @Option(
-    help:
-      "A text like those that the model will read, by which rounding is calibrated; 'auto' lets the model write one.",
+    help: "A text like those to be read, on which rounding is calibrated; 'auto' lets the model write it.",
     completion: .file())
   var calibrate: String?
 
