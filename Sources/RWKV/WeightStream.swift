@@ -35,6 +35,8 @@ final class WeightStream: @unchecked Sendable {
   /// Where each block's matrices are at present: what their locations refer to.
   private let regions: UnsafeMutablePointer<UnsafeRawPointer>
   private let buffers: [UnsafeMutableRawPointer]
+  /// Theirs: the background thread may still fill one when nothing else holds the model any more.
+  private let arena: Arena
   private let queue = DispatchQueue(label: "rwkv.weights")
   private let backgroundReader = ChunkReader()
   private let turn = Mutex<Void>(())
@@ -46,7 +48,7 @@ final class WeightStream: @unchecked Sendable {
   init(
     _ file: ModelFile, _ groups: [Group?], regions: UnsafeMutablePointer<UnsafeRawPointer>, arena: Arena
   ) throws(ModelError) {
-    (self.file, self.groups, self.regions) = (file, groups, regions)
+    (self.file, self.groups, self.regions, self.arena) = (file, groups, regions, arena)
     streamed = groups.indices.filter { groups[$0] != nil }
     let largest = groups.reduce(0) { max($0, $1?.byteCount ?? 0) }
     buffers = [

@@ -22,7 +22,7 @@ struct Failure: Error {
     case let failure as Failure: self = failure
     case let error as ModelError:
       switch error.reason {
-      case .outOfMemory: self.init(RWKV_ERROR_CTX, RWKV_ERROR_ALLOC, "\(error)")
+      case .outOfMemory, .memoryLimit: self.init(RWKV_ERROR_CTX, RWKV_ERROR_ALLOC, "\(error)")
       case .tokenOutOfRange, .invalidBatch: self.init(RWKV_ERROR_ARGS, "\(error)")
       case .file: self.init(RWKV_ERROR_FILE, RWKV_ERROR_FILE_READ, "\(error)")
       case .missingMetadata, .missingTensor:

@@ -66,6 +66,10 @@ struct CABITests {
         options.tokenizer = .bytes
         _ = try Conversion.convert(checkpoint(golden), to: "\(path)/\(name).rwkv", options)
       }
+      var options = ConversionOptions()
+      options.type = .fp32
+      let trained = CABITests.root.appending(path: "examples/model/rwkv7-docs-5m.safetensors").path
+      _ = try Conversion.convert(trained, to: "\(path)/large.rwkv", options)
     }
 
     func checkpoint(_ name: String) -> String {
@@ -166,7 +170,7 @@ struct CABITests {
     let place = try Workplace.shared.get()
     try Self.require(
       "\(Self.python(place)) Tests/CABITests/Programs/every_method.py "
-        + ["model", "other", "hybrid"].map { "\(place.path)/\($0).rwkv" }.joined(separator: " ")
+        + ["model", "other", "hybrid", "large"].map { "\(place.path)/\($0).rwkv" }.joined(separator: " ")
         + " \(place.path)/out")
     try Self.sameLogits(place, "logits-python")
   }

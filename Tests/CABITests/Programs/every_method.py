@@ -1,11 +1,12 @@
 """Uses everything in the Python package, rightly and wrongly.
 
-    every_method.py MODEL OTHER_MODEL HYBRID_MODEL FOLDER
+    every_method.py MODEL OTHER_MODEL HYBRID_MODEL LARGE_MODEL FOLDER
 
-All models are byte-level with 256 tokens. Writes the logits after "hello world" to FOLDER/logits-python.
+All models are byte-level with 256 tokens; the large one has some MiB of weights. Writes the logits after "hello world" to FOLDER/logits-python.
 """
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from librwkv import Model, RWKVError, Sampler, __version__
 
-path, other_path, hybrid_path, folder = sys.argv[1:]
+path, other_path, hybrid_path, large_path, folder = sys.argv[1:]
 HELLO = list(b"hello world")
 
 
@@ -39,6 +40,27 @@ def opening() -> Model:
     assert model.layers > 0 and model.embedding % model.heads == 0 and model.weight_size > 1000
     assert model.metadata["rwkv.vocabulary"] == "256" and __version__.count(".") == 2
     return model
+
+
+def with_least_memory() -> Model:
+    """The large model with the least limit that the library names, which grows with what the process has in use."""
+    try:
+        return Model(large_path, memory_limit=1 << 20)
+    except RWKVError as error:
+        least = int(re.search(r"at least (\d+) MiB", str(error))[1])  # type: ignore[index]
+    return Model(large_path, memory_limit=(least + 1) << 20)
+
+
+def little_memory() -> None:
+    """Blocks stay in the file, and the numbers are the same."""
+    whole, streamed = Model(large_path), with_least_memory()
+    assert whole.streamed_size == 0 < streamed.streamed_size < whole.weight_size
+    assert np.array_equal(whole.read(whole.new_state(), HELLO), streamed.read(streamed.new_state(), HELLO))
+    # Freed while the next block is read ahead.
+    for _ in range(20):
+        brief = with_least_memory()
+        brief.read(brief.new_state(), [1])
+        del brief
 
 
 def text(model: Model) -> None:
@@ -128,6 +150,7 @@ def generation(model: Model) -> None:
 
 
 model, other, hybrid = opening(), Model(other_path), Model(hybrid_path)
+little_memory()
 text(model)
 states(model, other, hybrid)
 for one in (model, hybrid):
