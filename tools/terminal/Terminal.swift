@@ -6,7 +6,18 @@ import Synchronization
 /// The version of the programs and the library.
 package let version = "0.1.0"
 
-/// Writes bytes to a descriptor; false when the reader is gone.
+/// Why standard output could not be written, as an `errno`: the first time that it failed.
+private let outputFailure = Atomic<Int32>(0)
+
+/// Opens what the caller closed of stdin, stdout and stderr, so that no file of ours gets such a number and is read or
+/// written in its place. Writing to a closed stdout stays an error.
+private func reserveStandardStreams() {
+  for stream in STDIN_FILENO...STDERR_FILENO where fcntl(stream, F_GETFD) < 0 {
+    _ = open("/dev/null", stream == STDERR_FILENO ? O_WRONLY : O_RDONLY)
+  }
+}
+
+/// Writes bytes to a descriptor; false when they cannot be written. `reporting` makes that an error for stdout.
 @discardableResult
 package func write(_ bytes: [UInt8], to descriptor: Int32 = STDOUT_FILENO) -> Bool {
   bytes.withUnsafeBytes { buffer in
@@ -14,7 +25,11 @@ package func write(_ bytes: [UInt8], to descriptor: Int32 = STDOUT_FILENO) -> Bo
     while let start = UnsafeRawBufferPointer(rebasing: rest).baseAddress, !rest.isEmpty {
       let count = Glibc.write(descriptor, start, rest.count)
       if count < 0 && errno == EINTR { continue }
-      if count < 0 { return false }
+      if count < 0 {
+        let isOutput = descriptor == STDOUT_FILENO
+        if isOutput { outputFailure.compareExchange(expected: 0, desired: errno, ordering: .relaxed) }
+        return false
+      }
       rest = rest.dropFirst(count)
     }
     return true
@@ -65,8 +80,18 @@ package final class ProgressLine: Sendable {
 }
 
 /// Ends with exit code 1 and the error's text on stderr, or 130 after Ctrl-C.
+///
+/// Output that was lost is an error too, except where its reader has seen enough (`| head`).
 package func reporting<Result>(_ tool: String, _ body: () throws -> Result) throws -> Result {
-  do { return try body() } catch let error as ExitCode { throw error } catch let error as ValidationError {
+  reserveStandardStreams()
+  do {
+    let result = try body()
+    let failure = outputFailure.load(ordering: .relaxed)
+    if failure != 0 && failure != EPIPE {
+      throw CommandError("standard output: \(String(cString: strerror(failure)))")
+    }
+    return result
+  } catch let error as ExitCode { throw error } catch let error as ValidationError {
     throw error
   } catch {
     if isInterrupted { throw interruptedExit }
