@@ -98,6 +98,8 @@ let package = Package(
     .testTarget(
       name: "CABITests", dependencies: ["RWKV", "RWKVQuantization", "RWKVFormat"],
       exclude: ["Programs", "exported-symbols.txt"], swiftSettings: swiftSettings),
-    tests("CommandTests", ["rwkv-quantize", "rwkv-run"]),
+    .testTarget(
+      name: "CommandTests", dependencies: ["rwkv-quantize", "rwkv-run"], exclude: ["Programs"],
+      swiftSettings: swiftSettings),
   ]
 )

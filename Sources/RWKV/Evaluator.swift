@@ -59,7 +59,7 @@ package final class Evaluator {
     self.model = model
     let configuration = model.configuration
     blockCount = configuration.blocks.count
-    team = Team(size: max(1, threads), moments: moments)
+    team = Team(size: availableThreads(threads), moments: moments)
     frame = try Frame(
       configuration, hiddenUnits: model.weights.hiddenUnits(configuration), capacity: Self.capacity,
       span: max(Self.capacity, span ?? (model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity)),

@@ -82,7 +82,7 @@ final class WeightStore: @unchecked Sendable {
     nonisolated(unsafe) let base = base
     let next = Atomic<Int>(0)
     let failure = Mutex<ModelError?>(nil)
-    DispatchQueue.concurrentPerform(iterations: max(1, min(threads, chunks.count))) { _ in
+    DispatchQueue.concurrentPerform(iterations: availableThreads(min(threads, chunks.count))) { _ in
       let reader = ChunkReader()
       while true {
         let number = next.add(1, ordering: .relaxed).oldValue

@@ -13,7 +13,7 @@ func parallel<Context>(
 ) throws(QuantizationError) {
   let next = Atomic<Int>(0)
   let failure = Mutex<QuantizationError?>(nil)
-  DispatchQueue.concurrentPerform(iterations: max(1, min(threads, count))) { _ in
+  DispatchQueue.concurrentPerform(iterations: availableThreads(min(threads, count))) { _ in
     let context = context()
     while true {
       let index = next.add(1, ordering: .relaxed).oldValue

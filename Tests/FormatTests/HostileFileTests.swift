@@ -153,18 +153,15 @@ struct HostileFileTests {
     Sample("c", .bytes, 9, 1, by: 1),
   ]
 
-  /// Every byte but, of the zeros between index and payload, every 16th.
   @Test func everyChangedByteIsRefusedOrHarmless() throws {
     let folder = TemporaryFolder()
     let path = folder.file("m")
     let values = Self.tiny.map(\.raw)
     let file = try writeModel(Self.tiny, to: path)
-    let indexEnd = try Forgery(Self.tiny).indexEnd
     let descriptor = open(path, O_RDWR)
     defer { close(descriptor) }
     var harmless: [Int] = []
     for (offset, byte) in readBytes(path).enumerated() {
-      if (indexEnd..<4096).contains(offset), offset % 16 != 0 { continue }
       for flipped in [byte ^ 0xFF, byte ^ (1 << UInt8(offset % 8))] {
         withUnsafeBytes(of: flipped) { _ = pwrite(descriptor, $0.baseAddress, 1, off_t(offset)) }
         guard let changed = try? ModelFile(path: path) else { continue }
@@ -193,6 +190,23 @@ struct HostileFileTests {
       truncate(path, off_t(length))
       #expect(throws: ModelFileError.self) { try ModelFile(path: path) }
     }
+  }
+
+  @Test func everyAppendedLengthIsRefused() throws {
+    let folder = TemporaryFolder()
+    let path = folder.file("m")
+    let size = Int(try writeModel(Self.tiny, to: path).size)
+    // As holes, and with the bytes of another model behind it.
+    for length in 1...4200 {
+      truncate(path, off_t(size + length))
+      #expect(throws: ModelFileError.self) { try ModelFile(path: path) }
+    }
+    truncate(path, off_t(size))
+    let model = readBytes(path)
+    writeBytes(model + model, path)
+    #expect(throws: ModelFileError.self) { try ModelFile(path: path) }
+    writeBytes(model, path)
+    #expect(throws: Never.self) { try ModelFile(path: path) }
   }
 
   @Test func aFileThatShrinksWhileItIsReadIsAnError() throws {
