@@ -182,17 +182,36 @@ private struct Draft {
     }
   }
 
-  func quantizer(_ options: ConversionOptions) -> Quantizer {
+  /// `threads`: if not those of the options.
+  func quantizer(_ options: ConversionOptions, threads: Int? = nil) -> Quantizer {
     let kernels = options.instructionSet.flatMap { rk_kernels_named($0) } ?? rk_kernels_best()
     return Quantizer(
-      source: source, tensors: tensors, threads: max(1, options.threads), kernels: kernels.pointee)
+      source: source, tensors: tensors, threads: threads ?? max(1, options.threads), kernels: kernels.pointee)
+  }
+
+  /// As many of the wanted threads as there is memory for.
+  ///
+  /// Each holds the weights of a chunk in F32, its records and what compression makes of them; up to four finished
+  /// chunks of it wait for their turn.
+  private static func threads(for tensors: [TensorInfo], wanted: Int) throws(QuantizationError) -> Int {
+    let compressor = 4 << 20
+    let each = tensors.reduce(0) { most, tensor in
+      let records = tensor.records(ofChunk: 0).count
+      let values = 4 * records * tensor.rowsPerRecord * tensor.columns
+      return max(most, values + 7 * records * tensor.recordBytes + compressor)
+    }
+    guard let capacity = memoryCapacity() else { return max(1, wanted) }
+    let free = capacity - residentMemory()
+    guard free >= each else { throw .outOfMemory(needed: each, free: free) }
+    return max(1, min(wanted, free / each))
   }
 
   /// Makes all chunks, each weight the nearest value.
   func write(
     _ writer: ModelFileWriter, _ options: ConversionOptions, progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {
-    try quantizer(options).run(writer, tensors: tensors.indices, progress: progress)
+    let threads = try Self.threads(for: writer.tensors, wanted: options.threads)
+    try quantizer(options, threads: threads).run(writer, tensors: tensors.indices, progress: progress)
   }
 
   /// From a checkpoint.

@@ -28,6 +28,8 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
   case recipe(path: String, line: Int, problem: String)
   /// An option that does not belong to this model.
   case option(String)
+  /// Bytes that the conversion takes at least, and that the system still gives.
+  case outOfMemory(needed: Int, free: Int)
   case cancelled
 
   public var description: String {
@@ -57,6 +59,9 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
         + "that the model will read, or a larger type"
     case .recipe(let path, let line, let problem): "\(path), line \(line): \(problem)"
     case .option(let text): text
+    case .outOfMemory(let needed, let free):
+      "the conversion needs \((needed + (1 << 20) - 1) >> 20) MiB of memory, and the system gives \(free >> 20) MiB "
+        + "more; close other programs or raise the limit"
     case .cancelled: "cancelled"
     }
   }
