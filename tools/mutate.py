@@ -149,7 +149,10 @@ def run(command, tree, timeout, mutant=0):
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         return False, time.time() - start, output.decode(errors="replace") + "\ntimeout"
-    return process.returncode == 0, time.time() - start, output.decode(errors="replace")
+    output = output.decode(errors="replace")
+    if "Test run with 0 tests" in output:
+        sys.exit(f"no test matches {command[-1]}")
+    return process.returncode == 0, time.time() - start, output
 
 
 def tests(suites=None):

@@ -51,9 +51,8 @@ struct FaultTests {
   private var input: String { folder.file("in") }
   private var model: String { folder.file("m.rwkv") }
   private var state: String { folder.file("state") }
-  private var convert: [String] {
-    [input, model, "--type", "int8", "--tokenizer", "bytes", "--force", "-t", "2"]
-  }
+  private var options: [String] { ["--tokenizer", "bytes", "--no-measure", "--force", "-t", "2"] }
+  private var convert: [String] { [input, model, "--type", "int8"] + options }
   private var saving: [String] {
     [model, "-p", "hello", "-n", "3", "--temp", "0", "-t", "1", "--save-state", state]
   }
@@ -69,7 +68,7 @@ struct FaultTests {
     #expect(try quantize.run(convert).status == 0)
     let new = try #require(bytes(model))
     #expect(
-      try quantize.run([input, model, "--type", "int4", "--tokenizer", "bytes", "--force"]).status == 0)
+      try quantize.run([input, model, "--type", "int4"] + options).status == 0)
     return (try #require(bytes(model)), new)
   }
 

@@ -157,7 +157,7 @@ import Testing
   {
     let n = 16
     let keys: [Float] = [
-      -3e38, -1e30, -1e4, -100, -1, -1e-30, 0, 1e-30, 1, 87, 89, 100, 1e4, 1e30, 1e38, 3e38,
+      -9e29, -1e20, -1e4, -100, -1, -1e-30, 0, 1e-30, 1, 87, 89, 100, 1e4, 1e30, 1e38, 3e38,
     ]
     var numbers = Random(42)
     let v = numbers.floats(n)
