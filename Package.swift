@@ -69,20 +69,21 @@ let package = Package(
       path: "tools/terminal", swiftSettings: swiftSettings),
     tool(
       "rwkv-run",
-      ["Terminal", "RWKV", "RWKVChat", "RWKVCheckpoint", "RWKVFormat", "RWKVTokenizer"]),
+      ["Terminal", "CPeak", "RWKV", "RWKVChat", "RWKVCheckpoint", "RWKVFormat", "RWKVTokenizer"]),
     tool(
       "rwkv-quantize",
       ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
+    // What the machine can do at most.
+    .target(name: "CPeak", path: "tools/peak"),
     // For those who work on kernels.
-    .target(name: "CPeak", path: "tools/bench-kernels/peak"),
     .executableTarget(
       name: "bench-kernels",
       dependencies: [
         "Terminal", "RWKVFormat", "CRWKVKernels", "CPeak",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
-      path: "tools/bench-kernels", exclude: ["peak"], swiftSettings: swiftSettings),
+      path: "tools/bench-kernels", swiftSettings: swiftSettings),
 
     .testTarget(
       name: "KernelTests", dependencies: ["CRWKVKernels", "RWKVFormat"], exclude: ["Programs"],

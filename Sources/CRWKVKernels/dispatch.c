@@ -40,6 +40,14 @@ static int has_dotprod(void) {
   return 1;  // Apple's
 #endif
 }
+
+static int has_i8mm(void) {
+#if defined(__linux__)
+  return has_dotprod() && (getauxval(AT_HWCAP2) & 1 << 13) != 0;  // HWCAP2_I8MM
+#else
+  return 0;  // Apple's first ones lack it
+#endif
+}
 #endif
 
 /// Ascending: a cap leaves out what follows it.
@@ -53,6 +61,7 @@ static const candidate candidates[] = {
 #elif defined(__aarch64__)
     {&rk_table_neon, always},
     {&rk_table_dotprod, has_dotprod},
+    {&rk_table_i8mm, has_i8mm},
 #endif
 };
 enum { CANDIDATES = sizeof candidates / sizeof candidates[0] };

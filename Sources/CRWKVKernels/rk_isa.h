@@ -30,5 +30,6 @@ extern const rk_kernels rk_table_avxvnni;
 extern const rk_kernels rk_table_avx512;
 extern const rk_kernels rk_table_neon;
 extern const rk_kernels rk_table_dotprod;
+extern const rk_kernels rk_table_i8mm;
 
 #endif

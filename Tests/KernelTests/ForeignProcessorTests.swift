@@ -69,7 +69,8 @@ struct ForeignProcessorTests {
   @Test(
     .enabled("needs clang, gcc-aarch64-linux-gnu and qemu-user") { isPossible },
     arguments: [
-      ("cortex-a53", ["scalar", "neon"]), ("max", ["scalar", "neon", "dotprod"]),
+      ("cortex-a53", ["scalar", "neon"]), ("neoverse-n1", ["scalar", "neon", "dotprod"]),
+      ("max", ["scalar", "neon", "dotprod", "i8mm"]),
     ])
   func sameBits(processor: String, tables: [String]) throws {
     let folder = try Self.folder.get()

@@ -30,7 +30,7 @@ struct Random {
 
 /// The tables that this machine can run and that promise the same bits; the scalar one is the definition.
 var scalarKernels: rk_kernels { kernels("scalar") }
-let otherTables = ["avx2", "avxvnni", "avx512", "neon", "dotprod"].filter { (name: String) in
+let otherTables = ["avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm"].filter { (name: String) in
   rk_kernels_named(name) != nil
 }
 let tableNames = ["scalar"] + otherTables

@@ -42,7 +42,7 @@ struct BenchKernels: ParsableCommand {
   }
 
   func run() throws {
-    let all: [String] = ["scalar", "sse41", "avx2", "avxvnni", "avx512", "neon", "dotprod"]
+    let all: [String] = ["scalar", "sse41", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm"]
     let names = all.filter { (name: String) in rk_kernels_named(name) != nil }
     let chosen = isa.map { [$0] } ?? names
     guard chosen.allSatisfy(names.contains) else {

@@ -8,6 +8,9 @@ struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Measures reading a prompt (pp) and writing tokens (tg), in tokens per second.",
     discussion: """
+      The limit of a row is what this machine's memory (weights read; the state read and written) and arithmetic (products
+      of the matrices, zeros included) allow, each measured in the same run with nothing else to do.
+
       EXAMPLES
         rwkv-run bench model.rwkv
         rwkv-run bench a.rwkv b.rwkv -p 512 -n 128 -t 1,2 -r 5 -o json
@@ -63,32 +66,34 @@ struct Bench: ParsableCommand {
     try reporting("rwkv-run") {
       let table = Table(format)
       for count in try threadCounts() {
-        let bandwidth = readBandwidth(threads: count)
-        if format == .md {
-          output("Reading memory with \(count) threads: \(decimal(bandwidth / 1e9, 1)) GB/s.\n")
-        }
+        let roofline = Roofline(threads: count)
+        if format == .md { output(roofline.description + "\n") }
         table.begin()
         for path in models {
           forgetPeakMemory()
           let model = try memory.open(path, threads: count)
-          try measure(model, threads: count, bandwidth) { table.add($0) }
+          try measure(model, threads: count, roofline) { table.add($0) }
         }
       }
     }
   }
 
   /// All tests of one model.
-  private func measure(_ model: Model, threads: Int, _ bandwidth: Double, _ add: (Row) -> Void) throws {
+  private func measure(_ model: Model, threads: Int, _ roofline: Roofline, _ add: (Row) -> Void) throws {
     let session = try Session(model, threads: threads)
+    let file = try ModelFile(path: model.path)
+    let (reading, writing) = (Roofline.Work(file, head: false), Roofline.Work(file, head: true))
     let stateBytes = 2 * 4 * model.stateCount  // read and written
     for depth in try numbers(depth, "-d", atLeast: 0) {
       try read(depth, session)
       let start = session.state.copy()
       func row(_ test: String, _ streams: Int, _ rates: [Double], weights: Int) -> Row {
-        Row(
+        let isPrompt = test.hasPrefix("pp")
+        let bytes = isPrompt ? (weights + stateBytes) / prompt : weights + stateBytes
+        return Row(
           path: model.path, test: test + (depth > 0 ? "@d\(depth)" : ""), threads: threads, streams: streams,
           rates: rates, weightBytes: weights,
-          limit: test.hasPrefix("tg") ? bandwidth / Double(weights + stateBytes) : nil)
+          limit: roofline.limit(bytes: bytes, isPrompt ? reading : writing))
       }
       if prompt > 0 {
         let rates = try rates(model, prompt, [session.state], start) { try session.prefill($0) }
@@ -191,8 +196,8 @@ struct Bench: ParsableCommand {
     let rates: [Double]
     /// Weights read for each token [bytes].
     let weightBytes: Int
-    /// Tokens per second that the machine allows: it reads the weights, and reads and writes the state.
-    let limit: Double?
+    /// Tokens per second that the machine allows.
+    let limit: Double
 
     var median: Double {
       let middle = rates.count / 2
@@ -214,13 +219,13 @@ struct Bench: ParsableCommand {
 
     func add(_ row: Row) {
       let (low, high) = (row.rates[0], row.rates[row.rates.count - 1])
-      let share = row.limit.map { row.median / $0 }
+      let share = row.median / row.limit
       switch format {
       case .md:
         output(
           "| \(row.path) | \(row.threads) | \(row.test) | \(decimal(row.median, 2)) | "
             + "\(decimal(low, 2)) … \(decimal(high, 2)) | \(decimal(Double(row.weightBytes) / 1e6, 1)) | "
-            + (share.map { "\(decimal(100 * $0, 0)) %" } ?? "") + " |")
+            + "\(decimal(100 * share, 0)) % |")
       case .json:
         output(
           JSON.object([
@@ -229,8 +234,8 @@ struct Bench: ParsableCommand {
             ("tokens_per_second", .number(row.median, decimals: 3)), ("min", .number(low, decimals: 3)),
             ("max", .number(high, decimals: 3)), ("peak_rss_bytes", .integer(peakMemory())),
             ("weight_bytes_per_token", .integer(row.weightBytes)),
-            ("limit_tokens_per_second", row.limit.map { .number($0, decimals: 3) } ?? .null),
-            ("share_of_limit", share.map { .number($0, decimals: 4) } ?? .null),
+            ("limit_tokens_per_second", .number(row.limit, decimals: 3)),
+            ("share_of_limit", .number(share, decimals: 4)),
           ]).description)
       }
     }

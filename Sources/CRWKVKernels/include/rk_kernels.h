@@ -2,7 +2,7 @@
 /// The kernels: pure functions on pointers. They allocate nothing, keep nothing and start no threads.
 ///
 /// `rk_kernels_best()` returns a table of functions for the best instruction set that this CPU (and the
-/// environment variable RWKV_ISA=scalar|sse41|avx2|avxvnni|avx512|neon|dotprod as a cap) allows. Every table computes
+/// environment variable RWKV_ISA=scalar|sse41|avx2|avxvnni|avx512|neon|dotprod|i8mm as a cap) allows. Every table computes
 /// the same numbers:
 /// - integer parts (dot products of codes) are exact;
 /// - floating-point parts follow one order of operations with fused multiply-add, so that tables with FMA
@@ -101,7 +101,7 @@ typedef struct {
 } rk_wkv4;
 
 typedef struct {
-  const char *name;  ///< "scalar", "sse41", "avx2", "avxvnni", "avx512", "neon" or "dotprod"
+  const char *name;  ///< "scalar", "sse41", "avx2", "avxvnni", "avx512", "neon", "dotprod" or "i8mm"
 
   // ---- matrices -------------------------------------------------------------------------------------------
   /// y[t·ldy + 16·p + r] = Σ_c W[16·p + r][c] · x[t][c] for panels p of [first, first + count), all T tokens.

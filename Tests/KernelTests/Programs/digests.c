@@ -10,7 +10,8 @@
 
 #pragma STDC FP_CONTRACT OFF
 
-static const char *const names[] = {"scalar", "avx2", "avx512", "neon", "dotprod"};
+static const char *const names[] = {"scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod",
+                                    "i8mm"};
 static const int formats[] = {RK_INT4, RK_INT5, RK_INT8, RK_F16, RK_BF16, RK_F32};
 
 // ---- inputs ----------------------------------------------------------------------------------------------------
