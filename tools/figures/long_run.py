@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Draws what tools/long_run.py wrote, and prints it as a table: long_run.py OUT.svg RUN.json... Needs matplotlib."""
+import json
+import pathlib
+import statistics
+import sys
+
+import matplotlib
+
+matplotlib.use("svg")
+# Text as text, and nothing that changes from run to run.
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rwkv", "font.family": "sans-serif"})
+import matplotlib.pyplot as plt  # noqa: E402
+
+MARKS = [10_000, 100_000, 250_000, 500_000, 1_000_000]
+
+
+def near(points, position, key):
+    """The median of a value over the points from 4 % before a position to it."""
+    chosen = [point[key] for point in points if 0.96 * position <= point["tokens"] <= position]
+    return statistics.median(chosen or [min(points, key=lambda point: abs(point["tokens"] - position))[key]])
+
+
+def main():
+    out, *paths = sys.argv[1:]
+    runs = [json.loads(pathlib.Path(path).read_text()) for path in paths]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    print("| RWKV | | " + " | ".join(f"{mark:,}" for mark in MARKS) + " |\n|---|---|" + "---|" * len(MARKS))
+    for run in runs:
+        points, name = run["points"], f"RWKV-{run['architecture']}"
+        positions = [point["tokens"] / 1e6 for point in points]
+        for axis, key, scale in zip(axes, ("rss_kib", "ms_per_token"), (1 / 1024, 1)):
+            axis.plot(positions, [point[key] * scale for point in points], label=name, linewidth=1)
+        cells = [("MiB", "rss_kib", 1 / 1024, 1), ("ms per token", "ms_per_token", 1, 4)]
+        for label, key, scale, digits in cells:
+            values = " | ".join(f"{near(points, mark, key) * scale:.{digits}f}" for mark in MARKS)
+            print(f"| {name if key == 'rss_kib' else ''} | {label} | {values} |")
+    for axis, title in zip(axes, ("resident memory [MiB]", "processor time per token [ms]")):
+        axis.set(title=title, xlabel="tokens read [millions]", ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[1].set_yscale("log")
+    axes[0].legend()
+    figure.savefig(out, metadata={"Date": None})
+
+
+main()
