@@ -3,8 +3,8 @@
 # rwkv-VERSION-linux-ARCHITECTURE.tar.gz with the commands, the C library, man pages and shell completions; and a Python
 # wheel.
 #
-# The commands need nothing but a Linux kernel: no shared library of any kind. librwkv.so needs the C and C++ libraries of a
-# distribution as old as this one, or newer.
+# The Swift runtime and libzstd are linked in. The C and C++ libraries are the system's, so all of it runs on distributions as
+# old as the one it was made on, or newer.
 set -eu
 cd "$(dirname "$0")/.."
 . tools/prepare.sh
@@ -14,21 +14,19 @@ mkdir -p "$out"
 # A folder in which the linker finds libzstd as an archive alone, so that it is linked statically.
 archives=$PWD/.build/archives
 mkdir -p "$archives"
-ln -sf "$(pkg-config --variable=libdir libzstd)/libzstd.a" "$archives/libzstd.a"
+ln -sf "$(clang -print-file-name=libzstd.a)" "$archives/libzstd.a"
 
-# build PRODUCT HOW: prints the path of what was built. What is compiled for one way of linking is no use for the other.
 build() {
-  set -- --product "$1" -c release --scratch-path ".build/$2" -Xswiftc "-$2" -Xlinker "-L$archives"
-  swift build "$@" >.build/release.log 2>&1 || { cat .build/release.log >&2; exit 1; }
-  swift build "$@" --show-bin-path
+  swift build -c release --scratch-path .build/static -Xswiftc -static-stdlib -Xlinker "-L$archives" "$@"
 }
 
 say "building the commands and the library (the first time takes some minutes)"
-commands=$(build rwkv-run static-executable)
-build rwkv-quantize static-executable >/dev/null
-library=$(build rwkv static-stdlib)
+for product in rwkv-run rwkv-quantize rwkv; do
+  build --product "$product" >.build/release.log 2>&1 || { cat .build/release.log >&2; exit 1; }
+done
+built=$(build --show-bin-path)
 
-version=$("$commands/rwkv-run" --version)
+version=$("$built/rwkv-run" --version)
 name=rwkv-$version-linux-$(uname -m)
 stage=$out/$name
 say "putting together $name"
@@ -37,14 +35,12 @@ mkdir -p "$stage/bin" "$stage/include" "$stage/lib/pkgconfig" "$stage/share/man/
   "$stage/share/bash-completion/completions" "$stage/share/zsh/site-functions" "$stage/share/fish/vendor_completions.d"
 cp -r README.md LICENSE docs "$stage/"
 cp Sources/CRWKVABI/include/rwkv.h "$stage/include/"
-# The licences of what is linked in.
-for package in libzstd-dev libc6-dev; do
-  if [ -e "/usr/share/doc/$package/copyright" ]; then
-    cp "/usr/share/doc/$package/copyright" "$stage/share/doc/rwkv/$package.copyright"
-  fi
-done
+# The licence of what is linked in and asks for it.
+if [ -e /usr/share/doc/libzstd-dev/copyright ]; then
+  cp /usr/share/doc/libzstd-dev/copyright "$stage/share/doc/rwkv/libzstd.copyright"
+fi
 
-strip -o "$stage/lib/librwkv.so.0" "$library/librwkv.so"
+strip -o "$stage/lib/librwkv.so.0" "$built/librwkv.so"
 ln -s librwkv.so.0 "$stage/lib/librwkv.so"
 cat >"$stage/lib/pkgconfig/rwkv.pc" <<PC
 prefix=\${pcfiledir}/../..
@@ -56,12 +52,12 @@ Libs: -L\${prefix}/lib -lrwkv
 PC
 
 # The argument parser's own generator of man pages.
-parser=.build/checkouts/swift-argument-parser
+parser=.build/static/checkouts/swift-argument-parser
 swift build --package-path "$parser" --scratch-path .build/manual --product generate-manual >.build/release.log 2>&1 ||
   { cat .build/release.log >&2; exit 1; }
 for command in rwkv-run rwkv-quantize; do
   tool=$stage/bin/$command
-  strip -o "$tool" "$commands/$command"
+  strip -o "$tool" "$built/$command"
   .build/manual/debug/generate-manual "$tool" --multi-page --output-directory "$stage/share/man/man1"
   "$tool" --generate-completion-script bash >"$stage/share/bash-completion/completions/$command"
   "$tool" --generate-completion-script zsh >"$stage/share/zsh/site-functions/_$command"
@@ -70,7 +66,7 @@ done
 
 # What must hold on machines without Swift.
 if readelf -d "$stage/bin/rwkv-run" "$stage/bin/rwkv-quantize" "$stage/lib/librwkv.so.0" |
-  grep -E 'NEEDED.*(swift|Foundation|dispatch|zstd)|RUNPATH|RPATH' >&2; then
+  grep -E 'NEEDED.*(swift|Foundation|dispatch|zstd)' >&2; then
   say "these libraries should have been linked in" >&2
   exit 1
 fi

@@ -92,7 +92,7 @@ struct MemoryPlan {
     let hidden = file.tensors.filter { $0.name.hasSuffix(".ffn.key.weight") }.map(\.rows).max() ?? 0
     // No version keeps more than 128 bytes of activations for each row and channel.
     let activations = T * (128 * D + 2 * 4 * paddedWidth(hidden))
-    let logits = 4 * paddedWidth(configuration.vocabulary)
+    let logits = T * 4 * paddedWidth(configuration.vocabulary)
     // Attention caches grow up to their bound; one of them is copied when it grows.
     let attention = configuration.sparseAttention.map { ($0.layers + 1) * ($0.maximumCache + 1) * D * 8 } ?? 0
     return State.Layout(configuration).count * 4 + activations + logits + attention

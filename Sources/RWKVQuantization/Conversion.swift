@@ -191,14 +191,14 @@ private struct Draft {
 
   /// As many of the wanted threads as there is memory for.
   ///
-  /// Each holds the weights of a chunk in F32, its records and what compression makes of them; up to four finished
-  /// chunks of it wait for their turn.
+  /// Each holds the weights of a chunk as they are read and in F32, its records in both orders and what compression makes
+  /// of them; up to four finished chunks of it, with and without compression, wait for their turn.
   private static func threads(for tensors: [TensorInfo], wanted: Int) throws(QuantizationError) -> Int {
     let compressor = 4 << 20
     let each = tensors.reduce(0) { most, tensor in
       let records = tensor.records(ofChunk: 0).count
       let values = 4 * records * tensor.rowsPerRecord * tensor.columns
-      return max(most, values + 7 * records * tensor.recordBytes + compressor)
+      return max(most, 2 * values + (3 + 4 * 2) * records * tensor.recordBytes + compressor)
     }
     guard let capacity = memoryCapacity() else { return max(1, wanted) }
     let free = capacity - residentMemory()

@@ -169,6 +169,22 @@ struct QuantizeTests {
     #expect(result.status == 0, "\(result.errors)")
   }
 
+  @Test func tooLittleMemoryIsAnErrorAndLeavesNothing() throws {
+    let long = folder.file("long.safetensors")
+    try writeZeros(long, vocabulary: 1 << 17)
+    // What is left of the data segment [KiB] goes from nothing to plenty.
+    var statuses: [Int] = []
+    for limit in [24, 32, 40, 48, 64, 128] {
+      let result = try tool.run(
+        [long, model, "--type", "int4", "--threads", "2", "--force"], after: "ulimit -d \(limit << 10)")
+      statuses.append(result.status)
+      if result.status == 0 { continue }
+      #expect(result.status == 1 && result.errors.contains("MiB of memory"), "\(limit): \(result.errors)")
+      #expect(folder.contents == ["long.safetensors"])
+    }
+    #expect(statuses.first == 1 && statuses.last == 0)
+  }
+
   @Test func helpShowsExamplesAndVersionIsOneLine() throws {
     let help = try tool.run("--help")
     #expect(help.status == 0 && help.output.contains("EXAMPLES"))

@@ -67,7 +67,8 @@ struct Generate: ParsableCommand {
       let afterPrompt = now()
 
       var sampler = try Sampler(try sampling.options(.plain), tokenizer: tokenizer)
-      let printer = PiecePrinter(asJSON: asJSON, logprobs: logprobs, tokenizer: tokenizer)
+      let printer = PiecePrinter(
+        asJSON: asJSON, logprobs: logprobs, keepsTokens: saveState != nil, tokenizer: tokenizer)
       let reason = try session.generate(
         predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops,
         observe: printer.observe,
@@ -107,9 +108,9 @@ struct Generate: ParsableCommand {
         JSON.object([
           ("finish", .string(finish)), ("prompt_tokens", .integer(prompt)),
           ("pieces", .integer(printer.pieces)),
-          ("tokens", .integer(printer.tokens.count)),
+          ("tokens", .integer(printer.tokenCount)),
           ("prompt_tokens_per_second", .number(Double(prompt) / promptSeconds, decimals: 1)),
-          ("tokens_per_second", .number(Double(printer.tokens.count) / seconds, decimals: 1)),
+          ("tokens_per_second", .number(Double(printer.tokenCount) / seconds, decimals: 1)),
           ("pieces_per_second", .number(Double(printer.pieces) / seconds, decimals: 1)),
         ]).description)
     } else {

@@ -23,6 +23,10 @@ struct ByteCount: ExpressibleByArgument {
   }
 }
 
+/// The C library's malloc.h, which its module leaves out.
+@_silgen_name("mallopt")
+private func mallopt(_ parameter: Int32, _ value: Int32) -> Int32
+
 /// How much memory a model may take.
 struct MemoryOptions: ParsableArguments {
   @Option(
@@ -36,6 +40,9 @@ struct MemoryOptions: ParsableArguments {
   /// Opens a model with a line of progress, and says how it runs if it does not fit into memory.
   func open(_ path: String, threads: Int) throws -> Model {
     try checkModelPath(path)
+    // A heap for each thread would reserve 64 MiB of addresses, all that `ulimit -v` may leave.
+    let arenaMax: Int32 = -8
+    _ = mallopt(arenaMax, 1)
     let progress = ProgressLine()
     defer { progress.clear() }
     let limit = memoryLimit?.bytes ?? memoryCapacity()

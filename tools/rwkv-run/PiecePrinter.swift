@@ -8,20 +8,25 @@ final class PiecePrinter {
   /// Likeliest tokens to list with each token; nil: no log-probabilities.
   private let logprobs: Int?
   private let tokenizer: any Tokenizer
-  /// All that were written, also those of stop strings.
+  private let keepsTokens: Bool
+  /// If they are kept: all that were written, also those of stop strings.
   private(set) var tokens: [Int] = []
+  private(set) var tokenCount = 0
   private(set) var pieces = 0
   /// Since the last piece.
   private var pending: [JSON] = []
 
-  init(asJSON: Bool, logprobs: Int?, tokenizer: any Tokenizer) {
+  init(asJSON: Bool, logprobs: Int?, keepsTokens: Bool, tokenizer: any Tokenizer) {
+    self.keepsTokens = keepsTokens
     self.asJSON = asJSON
     self.logprobs = logprobs
     self.tokenizer = tokenizer
   }
 
   func observe(_ token: ChosenToken) {
-    tokens.append(token.id)
+    tokenCount += 1
+    // Without a reader of them, memory stays the same however long the text.
+    if keepsTokens { tokens.append(token.id) }
     if let logprobs { pending.append(description(of: token, listing: logprobs)) }
   }
 
