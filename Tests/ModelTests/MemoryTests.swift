@@ -100,6 +100,13 @@ struct MemoryTests {
     }
   }
 
+  @Test func aStreamedModelMayGoWhileItsNextBlockIsInflated() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try path(golden, .int4, stored: false)
+    // The background thread is at work whenever a token is done.
+    for _ in 0..<200 { try Session(streamed(path), threads: 1).decode(1) }
+  }
+
   @Test func twoModelsOfOneStoredFileShareIt() throws {
     let golden = try #require(Golden.cases("v7-std").first)
     let path = try path(golden, .int4, stored: true)
