@@ -88,6 +88,16 @@ let package = Package(
     .testTarget(
       name: "KernelTests", dependencies: ["CRWKVKernels", "RWKVFormat"], exclude: ["Programs"],
       swiftSettings: swiftSettings),
+
+    // What tools/fuzz/run.sh drives, and the tests replay.
+    .target(
+      name: "FuzzTargets",
+      dependencies: [
+        "RWKV", "RWKVChat", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer",
+      ],
+      path: "tools/fuzz/targets", swiftSettings: swiftSettings),
+    tests("FuzzTests", ["FuzzTargets"]),
+
     tests("FormatTests", ["RWKVFormat", "CZstd"]),
     tests("CheckpointTests", ["RWKVCheckpoint"]),
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
@@ -104,3 +114,11 @@ let package = Package(
       swiftSettings: swiftSettings),
   ]
 )
+
+// libFuzzer brings its own main function, so this is built by tools/fuzz/run.sh alone.
+if Context.environment["RWKV_FUZZ"] != nil {
+  package.targets.append(
+    .executableTarget(
+      name: "rwkv-fuzz", dependencies: ["FuzzTargets"], path: "tools/fuzz/driver",
+      swiftSettings: swiftSettings))
+}

@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Writes seeds for the fuzzing targets: the golden models cut down to a few kilobytes, in every container.
+
+    seeds.py FOLDER        makes FOLDER/TARGET/… for each target that reads a foreign format
+
+Files of our own formats (.rwkv, states) are made from these by the harness. Needs numpy alone.
+"""
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools/versions"))
+import containers  # noqa: E402
+
+WIDTH, RANK = 8, 4
+
+
+def shrink(name, value):
+    """Every axis cut to WIDTH, those of ranks to RANK; the model stays whole."""
+    part = containers.leaf(name)
+    if part == "time_maa_w1":
+        return value[:WIDTH, :5 * RANK].copy()
+    if part == "time_maa_w2":
+        return value[:, :RANK, :WIDTH].copy()
+    if part in ("time_decay_w1", "w1", "a1", "v1", "g1"):
+        return value[:WIDTH, :RANK].copy()
+    if part in ("time_decay_w2", "w2", "a2", "v2", "g2"):
+        return value[:RANK, :WIDTH].copy()
+    if part in ("r_k", "time_faaaa", "time_decay", "time_first") and value.ndim == 2 and value.shape[1] > 1:
+        return value[:1, :WIDTH].copy()  # one head
+    return value[tuple(slice(WIDTH) if size > 6 else slice(None) for size in value.shape)].copy()
+
+
+def small(case, layers=1):
+    model = containers.read_model(ROOT / "Tests/Fixtures/goldens" / case)
+    keep = {name: value for name, value in model.items()
+            if not name.startswith("blocks.") or int(name.split(".")[1]) < layers}
+    return {name: shrink(name, value) for name, value in keep.items()}
+
+
+def main(folder):
+    def write(target, name, data):
+        path = folder / target
+        path.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+
+    cases = {"4": "v4-hf", "50": "v50-std", "51": "v51-std", "52": "v52-hf", "6": "v6-hf", "7": "v7-f32-small",
+             "x": "x-one"}
+    for label, case in cases.items():
+        model = small(case, layers=2 if label in ("7", "x") else 1)
+        kind = ["F32", "F16", "BF16"][len(label + case) % 3]
+        own = containers.published(model)
+        write("safetensors", label, containers.safetensors(own, kind))
+        write("pth", label, containers.pth(own, kind))
+        if label != "x":
+            theirs = containers.to_huggingface(model)
+            write("safetensors", label + "-hf", containers.safetensors(theirs, kind))
+            write("rwkvcpp", label, containers.rwkv_cpp(model))
+            write("config", label, containers.config(model))
+        if label in "67":
+            write("gguf", label, containers.gguf(model, "F16"))
+        if label in "67x":
+            state = np.arange(WIDTH * WIDTH, dtype="<f4").reshape(1, WIDTH, WIDTH) / 64
+            states = {f"blocks.{layer}.att.time_state": state for layer in range(containers.layers(model))}
+            write("tuned", label, containers.safetensors(states))
+            write("tuned", label + "-pth", containers.pth(states))
+    index = {"metadata": {"total_size": 8}, "weight_map": {"emb.weight": "a.safetensors", "head.weight": "b.safetensors"}}
+    write("index", "two", json.dumps(index).encode())
+    for target in ("rwkvcpp", "gguf"):
+        write_quantized(target, write)
+    write_tokenizers(write)
+
+
+def write_quantized(target, write):
+    """One block of each of ggml's types."""
+    make = {"rwkvcpp": containers.rwkv_cpp, "gguf": containers.gguf}[target]
+    types = {"rwkvcpp": ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"], "gguf": ["Q8_0", "Q5_1"]}[target]
+    model = small("v7-f32-small")
+    for name, value in model.items():  # wide enough for a block
+        if name.endswith("ffn.value.weight"):
+            model[name] = np.tile(value, (1, 4))
+        if name.endswith("ffn.key.weight"):
+            model[name] = np.tile(value, (4, 1))
+    for kind in types:
+        write(target, kind, make(model, kind))
+
+
+def write_tokenizers(write):
+    lines = [f"{byte + 1} b'\\x{byte:02x}' 1" for byte in range(256)]
+    lines += ["257 'ab' 2", "258 '\\n\\n' 2", '259 "\'é" 3', "260 b'\\xe4\\xbd' 2", "261 '\\u4f60' 3", "262 'abc' 3"]
+    write("vocabulary", "bytes", ("\n".join(lines) + "\n").encode())
+    alphabet = [chr(code) for code in range(256, 256 + 68)] + [
+        chr(code) for code in (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))]
+    vocabulary = {letter: number for number, letter in enumerate(alphabet)}
+    vocabulary.update({"ab": 256, "abc": 257, "Ġa": 258})
+    tokenizer = {
+        "added_tokens": [{"id": 259, "content": "<|endoftext|>", "special": True, "normalized": False},
+                         {"id": 260, "content": "  ", "special": False, "normalized": True}],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "vocab": vocabulary,
+                  "merges": ["a b", "ab c", ["Ġ", "a"]]},
+    }
+    write("tokenizer-json", "neox", json.dumps(tokenizer).encode())
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
