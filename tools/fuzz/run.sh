@@ -40,7 +40,7 @@ for target in $targets; do
   fi
   # Inputs longer than the seeds find nothing new; 64 MB is more than any of them may make a parser allocate at once.
   # The harness itself traps after one second of CPU; the clock on the wall is only against endless loops.
-  "$fuzz" -max_total_time="$seconds" -timeout=60 -malloc_limit_mb=64 -rss_limit_mb=2048 -max_len=40000 \
+  "$fuzz" -max_total_time="$seconds" -timeout=900 -malloc_limit_mb=64 -rss_limit_mb=2048 -max_len=40000 \
     -print_final_stats=1 -artifact_prefix=".build/fuzz-findings/$target-" "$@" "$corpus" $seeds/"$target" $committed ||
     status=1
 done
