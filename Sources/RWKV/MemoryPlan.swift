@@ -11,7 +11,7 @@ public struct Streaming: Sendable, Equatable {
   /// What is brought into memory for each token: after decompression, and in the file [bytes].
   public let streamedBytes, streamedFileBytes: Int
   /// A prompt costs one pass over the file for each so many tokens.
-  public static let tokensPerPass = 1024
+  public static let tokensPerPass = 512
   /// From the rate at which the rest of the model was read and inflated.
   public internal(set) var expectedTokensPerSecond = 0.0
 }

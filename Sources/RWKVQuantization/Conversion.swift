@@ -194,11 +194,11 @@ private struct Draft {
   /// Each holds the weights of a chunk as they are read and in F32, its records in both orders and what compression makes
   /// of them; up to four finished chunks of it, with and without compression, wait for their turn.
   private static func threads(for tensors: [TensorInfo], wanted: Int) throws(QuantizationError) -> Int {
-    let compressor = 4 << 20
+    let (compressor, stack) = (4 << 20, 8 << 20)
     let each = tensors.reduce(0) { most, tensor in
       let records = tensor.records(ofChunk: 0).count
       let values = 4 * records * tensor.rowsPerRecord * tensor.columns
-      return max(most, 2 * values + (3 + 4 * 2) * records * tensor.recordBytes + compressor)
+      return max(most, 2 * values + (3 + 4 * 2) * records * tensor.recordBytes + compressor + stack)
     }
     guard let capacity = memoryCapacity() else { return max(1, wanted) }
     let free = capacity - residentMemory()

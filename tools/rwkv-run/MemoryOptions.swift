@@ -23,9 +23,16 @@ struct ByteCount: ExpressibleByArgument {
   }
 }
 
-/// The C library's malloc.h, which its module leaves out.
+/// The C library's, whose Swift module leaves malloc.h out.
 @_silgen_name("mallopt")
 private func mallopt(_ parameter: Int32, _ value: Int32) -> Int32
+
+/// One heap, since one for each thread would reserve 64 MiB of addresses, of which `ulimit -v` may leave few; and buffers
+/// go back to the system when they are freed, as those of the load are.
+private func leanMalloc() {
+  let (arenaMax, mmapThreshold): (Int32, Int32) = (-8, -3)
+  _ = (mallopt(arenaMax, 1), mallopt(mmapThreshold, 128 << 10))
+}
 
 /// How much memory a model may take.
 struct MemoryOptions: ParsableArguments {
@@ -40,9 +47,7 @@ struct MemoryOptions: ParsableArguments {
   /// Opens a model with a line of progress, and says how it runs if it does not fit into memory.
   func open(_ path: String, threads: Int) throws -> Model {
     try checkModelPath(path)
-    // A heap for each thread would reserve 64 MiB of addresses, all that `ulimit -v` may leave.
-    let arenaMax: Int32 = -8
-    _ = mallopt(arenaMax, 1)
+    leanMalloc()
     let progress = ProgressLine()
     defer { progress.clear() }
     let limit = memoryLimit?.bytes ?? memoryCapacity()
