@@ -22,5 +22,5 @@ quality)
   done
   ;;
 speed) rwkv-run bench "$@" -p 0 -n 64 -r 5 -o json >"$out/speed.jsonl" ;;
-depth) rwkv-run bench "$1" -p 0 -n 128 -r 9 -d 0,1000,4000,16000,64000,256000 -o json >"$out/depth.jsonl" ;;
+depth) rwkv-run bench "$1" -p 0 -n 64 -r 9 -d 0,1000,4000,16000,32000 -o json >"$out/depth.jsonl" ;;
 esac

@@ -63,14 +63,11 @@ def speed(rows, folder):
                            [row["max"] - rate for rate, row in zip(rates, rows)]], fmt="o", color=COLOUR, capsize=3)
     for row, x, y in zip(rows, megabytes, rates):
         label(axes, x, y, os.path.basename(row["model"]).removesuffix(".rwkv"))
-    # What the memory gives, from the shares that were measured in the same run.
-    bandwidths = sorted(r * b * 1e6 / row["bandwidth_share"] for r, b, row in zip(rates, megabytes, rows))
-    bandwidth = bandwidths[len(bandwidths) // 2]
-    span = [min(megabytes) * 0.9 + (max(megabytes) * 1.1 - min(megabytes) * 0.9) * i / 60 for i in range(61)]
-    axes.plot(span, [bandwidth / (x * 1e6) for x in span], "--", color="grey", linewidth=1)
-    label(axes, span[20], bandwidth / (span[20] * 1e6), f"memory: {bandwidth / 1e9:.1f} GB/s")
+    limits = [row["limit_tokens_per_second"] for row in rows]
+    axes.plot(megabytes, limits, "_", color="grey", markersize=14)
+    label(axes, megabytes[-1], limits[-1], "what the memory's bandwidth allows")
     axes.set_ylim(bottom=0)
-    axes.set_xlim(right=max(megabytes) * 1.25)
+    axes.set_xlim(right=max(megabytes) * 1.35)
     axes.set_xlabel("weights read per token, MB")
     axes.set_ylabel("tokens per second")
     axes.set_title(f"Writing, {rows[0]['threads']} threads")
