@@ -15,7 +15,8 @@ struct DocumentTests {
     ("rwkv5-eagle-hf", "v52-hf"), ("rwkv4-pile-hf", "v4-hf"), ("RWKV-X-0.2B-64k-Base.pth", "x-one/model.pth"),
   ]
 
-  /// The blocks marked ```sh, without those after a comment "not run: reason".
+  /// The blocks marked ```sh, and those marked ```python as commands that run them, without those after a comment
+  /// "not run: reason".
   static func commands(_ name: String) throws -> [String] {
     let text = try String(contentsOfFile: "\(packageRoot)/\(name)", encoding: .utf8)
     var (blocks, block, isSkipped) = ([String](), [String]?.none, false)
@@ -26,10 +27,15 @@ struct DocumentTests {
         continue
       }
       if let lines = block {
-        if !isSkipped { blocks.append(lines.joined(separator: "\n")) }
+        let isPython = lines[0].hasPrefix("python3")
+        if !isSkipped { blocks.append((lines + (isPython ? ["END"] : [])).joined(separator: "\n")) }
         (block, isSkipped) = (nil, false)
       } else if line == "```sh" {
-        block = []
+        block = [""]
+      } else if line == "```python" {
+        block = ["python3 - <<'END'"]
+      } else if line == "```" {
+        isSkipped = false  // the end of a block of another kind
       }
     }
     return blocks
@@ -45,7 +51,9 @@ struct DocumentTests {
     try FileManager.default.createSymbolicLink(
       atPath: folder.file("examples"), withDestinationPath: "\(packageRoot)/examples")
     let programs = (Tool(name: "rwkv-run").path as NSString).deletingLastPathComponent
-    var script = ["cd '\(folder.path)'", "export PATH='\(programs)':\"$PATH\""] + (try Self.commands(name))
+    let libraries = "export PYTHONPATH='\(packageRoot)/python' RWKV_LIBRARY='\(programs)/librwkv.so'"
+    var script =
+      ["cd '\(folder.path)'; export PATH='\(programs)':\"$PATH\"", libraries] + (try Self.commands(name))
     // A document may take the model for granted.
     let making = "rwkv-quantize rwkv7-g1d-0.4b.pth model.rwkv"
     if !script.contains(where: { $0.contains(making) }) { script.insert(making, at: 2) }

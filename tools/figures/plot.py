@@ -66,7 +66,7 @@ def speed(rows, folder):
     limits = [row["limit_tokens_per_second"] for row in rows]
     axes.plot(megabytes, limits, "_", color="grey", markersize=14)
     label(axes, megabytes[-1], limits[-1], "what the memory's bandwidth allows")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(limits) * 1.12)
     axes.set_xlim(right=max(megabytes) * 1.35)
     axes.set_xlabel("weights read per token, MB")
     axes.set_ylabel("tokens per second")
