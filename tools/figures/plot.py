@@ -77,9 +77,10 @@ def speed(rows, folder):
 def depth(rows, folder):
     figure, axes = plt.subplots()
     depths = [int(row["test"].partition("@d")[2] or 0) for row in rows]
-    axes.plot(range(len(rows)), [1000 / row["tokens_per_second"] for row in rows], "o-", color=COLOUR)
+    times = [1000 / row["tokens_per_second"] for row in rows]
+    axes.plot(range(len(rows)), times, "o-", color=COLOUR)
     axes.set_xticks(range(len(rows)), [f"{d:,}" for d in depths])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(times) * 1.2)
     axes.set_xlabel("tokens read before")
     axes.set_ylabel("milliseconds per token")
     axes.set_title(f"Time per token, {os.path.basename(rows[0]['model']).removesuffix('.rwkv')}")
