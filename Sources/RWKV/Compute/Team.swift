@@ -35,11 +35,12 @@ final class Team: Sendable {
   func run(_ body: (inout Member) -> Void) {
     let first = ticket.load(ordering: .acquiring) >> 32
     let count = crew.withLock { $0.next() }
+    let start = nanoseconds()
     guard count > 1 else {
       var member = Member(team: self, index: 0, count: 1, phase: first)
-      return body(&member)
+      body(&member)
+      return crew.withLock { $0.learn(stalled: 0, of: nanoseconds() - start) }
     }
-    let start = nanoseconds()
     let left = Atomic<UInt64>(start)
     // The closure runs only while `run` waits, so its captures outlive it.
     withoutActuallyEscaping(body) { body in
@@ -137,12 +138,13 @@ final class Team: Sendable {
 private struct Crew {
   private let largest: Int
   private var count: Int
-  /// Evaluations until a larger team is tried.
-  private var rest = 0
-  /// How long the next rest will be; doubles each time a larger team stalls again.
+  /// Time of evaluations until a larger team is tried [ns]. Not their number: those of prompts take a hundred times as
+  /// long as those of tokens.
+  private var rest: UInt64 = 0
+  /// How long the next rest will be [ns]; doubles each time a larger team stalls again.
   private var nextRest = Self.shortestRest
-  private static let shortestRest = 16
-  private static let longestRest = 1024
+  private static let shortestRest: UInt64 = 30_000_000
+  private static let longestRest: UInt64 = 2_000_000_000
 
   init(largest: Int) {
     self.largest = largest
@@ -150,9 +152,7 @@ private struct Crew {
   }
 
   mutating func next() -> Int {
-    guard count < largest else { return count }
-    rest -= 1
-    if rest < 0 { count += 1 }
+    if count < largest && rest == 0 { count += 1 }
     return count
   }
 
@@ -163,9 +163,11 @@ private struct Crew {
       count -= 1
       rest = nextRest
       nextRest = min(2 * nextRest, Self.longestRest)
-    } else if count == largest {
-      nextRest = max(nextRest - 1, Self.shortestRest)
+      return
     }
+    rest -= min(rest, elapsed)
+    // Forgotten as slowly as it was learnt.
+    if count == largest { nextRest = max(nextRest - min(nextRest, elapsed / 16), Self.shortestRest) }
   }
 }
 
