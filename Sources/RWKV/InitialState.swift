@@ -31,8 +31,9 @@ struct InitialState: Sendable {
     try self.init(stored, State.Layout(configuration))
   }
 
-  /// - Parameter timeStates: [layers][H, N, N] as training stores them: the transpose of the reference's order
-  ///   (`rwkv` 0.8.32 transposes the last two axes when it loads them).
+  /// - Parameter timeStates: [layers][H, N value, N key], as training stores them in every version: RWKV-PEFT's `rwkvop.py`
+  ///   exchanges the last two axes before kernels that want [key, value], and does not before the one that wants
+  ///   [value, key].
   init(_ timeStates: [[Float]], _ layout: State.Layout) throws(ModelError) {
     let (H, N) = (layout.heads, layout.headSize)
     guard timeStates.count == layout.layers, layout.hasMatrices else {
@@ -52,9 +53,7 @@ struct InitialState: Sendable {
       }
     }
     layers = timeStates.map { values in
-      // The reference has [value, key] in version 7, so that its transpose is our order already.
-      layout.valueMajor
-        ? values : values.indices.map { values[$0 / (N * N) * N * N + $0 % N * N + $0 / N % N] }
+      values.indices.map { values[$0 / (N * N) * N * N + $0 % N * N + $0 / N % N] }
     }
   }
 

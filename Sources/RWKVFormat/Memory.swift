@@ -21,15 +21,20 @@ private func machineMemory() -> Int? {
   readText("/proc/meminfo").flatMap { value(of: "MemAvailable:", in: $0) }.map { $0 << 10 }
 }
 
-/// What RLIMIT_AS and RLIMIT_DATA leave.
+/// What RLIMIT_AS and RLIMIT_DATA leave when all threads have been started, whose stacks count in full.
 private func addressSpace() -> Int? {
+  var stack = rlimit()
+  let isKnown = getrlimit(__rlimit_resource_t(RLIMIT_STACK.rawValue), &stack) == 0
+  let stackBytes = isKnown && stack.rlim_cur < 1 << 30 ? Int(stack.rlim_cur) : 8 << 20
+  // Dispatch has one for itself, and the stream of weights one.
+  let stacks = (processorCount() + 1) * stackBytes
   guard let status = readText("/proc/self/status") else { return nil }
   let used = [(RLIMIT_AS, "VmSize:"), (RLIMIT_DATA, "VmData:")]
   return used.compactMap { resource, field in
     var limit = rlimit()
     guard getrlimit(__rlimit_resource_t(resource.rawValue), &limit) == 0, limit.rlim_cur < UInt64(Int.max)
     else { return nil }
-    return value(of: field, in: status).map { Int(limit.rlim_cur) - ($0 << 10) }
+    return value(of: field, in: status).map { Int(limit.rlim_cur) - ($0 << 10) - stacks }
   }.min()
 }
 

@@ -15,8 +15,9 @@ public struct ConversionOptions: Sendable {
   public var recipe: Recipe?
   /// What error-compensating rounding is calibrated on; nil: every weight gets the nearest value.
   public var calibration: CalibrationText?
-  /// Whether the output and the source read a text before the output gets its name.
-  public var measuresLoss = false
+  /// Whether the output and the source read a text before the output gets its name; nil: where that takes little, for
+  /// small models and after a calibration.
+  public var measuresLoss: Bool? = false
   /// KL(source ‖ output) [nats per token] above which there is no output; implies `measuresLoss`.
   public var maximumKL: Double?
   public var tokenizer = TokenizerChoice.automatic
@@ -66,7 +67,14 @@ public enum Conversion {
     guard problems.isEmpty else { throw .architecture(path: input, problems: problems) }
     let writer = try draft.writer(output, options, store: options.store)
     var report = ConversionReport(notes: draft.notes)
-    var measures = options.measuresLoss || options.maximumKL != nil
+    let copyBytes = draft.tensors.reduce(0) { $0 + 2 * $1.plan.rows * $1.plan.columns }
+    let isCheap = options.calibration != nil || copyBytes <= Self.largestMeasuredCopy
+    var measures = options.maximumKL != nil || options.measuresLoss ?? isCheap
+    if options.measuresLoss == nil, !measures, draft.source != nil {
+      report.notes.append(
+        "what was lost is not measured, which takes \(copyBytes >> 20) MiB beside the output for this model: "
+          + "--measure does it")
+    }
     if measures, options.maximumKL == nil, draft.metadata.string("tokenizer.kind") == nil {
       report.notes.append("what was lost is not measured: there is no tokenizer to read a text with")
       measures = false
@@ -100,6 +108,9 @@ public enum Conversion {
     do { try writer.finish() } catch { throw .file(error) }
     return report
   }
+
+  /// Up to this size of the source's 16-bit copy the loss is measured without being asked for [bytes].
+  private static let largestMeasuredCopy = 512 << 20
 
   /// Compares what has been written with its source.
   private static func loss(

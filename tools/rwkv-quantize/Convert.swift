@@ -34,8 +34,10 @@ struct Convert: ParsableCommand {
   @Option(help: "Write nothing if more is lost: KL of the output against the input, nats per token.")
   var maxKl: Double?
 
-  @Flag(help: "Do not measure what was lost.")
-  var noMeasure = false
+  @Flag(
+    inversion: .prefixedNo,
+    help: "Measure what was lost (default: for small models, and with --calibrate or --max-kl).")
+  var measure: Bool?
 
   @Option(help: "A vocabulary or tokenizer.json, or 'bytes' (default: what is found beside INPUT).")
   var tokenizer: String?
@@ -63,7 +65,9 @@ struct Convert: ParsableCommand {
 
   func validate() throws {
     if let maxKl, !(maxKl >= 0) { throw ValidationError("--max-kl must not be negative.") }
-    if noMeasure && maxKl != nil { throw ValidationError("--max-kl needs what --no-measure leaves out.") }
+    if measure == false && maxKl != nil {
+      throw ValidationError("--max-kl needs what --no-measure leaves out.")
+    }
     if let groupNormEps, !(groupNormEps > 0 && groupNormEps < 1) {
       throw ValidationError("--group-norm-eps must be between 0 and 1.")
     }
@@ -78,7 +82,7 @@ struct Convert: ParsableCommand {
       }
       options.calibration = try calibrate.map { $0 == "auto" ? .generated : .bytes(try readFile($0)) }
       // 16 bits are what the source is run with: there would be nothing to see.
-      options.measuresLoss = !noMeasure && type != .fp32 && type != .fp16
+      options.measuresLoss = type == .fp32 || type == .fp16 ? false : measure
       options.maximumKL = maxKl
       options.tokenizer = tokenizer.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
       options.store = store
