@@ -9,7 +9,7 @@ if ! python3 -c "import numpy, zstandard" 2>/dev/null; then
   PATH="/usr/bin:$PATH" # the Python that has them, if another one comes first
 fi
 # NEON kernels are compiled for ARM and run on an emulated processor; skipped where that cannot be had.
-if ! command -v qemu-aarch64 aarch64-linux-gnu-gcc >/dev/null 2>&1; then
+if ! command -v qemu-aarch64 >/dev/null 2>&1 || ! command -v aarch64-linux-gnu-gcc >/dev/null 2>&1; then
   install_packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user || say "no ARM tools: those tests are skipped"
 fi
 

@@ -10,7 +10,8 @@ struct ForeignProcessorTests {
 
   /// Where the compiler, the C library or the emulator are missing, this suite says so and is skipped.
   static let isPossible =
-    (try? shell("command -v clang aarch64-linux-gnu-gcc qemu-aarch64"))?.status == 0
+    (try? shell("for tool in clang aarch64-linux-gnu-gcc qemu-aarch64; do command -v $tool || exit 1; done"))?
+    .status == 0
 
   static func shell(_ command: String) throws -> (status: Int32, output: String) {
     let process = Process()
