@@ -270,6 +270,10 @@ struct TorchTests {
     refuse(.malformed, "empty stack") {
       $0.op("}"); $0.op("("); $0.op("q", [0])
     }
+    // What lies below a mark is out of reach until the mark is gone.
+    refuse(.malformed, "empty stack") {
+      $0.op("}"); $0.text("a"); $0.op("("); $0.op("N"); $0.op("s"); $0.op(".")
+    }
     refuse(.malformed, "mark") { $0.op("t") }
     refuse(.malformed, "never kept") { $0.op("h", [9]) }
     refuse(.malformed, "too long") { $0.bytes += [0x8A, 9] + [UInt8](repeating: 1, count: 9) }

@@ -221,6 +221,21 @@ struct Activations {
     #expect(Array(found.sum15) == Array(expected.sum15))
     #expect(bits(Array(found.scale)) == bits(Array(expected.scale)))
   }
+
+  @Test("stay finite for infinities and NaN, and are zero below 2^−100", arguments: otherTables + ["scalar"])
+  func extremes(table: String) {
+    let blocks: [[Float]] = [
+      [.infinity, 1], [.nan, -1], [0x1.8p-101, -0x1p-101], [0x1p-140, 0], [0x1p-99, 0],
+    ]
+    let x = blocks.flatMap { $0 + [Float](repeating: 0, count: 30) }
+    let input = Input(x, columns: x.count, with: kernels(table))
+    #expect((0..<5).allSatisfy { input.scale[$0].isFinite })
+    #expect(input.scale[0] > 0 && input.scale[1] > 0 && input.scale[4] > 0)
+    for block in 2...3 {
+      #expect(input.scale[block] == 0)
+      #expect((32 * block..<32 * block + 32).allSatisfy { input.high[$0] == 0 && input.low[$0] == 0 })
+    }
+  }
 }
 
 @Suite("Matrix products")
@@ -375,6 +390,18 @@ struct Quantization {
     let y = decode(records, bound.format, rows: 32, columns: 512, panels: panels, with: table)
     let error = Self.relativeError(x, y)
     #expect(error < bound.error && error > 0.85 * bound.error)
+  }
+
+  /// Where d is of the order of F16's smallest numbers, rounding it down would put the largest weights out of reach.
+  @Test("reaches the largest of tiny weights", arguments: [false, true])
+  func tiny(panels: Bool) {
+    // d = 1.4 · 2^−24 in units of 2^−12, for the largest scale, 255, and the largest code, 127.
+    let largest: Float = 1.4 * 0x1p-36 * 255 * 127
+    var x = [Float](repeating: largest, count: 16 * 32)
+    for index in x.indices where index % 2 == 1 { x[index] = -largest / 2 }
+    let records = encode(x, .int8, columns: 32, panels: panels, with: scalarKernels)
+    let y = decode(records, .int8, rows: 16, columns: 32, panels: panels, with: scalarKernels)
+    #expect(zip(x, y).allSatisfy { abs($0 - $1) <= 0.01 * largest })
   }
 
   @Test("gives the same bytes from every table", arguments: Format.allCases, otherTables)

@@ -39,6 +39,22 @@ struct GenerationTests {
     return (String(decoding: text, as: UTF8.self), session)
   }
 
+  @Test func token0EndsTheTextAndIsNeitherReadNorWritten() throws {
+    let tokenizer = try #require(model.tokenizer)
+    let session = try Session(model, threads: 1)
+    try session.prefill(tokenizer.encode(prompt))
+    let before = try session.state.encoded()
+    var options = SamplingOptions.greedy
+    options.logitBias[0] = 1000
+    var sampler = try Sampler(options, tokenizer: tokenizer)
+    let reason = try session.generate(5, with: &sampler, tokenizer: tokenizer) { _ in
+      Issue.record("wrote something")
+      return true
+    }
+    #expect(reason == .end)
+    #expect(try session.state.encoded() == before)
+  }
+
   @Test func equalsTheTextByCallback() async throws {
     let expected = try byCallback(80)
     let session = try Session(model, threads: 2)

@@ -148,6 +148,20 @@ struct MemoryTests {
     #expect(throws: ModelFileError.self) { try mapping.check() }
   }
 
+  @Test func aMappedFileThatIsWrittenToWithinTheSameSecondIsAnError() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try copy(golden)
+    func setTime(_ nanoseconds: Int) {
+      let time = timespec(tv_sec: 1_700_000_000, tv_nsec: nanoseconds)
+      #expect(utimensat(AT_FDCWD, path, [time, time], 0) == 0)
+    }
+    setTime(1)
+    let session = try Session(Model(path: path), threads: 1)
+    try session.decode(1)
+    setTime(2)
+    #expect { try session.decode(1) } throws: { "\($0)".contains("another program changed the file") }
+  }
+
   @Test func damagedMappedWeightsAreFoundByTheFirstEvaluation() throws {
     let golden = try #require(Golden.cases("v7-std").first)
     let path = try copy(golden)

@@ -152,6 +152,21 @@ struct SamplerTests {
     #expect(try sampler.sample([-.infinity, 3]) == 1)
   }
 
+  @Test("of equal logits, top-k keeps those with the lower ids")
+  func ties() throws {
+    for (topK, logits): (Int, [Float]) in [
+      (2, [0, 0, 0, 0, 0]), (3, [1, 0, 2, 0, 0, 0]), (1, [0, 3, 3, 3]),
+    ] {
+      var options = SamplingOptions()
+      options.topP = 1
+      options.topK = topK
+      var sampler = try Sampler(options)
+      let order = logits.indices.sorted { (-logits[$0], $0) < (-logits[$1], $1) }
+      let kept = try logits.withUnsafeBufferPointer { try sampler.probabilities($0) }
+      #expect(kept.indices.filter { kept[$0] > 0 } == order.prefix(topK).sorted())
+    }
+  }
+
   @Test("extreme options and logits neither trap nor give NaN")
   func extremes() throws {
     let logits: [Float] = [.greatestFiniteMagnitude, -.greatestFiniteMagnitude, 0, -.infinity, 1e-30]

@@ -1,7 +1,9 @@
 import Foundation
-import RWKV
+import RWKVFormat
 import RWKVQuantization
 import Testing
+
+@testable import RWKV
 
 /// Saved states: nothing is lost, nothing damaged is accepted.
 @Suite("State files")
@@ -88,6 +90,56 @@ struct StateFileTests {
       try Data(bytes[..<length]).write(to: URL(filePath: file))
       #expect(throws: StateFileError.self, "\(length) bytes") { try model.loadState(from: file) }
     }
+  }
+
+  @Test func lengthsAreCheckedBeforeAnythingElseIsRead() throws {
+    let model = try Self.cases[3].model(.int8)
+    let bytes = try model.newState().encoded()
+    #expect { try model.loadState(bytes: bytes + [0]) } throws: { "\($0)".contains("incomplete copy") }
+    // A length that no state of this model has, with the right checksum: refused before memory is asked for.
+    var forged = bytes
+    withUnsafeBytes(of: UInt64(1 << 40).littleEndian) { forged.replaceSubrange(24..<32, with: $0) }
+    let name = Int(forged[10]) + Int(forged[11]) << 8
+    let hash = XXH64.hash(Array(forged[..<56] + forged[64..<64 + name]))
+    withUnsafeBytes(of: hash.littleEndian) { forged.replaceSubrange(56..<64, with: $0) }
+    #expect { try model.loadState(bytes: forged) } throws: { "\($0)".contains("the length of the state is") }
+  }
+
+  /// A state file of these words, with everything around them right.
+  private func forge(_ model: Model, _ words: [UInt32]) -> [UInt8] {
+    let planes = (0..<4).flatMap { byte in words.map { UInt8(truncatingIfNeeded: $0 >> (8 * UInt32(byte))) } }
+    let frame = planes.withUnsafeBytes { ZstdFrame.compress($0) }
+    return StateHeader(model, tokens: 0, words: words.count, frame: frame).encoded() + frame
+  }
+
+  @Test func hostileContentsBehindRightChecksumsAreRefused() throws {
+    func refuse(_ model: Model, _ words: [UInt32], _ message: String) {
+      #expect { try model.loadState(bytes: forge(model, words)) } throws: { "\($0)".contains(message) }
+    }
+    let model = try Self.cases[3].model(.int8)
+    let words = [UInt32](repeating: 0, count: model.newState().layout.count)
+    #expect(throws: Never.self) { try model.loadState(bytes: forge(model, words)) }
+    refuse(model, words + [0], "the length of the state is")
+    refuse(model, Array(words.dropLast()), "the length of the state is")
+    for value in [Float.infinity, -.infinity, .nan] {
+      var broken = words
+      broken[broken.count - 1] = value.bitPattern
+      refuse(model, broken, "expected a finite number")
+    }
+    let hybrid = try Self.cases[4].model(.int8)
+    let fresh = hybrid.newState()
+    let options = try #require(hybrid.configuration.sparseAttention)
+    let flat = [UInt32](repeating: 0, count: fresh.layout.count)
+    let most = max(options.maximumCache, options.minimumCache) + 1
+    for count in [most + 1, Int(Int32.max), Int(UInt32.max)] {
+      let lengths = [UInt32](repeating: UInt32(count), count: options.layers)
+      refuse(hybrid, lengths + flat, "the length of attention cache 0 is")
+    }
+    guard options.layers > 1 else { return }
+    var lengths = [UInt32](repeating: 0, count: options.layers)
+    lengths[0] = 1
+    let D = hybrid.configuration.embedding
+    refuse(hybrid, lengths + flat + [UInt32](repeating: 0, count: 2 * D), "expected all the same")
   }
 
   @Test func statesOfOtherModelsAreRefusedByBothNames() throws {

@@ -54,6 +54,12 @@ struct WorldTokenizerTests {
     #expect(try WorldTokenizer(vocabulary: text).encode("ababc") == [257, 258])
   }
 
+  @Test("id 0 may have text like any other")
+  func idZero() throws {
+    let blob: [UInt8] = [0, 1, 0, 0] + (0...255).flatMap { [1, 0, UInt8($0)] }
+    #expect(try WorldTokenizer(blob: blob).encode([0, 255, 0]) == [0, 255, 0])
+  }
+
   @Test(
     "a malformed line is refused with its number",
     arguments: [
