@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -138,21 +139,33 @@ def make_tree(folder, mutants):
 
 
 def run(command, tree, timeout, mutant=0):
-    """(passed, seconds, output); a command that takes too long has not passed."""
+    """(passed, seconds, output). The first issue decides; a command that takes too long has not passed."""
     start = time.time()
     process = subprocess.Popen(
         command, cwd=tree, env=dict(os.environ, RWKV_MUTANT=str(mutant)), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True)
-    try:
-        output, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return False, time.time() - start, output.decode(errors="replace") + "\ntimeout"
-    output = output.decode(errors="replace")
+        stderr=subprocess.STDOUT, start_new_session=True, text=True, errors="replace")
+
+    def stop():
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    timer = threading.Timer(timeout, stop)
+    timer.start()
+    output, failed = "", False
+    for line in process.stdout:
+        output += line
+        if mutant and not failed and "recorded an issue" in line:
+            failed = True
+            stop()
+    timer.cancel()
+    passed = process.wait() == 0 and not failed
     if "Test run with 0 tests" in output:
         sys.exit(f"no test matches {command[-1]}")
-    return process.returncode == 0, time.time() - start, output
+    if time.time() - start >= timeout:
+        output += "\ntimeout"
+    return passed, time.time() - start, output
 
 
 def tests(suites=None):

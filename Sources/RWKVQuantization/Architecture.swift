@@ -26,23 +26,33 @@ struct Architecture {
 
   /// Problems of a model's tensors, one sentence each; none if it can be run.
   static func problems(_ metadata: Metadata, _ tensors: [TensorPlan]) -> [String] {
-    do throws(Problem) { return try Architecture(metadata).problems(tensors) } catch { return [error.text] }
+    do throws(Problem) {
+      return try Architecture(metadata, tensorCount: tensors.count).problems(tensors)
+    } catch { return [error.text] }
   }
 
   private struct Problem: Error { let text: String }
 
-  private init(_ metadata: Metadata) throws(Problem) {
+  private init(_ metadata: Metadata, tensorCount: Int) throws(Problem) {
     func size(_ key: String) throws(Problem) -> Int {
       guard let value = metadata.integer(key), (1...1 << 24).contains(value) else {
         throw Problem(text: "metadata '\(key)' is missing or not a number from 1 to 2^24")
       }
       return Int(value)
     }
+    /// A small file must not make a long list.
+    func layers(_ key: String) throws(Problem) -> Int {
+      let count = try size(key)
+      guard count <= tensorCount else {
+        throw Problem(text: "metadata '\(key)' is \(count), but there are only \(tensorCount) tensors")
+      }
+      return count
+    }
     guard let version = metadata.string("rwkv.version"),
       ["4", "5.0", "5.1", "5.2", "6", "7", "x"].contains(version)
     else { throw Problem(text: "metadata 'rwkv.version' is missing or none of 4, 5.0, 5.1, 5.2, 6, 7, x") }
     self.version = version
-    L = try size("rwkv.layers")
+    L = try layers("rwkv.layers")
     D = try size("rwkv.embedding")
     V = try size("rwkv.vocabulary")
     F = try size("rwkv.ffn")
@@ -66,7 +76,7 @@ struct Architecture {
     guard ["sparse", "full"].contains(metadata.string("rwkv.x.mode")) else {
       throw Problem(text: "metadata 'rwkv.x.mode' is missing or neither sparse nor full")
     }
-    for layer in 0..<(try size("rwkv.x.layers")) { addAttention("moba.\(layer).") }
+    for layer in 0..<(try layers("rwkv.x.layers")) { addAttention("moba.\(layer).") }
   }
 
   // MARK: - What there must be

@@ -55,6 +55,12 @@ struct VerificationTests {
     metadata["rwkv.layers"] = .integer(4)
     #expect(
       try forge(file, metadata: metadata) { _, _, _ in true }.contains { $0.contains("blocks.3.ln1.weight") })
+    // Not a list of what millions of layers lack.
+    metadata["rwkv.layers"] = .integer(1 << 24)
+    #expect(
+      try forge(file, metadata: metadata) { _, _, _ in true } == [
+        "metadata 'rwkv.layers' is 16777216, but there are only \(file.tensors.count) tensors"
+      ])
     metadata["rwkv.layers"] = nil
     #expect(try forge(file, metadata: metadata) { _, _, _ in true }.contains { $0.contains("rwkv.layers") })
     let problems = try forge(file) { name, plan, _ in
