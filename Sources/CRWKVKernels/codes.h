@@ -12,7 +12,10 @@
 typedef uint8_t u8x16 __attribute__((ext_vector_type(16)));
 typedef uint8_t u8x64 __attribute__((ext_vector_type(64)));
 typedef int8_t s8x16 __attribute__((ext_vector_type(16)));
+typedef int16_t s16x16 __attribute__((ext_vector_type(16)));
 typedef uint16_t u16x16 __attribute__((ext_vector_type(16)));
+typedef uint16_t u16x32 __attribute__((ext_vector_type(32)));
+typedef int16_t s16x32 __attribute__((ext_vector_type(32)));
 
 // ---- tables of values -------------------------------------------------------------------------------------
 /// T4, and T5 for even and for odd codes.
@@ -33,6 +36,13 @@ RK_INLINE u8x64 rk_load_line(const void *p) {
   u8x64 x;
   memcpy(&x, p, sizeof x);
   return x;
+}
+
+/// Four bytes, 16 times.
+RK_INLINE u8x64 rk_four(const int8_t *p) {
+  int32_t four;
+  memcpy(&four, p, 4);
+  return (u8x64)(i32x16)(four);
 }
 
 RK_INLINE u16x16 rk_load_u16(const void *p) {
