@@ -50,7 +50,7 @@ final class Frame {
   private let before: Rows
   /// Output of a mixer that is still to be added to `x`, [T, D].
   let delta: Rows
-  /// Parts of the channel-mix output, [max(T, parts), D].
+  /// Parts of the channel-mix output, [parts, T, D] for T ≤ `fewRows`; of longer blocks one part, [T, D].
   let partial: Rows
   private let index: UnsafeMutablePointer<Int32>
   private let value: UnsafeMutablePointer<Float>
@@ -69,7 +69,7 @@ final class Frame {
   /// Members of the team.
   let teamSize: Int
 
-  /// What the next norm has to add to the residual stream first: `delta`, or the sum of the parts of a single row,
+  /// What the next norm has to add to the residual stream first: `delta`, or the sum of the parts of a short block,
   /// gated by σ(gate) if there is a gate.
   enum Pending {
     case nothing, delta
@@ -78,6 +78,8 @@ final class Frame {
 
   /// Hidden units are summed in this many ranges, whatever the number of threads.
   static let parts = 8
+  /// Rows up to which a block's hidden units are shared out by part: each member then reads memory in one ascending stream.
+  private static let fewRows = 16
 
   init(
     _ configuration: Configuration, hiddenUnits: Int, capacity: Int, span: Int, teamSize: Int, arena: Arena
@@ -93,7 +95,7 @@ final class Frame {
     before = try Rows(rows: capacity, width: D, in: arena)
     normed = try Rows(rows: capacity, width: D, in: arena)
     delta = try Rows(rows: capacity, width: D, in: arena)
-    partial = try Rows(rows: max(capacity, Self.parts), width: D, in: arena)
+    partial = try Rows(rows: max(capacity, Self.parts * Self.fewRows), width: D, in: arena)
     index = try arena.allocate(Int32.self, count: hiddenUnits)
     value = try arena.allocate(Float.self, count: hiddenUnits)
     rowScratch = try arena.allocate(Float.self, count: teamSize * Int(RK_ADD_ROWS_SCRATCH))
@@ -132,9 +134,9 @@ final class Frame {
     case .delta: kernels.add(delta[row], configuration.embedding, x[row])
     case .partial(let gate):
       let D = configuration.embedding
-      for part in 1..<Self.parts { kernels.add(partial[part], D, partial[0]) }
-      if let gate { kernels.multiply_sigmoid(gate[row], D, partial[0]) }
-      kernels.add(partial[0], D, x[row])
+      for part in 1..<Self.parts { kernels.add(partial[part * rows + row], D, partial[row]) }
+      if let gate { kernels.multiply_sigmoid(gate[row], D, partial[row]) }
+      kernels.add(partial[row], D, x[row])
     }
   }
 
@@ -245,9 +247,20 @@ final class Frame {
       }
       return .partial(gate: gate)
     }
-    // What the kernel sums in registers at a time: tasks are long, and the last of them should not be waited for.
-    let tile = teamSize == 1 ? D : 128
     let scratch = rowScratch + member.index * Int(RK_ADD_ROWS_SCRATCH)
+    if rows <= Self.fewRows && teamSize <= Self.parts {
+      member.parallel(Self.parts) { part in
+        let (first, end) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)
+        let sums = partial[part * rows]
+        sums.update(repeating: 0, count: rows * partial.stride)
+        kernels.add_rows_block(
+          matrix.format, matrix.records, D, first, end - first, hidden.values, hidden.stride, rows, 0, D,
+          sums, partial.stride, scratch)
+      }
+      return .partial(gate: gate)
+    }
+    // Tasks of 256 columns, which share activations as integers; where there are few of them, of 128.
+    let tile = teamSize == 1 ? D : D >= 512 * teamSize ? 256 : 128
     member.parallel((D + tile - 1) / tile) { task in
       let (from, to) = (task * tile, min(D, (task + 1) * tile))
       for part in 0..<Self.parts {

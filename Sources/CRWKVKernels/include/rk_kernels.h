@@ -109,7 +109,8 @@ typedef struct {
   void (*matmul)(int format, const void *panels, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
                  const rk_input *x, ptrdiff_t T, float *y, ptrdiff_t ldy);
   /// y[c] += Σ_i h[i] · rows[index[i]][c] for c of [from, to); from and to multiples of 32 (or to = columns).
-  /// Terms are added in the order of i, one fused multiply-add each.
+  /// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends; terms
+  /// are integers, summed exactly over 128 neighbouring rows (rows_integer.inc).
   void (*add_rows)(int format, const void *rows, ptrdiff_t columns, const int32_t *index, const float *h,
                    ptrdiff_t n, ptrdiff_t from, ptrdiff_t to, float *y);
   /// The same for T tokens: y[t][c] += Σ_j h[t·ldh + j] · rows[j][c], j of [first, first + count) ascending,
