@@ -14,4 +14,5 @@ say "converting examples/model/rwkv7-docs-5m.safetensors to INT4"
 "$bin/rwkv-quantize" examples/model/rwkv7-docs-5m.safetensors "$model" --type int4 --force
 
 say "writing text:"
+printf 'The database'
 "$bin/rwkv-run" "$model" -p "The database" -n 400 --temp 0.7 --top-p 0.8 --seed 1

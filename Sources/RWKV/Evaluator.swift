@@ -254,6 +254,19 @@ package final class Evaluator {
     UnsafeBufferPointer(start: logits + index * logitsStride, count: model.configuration.vocabulary)
   }
 
+  /// −ln p(target) of the rows of logits, at the targets' indices in `losses`.
+  func losses(_ targets: ArraySlice<Int>, into losses: inout [Double]) {
+    losses.withUnsafeMutableBufferPointer { buffer in
+      nonisolated(unsafe) let losses = buffer
+      team.run { member in
+        member.parallel(targets.count) { row in
+          let index = targets.startIndex + row
+          losses[index] = crossEntropy(logits(row), target: targets[index])
+        }
+      }
+    }
+  }
+
   /// What the head made them of: the normed output of the last block, [D].
   package func hidden(_ index: Int) -> UnsafeBufferPointer<Float> {
     UnsafeBufferPointer(start: headInput.row(index), count: model.configuration.embedding)

@@ -63,6 +63,19 @@ public final class Session {
     }
   }
 
+  /// Reads a sequence of tokens and says how well each of them predicted its target: −ln p(target) [nats].
+  ///
+  /// The same numbers for any number of threads.
+  public func losses(_ tokens: [Int], targets: [Int]) throws(ModelError) -> [Double] {
+    precondition(tokens.count == targets.count)
+    var losses = [Double](repeating: 0, count: tokens.count)
+    try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
+      evaluator.losses(targets[(end - count)..<end], into: &losses)
+      return true
+    }
+    return losses
+  }
+
   /// Reads a sequence of tokens and hands out the hidden vector after each: `body(index, hidden)`, hidden [D].
   public func forEachHidden(
     _ tokens: [Int], _ body: (Int, UnsafeBufferPointer<Float>) -> Void

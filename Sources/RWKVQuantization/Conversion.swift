@@ -45,6 +45,9 @@ public struct ConversionReport: Sendable {
   public internal(set) var notes: [String] = []
   /// What was lost, if it was measured.
   public internal(set) var loss: Comparison?
+  /// Whether it was measured on a text of which the source can make nothing: a language, or characters, that it has
+  /// never seen. There even its likeliest tokens are guesses, and change easily.
+  public internal(set) var isTextStrange = false
 }
 
 /// Converts checkpoints, and `.rwkv` files, to `.rwkv` files.
@@ -67,6 +70,13 @@ public enum Conversion {
     guard problems.isEmpty else { throw .architecture(path: input, problems: problems) }
     let writer = try draft.writer(output, options, store: options.store)
     var report = ConversionReport(notes: draft.notes)
+    if draft.source != nil, options.calibration == nil,
+      [.int4Small, .int4, .int5].contains(options.type ?? .int4)
+    {
+      report.notes.append(
+        "not calibrated: with --calibrate TEXT, or auto for a text by the model itself, about half as much is lost"
+      )
+    }
     let copyBytes = draft.tensors.reduce(0) { $0 + 2 * $1.plan.rows * $1.plan.columns }
     let isCheap = options.calibration != nil || copyBytes <= Self.largestMeasuredCopy
     var measures = options.maximumKL != nil || options.measuresLoss ?? isCheap
@@ -102,8 +112,12 @@ public enum Conversion {
     }
     if measures {
       do { try writer.complete() } catch { throw .file(error) }
-      if heldOut.count < 256 { heldOut = try source.tokens(of: Array(CalibrationText.builtIn.utf8)) }
-      report.loss = try loss(source, writer, heldOut, output: output, options, progress)
+      let isBuiltIn = heldOut.count < 256
+      if isBuiltIn { heldOut = try source.tokens(of: Array(CalibrationText.builtIn.utf8)) }
+      let found = try loss(source, writer, heldOut, output: output, options, progress)
+      report.loss = found
+      let nats = found.whole.referenceNats * Double(found.whole.tokens)
+      report.isTextStrange = isBuiltIn && nats > 2 * Double(CalibrationText.builtIn.utf8.count)
     }
     do { try writer.finish() } catch { throw .file(error) }
     return report

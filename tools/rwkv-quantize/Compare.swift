@@ -66,6 +66,13 @@ extension Comparison {
       + "\(decimal(exp(whole.modelNats), 3)) (\(more < 0 ? "" : "+")\(decimal(more, 2)) %), KL \(decimal(whole.kl, 5))"
   }
 
+  /// For a text that the original hardly predicts.
+  var sentenceWithoutVerdict: String {
+    "the original hardly predicts the built-in text (perplexity \(decimal(exp(whole.referenceNats), 1))), which therefore tells "
+      + "little: the same first choice for \(decimal(100 * whole.top1, 1)) %, KL \(decimal(whole.kl, 5)). On a text of "
+      + "its kind: rwkv-quantize compare"
+  }
+
   var json: JSON {
     .object(
       whole.json + [
@@ -82,21 +89,11 @@ extension Comparison {
       [["tokens", "reference", "model", "KL", "top 1", "top 10", "state drift"]]
       + stretches.map { $0.row("\($0.start)...\($0.start + $0.tokens - 1)") } + [whole.row("all")]
     return
-      (Self.table(rows) + [
+      (table(rows) + [
         "",
         "nats per token \(decimal(nats[0], 4)) -> \(decimal(nats[1], 4)), "
           + "perplexity \(decimal(exp(nats[0]), 3)) -> \(decimal(exp(nats[1]), 3)), \(whole.tokens) tokens",
       ]).joined(separator: "\n")
-  }
-
-  private static func table(_ rows: [[String]]) -> [String] {
-    let widths = (0..<(rows.first?.count ?? 0)).map { column in rows.map { $0[column].count }.max() ?? 0 }
-    return rows.map { row in
-      row.enumerated().map { column, cell in
-        let space = String(repeating: " ", count: widths[column] - cell.count)
-        return column == 0 ? cell + space : space + cell
-      }.joined(separator: "  ")
-    }
   }
 }
 

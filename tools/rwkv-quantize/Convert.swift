@@ -101,16 +101,17 @@ struct Convert: ParsableCommand {
         input, to: output, options, progress: progress.callback("converting"))
       progress.clear()
       for text in report.notes { note(text) }
-      show(ModelSummary(try ModelFile(path: output)), report.loss, seconds: now() - start)
+      show(ModelSummary(try ModelFile(path: output)), report, seconds: now() - start)
     }
   }
 
-  private func show(_ summary: ModelSummary, _ loss: Comparison?, seconds: Double) {
+  private func show(_ summary: ModelSummary, _ report: ConversionReport, seconds: Double) {
     note(
       "\(output): \(summary.title), \(size(summary.fileBytes)), "
         + "\(decimal(summary.bitsPerWeight, 2)) bits per weight, "
         + "\(decimal(seconds, 1)) s")
-    if let loss { note(loss.sentence) }
+    let loss = report.loss
+    if let loss { note(report.isTextStrange ? loss.sentenceWithoutVerdict : loss.sentence) }
     if asJSON {
       let more = [("seconds", JSON.number(seconds, decimals: 3))] + (loss.map { [("loss", $0.json)] } ?? [])
       Terminal.output("\(summary.json(path: output, more: more))")

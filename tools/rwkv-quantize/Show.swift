@@ -45,7 +45,7 @@ extension ModelSummary {
       "  tokenizer \(tokenizer ?? "none"), identity \(identityText)",
       "",
     ]
-    lines += Self.table(
+    var tables = table(
       [["format", "tensors", "parameters", "in the file", "in memory", "bits/weight"]]
         + formats.map { share in
           [
@@ -54,21 +54,10 @@ extension ModelSummary {
             decimal(8 * Double(share.storedBytes) / Double(share.parameters), 2),
           ]
         })
-    lines.append("")
-    lines += Self.table(metadata.entries.map { [$0.key, $0.value.text] }, leftAligned: 2)
+    tables.append("")
+    tables += table(metadata.entries.map { [$0.key, $0.value.text] }, leftAligned: 2)
+    lines += tables.map { $0.isEmpty ? "" : "  " + $0 }
     return lines.joined(separator: "\n")
-  }
-
-  /// Rows in columns two spaces apart; the first `leftAligned` to the left, numbers to the right.
-  private static func table(_ rows: [[String]], leftAligned: Int = 1) -> [String] {
-    let widths = (0..<(rows.first?.count ?? 0)).map { column in rows.map { $0[column].count }.max() ?? 0 }
-    return rows.map { row in
-      let cells = row.enumerated().map { (column, text) in
-        let space = String(repeating: " ", count: widths[column] - text.count)
-        return column < leftAligned ? (column == row.count - 1 ? text : text + space) : space + text
-      }
-      return "  " + cells.joined(separator: "  ")
-    }
   }
 
   /// One object; `more` members stand at its end.

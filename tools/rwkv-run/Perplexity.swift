@@ -33,8 +33,9 @@ struct Perplexity: ParsableCommand {
       for start in stride(from: 0, to: tokens.count - 1, by: block) {
         if isInterrupted { throw interruptedExit }
         let end = min(start + block, tokens.count - 1)
-        try session.forEachLogits(Array(tokens[start..<end])) { index, logits in
-          let loss = crossEntropy(logits, target: tokens[start + index + 1])
+        let losses = try session.losses(
+          Array(tokens[start..<end]), targets: Array(tokens[(start + 1)...end]))
+        for (index, loss) in losses.enumerated() {
           nats += loss
           Stretch.add(loss, at: start + index, to: &stretches)
         }
