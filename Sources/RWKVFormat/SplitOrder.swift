@@ -23,15 +23,18 @@ struct SplitOrder {
 
   func split(_ raw: UnsafePointer<UInt8>, records: Int, into split: UnsafeMutablePointer<UInt8>) {
     var next = split
+    let recordBytes = layout.recordBytes
     for byteClass in 0..<RecordLayout.classCount {
       let bytes = layout.classBytes[byteClass] * records
       let width = layout.elementBytes(byteClass)
       var element = next
-      for record in 0..<records {
-        let start = raw + record * layout.recordBytes
-        for run in runs[byteClass] {
-          Self.scatter(start + run.offset, run.length / width, width, element, plane: bytes / width)
-          element += run.length / width
+      runs[byteClass].withUnsafeBufferPointer { runs in
+        for record in 0..<records {
+          let start = raw + record * recordBytes
+          for run in runs {
+            Self.scatter(start + run.offset, run.length / width, width, element, plane: bytes / width)
+            element += run.length / width
+          }
         }
       }
       next += bytes
@@ -40,15 +43,18 @@ struct SplitOrder {
 
   func merge(_ split: UnsafePointer<UInt8>, records: Int, into raw: UnsafeMutablePointer<UInt8>) {
     var next = split
+    let recordBytes = layout.recordBytes
     for byteClass in 0..<RecordLayout.classCount {
       let bytes = layout.classBytes[byteClass] * records
       let width = layout.elementBytes(byteClass)
       var element = next
-      for record in 0..<records {
-        let start = raw + record * layout.recordBytes
-        for run in runs[byteClass] {
-          Self.gather(element, plane: bytes / width, run.length / width, width, start + run.offset)
-          element += run.length / width
+      runs[byteClass].withUnsafeBufferPointer { runs in
+        for record in 0..<records {
+          let start = raw + record * recordBytes
+          for run in runs {
+            Self.gather(element, plane: bytes / width, run.length / width, width, start + run.offset)
+            element += run.length / width
+          }
         }
       }
       next += bytes
