@@ -135,6 +135,32 @@ struct FaultTests {
     }
   }
 
+  /// Logits, and vectors of `embed`, which are written by the same function.
+  @Test(arguments: [("write", ENOSPC), ("write", EIO), ("sync", EIO), ("name", EACCES)])
+  func anyFailingCallOfWritingLogitsIsAnErrorAndTheOldFileStays(call: String, code: Int32) throws {
+    let call = try #require(Faults.Calls(rawValue: call))
+    #expect(try quantize.run(convert).status == 0)
+    let logits = folder.file("logits.safetensors")
+    let old = Data("old".utf8)
+    let writing = ["logits", model, "--tokens", "1,2,3", "--out", logits]
+    let (written, count) = try faults.run(run, writing, .none, [call])
+    let new = bytes(logits)
+    #expect(written.status == 0 && count > 0 && new != nil)
+    for at in 1...max(1, count) {
+      try old.write(to: URL(filePath: logits))
+      let result = try faults.run(run, writing, .error, [call], at: at, error: code).result
+      #expect(
+        result.status == 1 && result.errors.contains(String(cString: strerror(code))), "\(result.errors)")
+      let found = bytes(logits)
+      #expect(found == old || call == .sync && at > 1 && found == new)
+    }
+    // What is not a file of its own stays what it is.
+    let link = folder.file("link")
+    try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: "/dev/null")
+    #expect(try run.run(["logits", model, "--tokens", "1", "--out", link]).status == 0)
+    #expect(try FileManager.default.destinationOfSymbolicLink(atPath: link) == "/dev/null")
+  }
+
   @Test func anyFailingReadOfAModelOrStateIsAnError() throws {
     let (_, new) = try oldAndNewState()
     try new.write(to: URL(filePath: state))

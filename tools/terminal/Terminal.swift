@@ -116,16 +116,6 @@ package func readFile(_ path: String) throws -> [UInt8] {
   }
 }
 
-/// Writes a whole file.
-package func write(_ bytes: [UInt8], to path: String) throws {
-  let descriptor = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o666)
-  guard descriptor >= 0 else { throw CommandError("\(path): \(String(cString: strerror(errno)))") }
-  let complete = write(bytes, to: descriptor)
-  guard close(descriptor) == 0, complete else {
-    throw CommandError("\(path): \(String(cString: strerror(errno)))")
-  }
-}
-
 /// An error of the command itself, with its message.
 package struct CommandError: Error, CustomStringConvertible {
   package let description: String
