@@ -274,6 +274,9 @@ struct TorchTests {
     refuse(.malformed, "empty stack") {
       $0.op("}"); $0.text("a"); $0.op("("); $0.op("N"); $0.op("s"); $0.op(".")
     }
+    refuse(.malformed, "empty stack") {
+      $0.text("a"); $0.op("("); $0.op("N"); $0.bytes.append(0x86); $0.op(".")
+    }
     refuse(.malformed, "mark") { $0.op("t") }
     refuse(.malformed, "never kept") { $0.op("h", [9]) }
     refuse(.malformed, "too long") { $0.bytes += [0x8A, 9] + [UInt8](repeating: 1, count: 9) }

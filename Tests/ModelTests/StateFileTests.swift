@@ -135,11 +135,23 @@ struct StateFileTests {
       let lengths = [UInt32](repeating: UInt32(count), count: options.layers)
       refuse(hybrid, lengths + flat, "the length of attention cache 0 is")
     }
-    guard options.layers > 1 else { return }
-    var lengths = [UInt32](repeating: 0, count: options.layers)
+  }
+
+  /// The one model with several attention blocks is not among the fixtures.
+  static let several = Golden.cases("x-std").first
+
+  @Test(.enabled("needs the goldens' folder") { several != nil })
+  func attentionCachesOfUnequalLengthsAreRefused() throws {
+    let model = try #require(Self.several).model(.int8)
+    let layers = try #require(model.configuration.sparseAttention).layers
+    try #require(layers > 1)
+    var lengths = [UInt32](repeating: 0, count: layers)
     lengths[0] = 1
-    let D = hybrid.configuration.embedding
-    refuse(hybrid, lengths + flat + [UInt32](repeating: 0, count: 2 * D), "expected all the same")
+    let values = model.newState().layout.count + 2 * model.configuration.embedding
+    let words = lengths + [UInt32](repeating: 0, count: values)
+    #expect { try model.loadState(bytes: forge(model, words)) } throws: {
+      "\($0)".contains("expected all the same")
+    }
   }
 
   @Test func statesOfOtherModelsAreRefusedByBothNames() throws {
