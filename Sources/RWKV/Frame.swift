@@ -237,10 +237,11 @@ final class Frame {
     member.gather(matrix.location, hidden.values, stride: hidden.stride, rows: rows, kernels)
     if rows == 1 {
       member.parallel(Self.parts) { part in
-        let (from, to) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)
-        let count = kernels.nonzero(hidden[0], from, to, index + from, value + from)
+        let units = matrix.units(part, of: Self.parts)
+        let from = units.lowerBound
+        let count = kernels.nonzero(hidden[0], from, units.upperBound, index + from, value + from)
         rowsRead[part] += count
-        rowsSeen[part] += to - from
+        rowsSeen[part] += units.count
         partial[part].update(repeating: 0, count: D)
         kernels.add_rows(
           matrix.format, matrix.records, D, index + from, value + from, count, 0, D, partial[part])
@@ -250,11 +251,12 @@ final class Frame {
     let scratch = rowScratch + member.index * Int(RK_ADD_ROWS_SCRATCH)
     if rows <= Self.fewRows && teamSize <= Self.parts {
       member.parallel(Self.parts) { part in
-        let (first, end) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)
+        let units = matrix.units(part, of: Self.parts)
         let sums = partial[part * rows]
         sums.update(repeating: 0, count: rows * partial.stride)
         kernels.add_rows_block(
-          matrix.format, matrix.records, D, first, end - first, hidden.values, hidden.stride, rows, 0, D,
+          matrix.format, matrix.records, D, units.lowerBound, units.count, hidden.values, hidden.stride, rows,
+          0, D,
           sums, partial.stride, scratch)
       }
       return .partial(gate: gate)
@@ -265,10 +267,11 @@ final class Frame {
       let (from, to) = (task * tile, min(D, (task + 1) * tile))
       for part in 0..<Self.parts {
         let sums = part == 0 ? delta : partial
-        let (first, end) = (matrix.units * part / Self.parts, matrix.units * (part + 1) / Self.parts)
+        let units = matrix.units(part, of: Self.parts)
         for row in 0..<rows { (sums[row] + from).update(repeating: 0, count: to - from) }
         kernels.add_rows_block(
-          matrix.format, matrix.records, D, first, end - first, hidden.values, hidden.stride, rows, from, to,
+          matrix.format, matrix.records, D, units.lowerBound, units.count, hidden.values, hidden.stride, rows,
+          from, to,
           sums.values, sums.stride, scratch)
         guard part > 0 else { continue }
         for row in 0..<rows { kernels.add(partial[row] + from, to - from, delta[row] + from) }

@@ -40,6 +40,9 @@ struct HiddenRows: @unchecked Sendable {
   let columns: Int
 
   var records: UnsafeRawPointer { location.address }
+
+  /// Range `part` of the hidden units, cut into `parts` equal ones.
+  func units(_ part: Int, of parts: Int) -> Range<Int> { units * part / parts..<units * (part + 1) / parts }
 }
 
 /// A function applied to a product in place, by the task that computed it.
