@@ -66,13 +66,20 @@ final class WeightStore: @unchecked Sendable {
     let base = try arena.allocate(byteCount: loadedBytes, hugePages: true)
     memory.pointee = UnsafeRawPointer(base)
     let chunks = loaded.flatMap { ChunkPlace.all(of: $0.0, at: $0.1, in: file) }
-    let start = DispatchTime.now().uptimeNanoseconds
     try Self.load(chunks, to: base, from: file, threads: threads, progress: progress)
-    let seconds = Double(DispatchTime.now().uptimeNanoseconds - start) * 1e-9
-    guard let streaming = plan.streaming else { return }
-    stream = try WeightStream(file, streams, regions: regions, arena: arena)
-    self.streaming = streaming
-    self.streaming?.expectedTokensPerSecond = Double(loadedBytes) / seconds / Double(streaming.streamedBytes)
+    guard var streaming = plan.streaming else { return }
+    let stream = try WeightStream(file, streams, regions: regions, arena: arena)
+    func passesPerSecond() throws(ModelError) -> Double {
+      let start = DispatchTime.now().uptimeNanoseconds
+      try Self.load(stream.first.chunks, to: stream.firstBuffer, from: file, threads: threads, progress: nil)
+      let seconds = Double(DispatchTime.now().uptimeNanoseconds - start) * 1e-9
+      return Double(stream.first.byteCount) / Double(streaming.streamedBytes) / seconds
+    }
+    // A block as it comes from the disk, perhaps, and again. Fresh pages would take as long as inflating into them does.
+    stream.firstBuffer.initializeMemory(as: UInt8.self, repeating: 0, count: stream.first.byteCount)
+    streaming.firstTokensPerSecond = try passesPerSecond()
+    streaming.cachedTokensPerSecond = try passesPerSecond()
+    (self.stream, self.streaming) = (stream, streaming)
   }
 
   private static func load(

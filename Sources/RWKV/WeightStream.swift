@@ -58,6 +58,10 @@ final class WeightStream: @unchecked Sendable {
     for position in streamed { regions[position] = UnsafeRawPointer(buffers[0]) }
   }
 
+  /// The first streamed block, and where it goes.
+  var first: Group { streamed.first.flatMap { groups[$0] } ?? Group() }
+  var firstBuffer: UnsafeMutableRawPointer { buffers[0] }
+
   /// Runs one evaluation, which acquires all blocks in order; throws if some of them could not be read.
   func evaluate(_ body: () throws(ModelError) -> Void) throws(ModelError) {
     try turn.withLock { _ throws(ModelError) in

@@ -61,7 +61,17 @@ struct MemoryOptions: ParsableArguments {
     note(
       "\(reason) (\(size(streaming.limit))): \(streaming.streamedBlocks) of \(streaming.blocks) blocks are read from "
         + "the file for each token, \(size(streaming.streamedFileBytes)). "
-        + "Expect about \(decimal(streaming.expectedTokensPerSecond, 1)) tokens/s.")
+        + "Expect about \(expectation(streaming)).")
     return model
+  }
+
+  private func expectation(_ streaming: Streaming) -> String {
+    let cached = decimal(streaming.cachedTokensPerSecond, 1)
+    // A file in the cache can be this much slower at first too.
+    guard streaming.firstTokensPerSecond < streaming.cachedTokensPerSecond / 3 else {
+      return "\(cached) tokens/s"
+    }
+    return "\(decimal(streaming.firstTokensPerSecond, 1)) tokens/s from the disk, "
+      + "\(cached) while the system keeps the file in its cache"
   }
 }
