@@ -192,7 +192,7 @@ struct FaultTests {
     }
   }
 
-  /// `kill -9` at 50 random times of a conversion and 50 of saving a state.
+  /// `kill -9` at 100 random times of a conversion and 100 of saving a state.
   @Test func killedAtRandomTimesFilesAreTheOldOrTheNewOnes() throws {
     var generator = SystemRandomNumberGenerator()
     func attack(_ tool: Tool, _ arguments: [String], _ path: String, _ pair: (old: Data, new: Data)) throws {
@@ -200,7 +200,7 @@ struct FaultTests {
       #expect(try tool.run(arguments).status == 0)
       let usual = (ContinuousClock.now - start) / Duration.microseconds(1)
       var killed = 0
-      for _ in 0..<50 {
+      for _ in 0..<100 {
         try pair.old.write(to: URL(filePath: path))
         let running = try tool.start(arguments)
         usleep(UInt32.random(in: 0...UInt32(min(usual * 1.1, 1e6)), using: &generator))
@@ -208,7 +208,7 @@ struct FaultTests {
         if try running.wait().status == 128 + Int(SIGKILL) { killed += 1 }
         expectOldOrNew(path, pair, "killed")
       }
-      #expect(killed > 10, "the times say nothing: \(killed) of 50 were killed")
+      #expect(killed > 20, "the times say nothing: \(killed) of 100 were killed")
     }
     try attack(run, saving, state, oldAndNewState())
     try attack(quantize, convert, model, oldAndNewModel())
