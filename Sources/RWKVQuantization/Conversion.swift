@@ -292,7 +292,8 @@ private struct Draft {
     _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) -> [PlannedTensor] {
     var exactness = [Exactness](repeating: Exactness(), count: source.tensors.count)
-    let formats = source.tensors.map { recipe?.format(of: $0) ?? type.format(of: $0) }
+    let weights = source.tensors.reduce(0) { $0 + $1.weights }
+    let formats = source.tensors.map { recipe?.format(of: $0) ?? type.format(of: $0, amongWeights: weights) }
     let undecided = formats.enumerated().filter { $1 == .half }.map { source.tensors[$0.offset].name }
     if !undecided.isEmpty {
       exactness = try source.exactness(threads: threads, cancelled: { !progress(0) }) {

@@ -13,6 +13,8 @@ struct SourceTensor: Sendable {
   let transposed: Bool
   /// Whether its values are F16 already, so that nothing needs to be looked at.
   let isF16: Bool
+
+  var weights: Int { rows * columns }
 }
 
 /// Where weights come from. Readers belong to one thread each.

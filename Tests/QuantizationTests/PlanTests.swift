@@ -43,23 +43,33 @@ struct PlanTests {
     #expect(exactness([0, -0.0]).halfFormat == .f16)
   }
 
+  private func tensor(_ role: TensorRole) -> SourceTensor {
+    SourceTensor(name: "\(role)", role: role, rows: 64, columns: 64, transposed: false, isF16: false)
+  }
+
   @Test func onlyBigMatricesGetFewBits() {
-    func tensor(_ role: TensorRole) -> SourceTensor {
-      SourceTensor(name: "\(role)", role: role, rows: 64, columns: 64, transposed: false, isF16: false)
+    func format(_ type: QuantizationType, _ role: TensorRole) -> FormatChoice {
+      type.format(of: tensor(role), amongWeights: 1 << 20)
     }
     for type in [QuantizationType.int4, .int5] {
-      #expect(type.format(of: tensor(.matrix)) == (type == .int4 ? .int4 : .int5))
-      #expect(type.format(of: tensor(.rows)) == (type == .int4 ? .int4 : .int5))
+      #expect(format(type, .matrix) == (type == .int4 ? .int4 : .int5))
+      #expect(format(type, .rows) == (type == .int4 ? .int4 : .int5))
       for role in [TensorRole.embedding, .head, .lowRank] {
-        #expect(type.format(of: tensor(role)) == .int8)
+        #expect(format(type, role) == .int8)
       }
     }
-    let small = QuantizationType.int4Small
-    #expect(small.format(of: tensor(.matrix)) == .int4 && small.format(of: tensor(.lowRank)) == .int8)
-    #expect(small.format(of: tensor(.embedding)) == .int5 && small.format(of: tensor(.head)) == .int5)
+    #expect(format(.int4Small, .matrix) == .int4 && format(.int4Small, .lowRank) == .int8)
+    #expect(format(.int4Small, .embedding) == .int5 && format(.int4Small, .head) == .int5)
     for type in QuantizationType.allCases {
-      #expect(type.format(of: tensor(.vector)) == .f32)
-      #expect(type.format(of: tensor(.state)) == .f32)
+      #expect(format(type, .vector) == .f32)
+      #expect(format(type, .state) == .f32)
+    }
+  }
+
+  @Test func smallEmbeddingAndHeadOfInt8KeepTheirBits() {
+    for (role, small) in [(TensorRole.embedding, FormatChoice.half), (.head, .half), (.matrix, .int8)] {
+      #expect(QuantizationType.int8.format(of: tensor(role), amongWeights: 32 * 64 * 64) == small)
+      #expect(QuantizationType.int8.format(of: tensor(role), amongWeights: 32 * 64 * 64 - 1) == .int8)
     }
   }
 
