@@ -143,7 +143,7 @@ def main():
 
         def row(name, size, path):
             found = ours.compare(path)
-            print(f"| {name} | {size} | {found['kl']:.6f} | {100 * found['top1']:.2f} % | {100 * found['top10']:.2f} % "
+            print(f"| {name} | {size} | {found['kl']:.7f} | {100 * found['top1']:.2f} % | {100 * found['top10']:.2f} % "
                   f"| {found['model_nats']:.4f} |", flush=True)
 
         for choice in ("rwkv.cpp", "llama.cpp"):

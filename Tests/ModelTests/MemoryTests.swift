@@ -11,10 +11,14 @@ struct MemoryTests {
   static let cases = Golden.cases("v") + Golden.cases("x-")
 
   /// A converted golden checkpoint, with all chunks stored if `stored`.
-  private func path(_ golden: Golden, _ type: QuantizationType, stored: Bool) throws -> String {
-    try TemporaryFiles.shared.path(for: "\(golden.name)-\(type)\(stored ? "-stored" : "")") { path in
+  private func path(
+    _ golden: Golden, _ type: QuantizationType, stored: Bool, recipe: String? = nil
+  ) throws -> String {
+    let key = "\(golden.name)-\(type)\(stored ? "-stored" : "")\(recipe.map { "-\($0.hashValue)" } ?? "")"
+    return try TemporaryFiles.shared.path(for: key) { path in
       var options = ConversionOptions()
       options.type = type
+      options.recipe = try recipe.map { try Recipe($0, path: "recipe") }
       options.overwrite = true
       options.store = stored
       _ = try Conversion.convert(golden.checkpoint.path, to: path, options)
@@ -66,6 +70,31 @@ struct MemoryTests {
     let partly = try streamed(path, room: bytes / 2 + bytes / 8)
     #expect(try #require(partly.streaming).streamedBytes < bytes)
     #expect(try bits(partly, piece, threads: 2) == bits(Model(path: path), piece, threads: 1))
+  }
+
+  /// Embedding and head as int8 keeps them in models where they are small, which these are not.
+  @Test(arguments: cases, ["fp16", "fp32"])
+  func otherFormatsOfEmbeddingAndHeadGiveTheSameBits(_ golden: Golden, _ format: String) throws {
+    func path(stored: Bool) throws -> String {
+      try self.path(
+        golden, .int8, stored: stored, recipe: "emb.weight \(format)\nhead.weight \(format)")
+    }
+    let loaded = try Model(path: path(stored: false))
+    let tokens = try golden.tokens
+    let expected = try bits(loaded, tokens, threads: 1)
+    #expect(try bits(Model(path: path(stored: true)), tokens, threads: 2) == expected)
+    for stored in [false, true] {
+      #expect(try bits(streamed(path(stored: stored)), tokens, threads: 2) == expected)
+    }
+    let session = try Session(loaded, threads: 2)
+    var inTurn: [UInt32] = []
+    for token in tokens {
+      try session.decode(token)
+      inTurn += session.logits.map(\.bitPattern)
+    }
+    #expect(expected.starts(with: inTurn))
+    let file = try ModelFile(path: path(stored: true))
+    #expect(file["head.weight"]?.format != .int8 && file["blocks.0.ffn.key.weight"]?.format == .int8)
   }
 
   @Test func aLimitBelowTheMinimumIsRefusedWithTheMinimum() throws {
