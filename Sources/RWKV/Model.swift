@@ -103,6 +103,12 @@ public final class Model: Sendable {
   /// What the names of each block's tensors begin with, in the order of evaluation.
   package var blockPrefixes: [String] { configuration.blocks.map(\.prefix) }
 
+  /// Of a streamed model: the seconds that `threads` threads need for one pass over the streamed blocks with nothing else
+  /// to do. Reads, inflates and puts into order what a token needs, to where it needs it, without checksums.
+  package func secondsPerPass(threads: Int) throws(ModelError) -> Double? {
+    try store.secondsPerPass(threads: threads)
+  }
+
   /// The state before the first token.
   public func newState() -> State { State(self) }
 

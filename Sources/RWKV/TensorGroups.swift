@@ -1,4 +1,6 @@
 internal import RWKVFormat
+import Dispatch
+import Synchronization
 
 /// The tensors of a model file by the block that reads them.
 struct TensorGroups {
@@ -46,5 +48,46 @@ struct ChunkPlace: Sendable {
       defer { start += length }
       return ChunkPlace(tensor: tensor, chunk: chunk, range: start..<start + length)
     }
+  }
+
+  /// Its place in the region at `base`.
+  func bytes(in base: UnsafeMutableRawPointer) -> UnsafeMutableRawBufferPointer {
+    UnsafeMutableRawBufferPointer(start: base + range.lowerBound, count: range.count)
+  }
+}
+
+extension ModelFile {
+  /// Brings chunks to their places in the region at `base`, one thread for each of the readers.
+  ///
+  /// `progress` is called with the share done, 0…1, from any thread; the load stops when it returns false.
+  func load(
+    _ chunks: [ChunkPlace], to base: UnsafeMutableRawPointer, using readers: [ChunkReader],
+    verifying: Bool = true,
+    progress: (@Sendable (Double) -> Bool)? = nil
+  ) throws(ModelError) {
+    nonisolated(unsafe) let (base, readers) = (base, readers)
+    let next = Atomic<Int>(0)
+    let failure = Mutex<ModelError?>(nil)
+    DispatchQueue.concurrentPerform(iterations: readers.count) { thread in
+      while true {
+        let number = next.add(1, ordering: .relaxed).oldValue
+        guard number < chunks.count else { return }
+        let place = chunks[number]
+        do {
+          try readChunk(
+            place.chunk, of: place.tensor, into: place.bytes(in: base), using: readers[thread],
+            verifying: verifying)
+        } catch {
+          failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
+          next.store(chunks.count, ordering: .relaxed)
+          return
+        }
+        if let progress, !progress(Double(number + 1) / Double(chunks.count)) {
+          failure.withLock { $0 = $0 ?? ModelError(.cancelled, path: path) }
+          next.store(chunks.count, ordering: .relaxed)
+        }
+      }
+    }
+    if let error = failure.withLock({ $0 }) { throw error }
   }
 }

@@ -66,51 +66,12 @@ final class WeightStore: @unchecked Sendable {
     let base = try arena.allocate(byteCount: loadedBytes, hugePages: true)
     memory.pointee = UnsafeRawPointer(base)
     let chunks = loaded.flatMap { ChunkPlace.all(of: $0.0, at: $0.1, in: file) }
-    try Self.load(chunks, to: base, from: file, threads: threads, progress: progress)
+    let readers = (0..<availableThreads(min(threads, chunks.count))).map { _ in ChunkReader() }
+    try file.load(chunks, to: base, using: readers, progress: progress)
     guard var streaming = plan.streaming else { return }
     let stream = try WeightStream(file, streams, regions: regions, arena: arena)
-    func passesPerSecond() throws(ModelError) -> Double {
-      let start = DispatchTime.now().uptimeNanoseconds
-      try Self.load(stream.first.chunks, to: stream.firstBuffer, from: file, threads: threads, progress: nil)
-      let seconds = Double(DispatchTime.now().uptimeNanoseconds - start) * 1e-9
-      return Double(stream.first.byteCount) / Double(streaming.streamedBytes) / seconds
-    }
-    // A block as it comes from the disk, perhaps, and again. Fresh pages would take as long as inflating into them does.
-    stream.firstBuffer.initializeMemory(as: UInt8.self, repeating: 0, count: stream.first.byteCount)
-    streaming.firstTokensPerSecond = try passesPerSecond()
-    streaming.cachedTokensPerSecond = try passesPerSecond()
+    (streaming.firstTokensPerSecond, streaming.cachedTokensPerSecond) = try stream.expectedRates(readers)
     (self.stream, self.streaming) = (stream, streaming)
-  }
-
-  private static func load(
-    _ chunks: [ChunkPlace], to base: UnsafeMutableRawPointer, from file: ModelFile, threads: Int,
-    progress: (@Sendable (Double) -> Bool)?
-  ) throws(ModelError) {
-    nonisolated(unsafe) let base = base
-    let next = Atomic<Int>(0)
-    let failure = Mutex<ModelError?>(nil)
-    DispatchQueue.concurrentPerform(iterations: availableThreads(min(threads, chunks.count))) { _ in
-      let reader = ChunkReader()
-      while true {
-        let number = next.add(1, ordering: .relaxed).oldValue
-        guard number < chunks.count else { return }
-        let place = chunks[number]
-        let target = UnsafeMutableRawBufferPointer(
-          start: base + place.range.lowerBound, count: place.range.count)
-        do {
-          try file.readChunk(place.chunk, of: place.tensor, into: target, using: reader)
-        } catch {
-          failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
-          next.store(chunks.count, ordering: .relaxed)
-          return
-        }
-        if let progress, !progress(Double(number + 1) / Double(chunks.count)) {
-          failure.withLock { $0 = $0 ?? ModelError(.cancelled, path: file.path) }
-          next.store(chunks.count, ordering: .relaxed)
-        }
-      }
-    }
-    if let error = failure.withLock({ $0 }) { throw error }
   }
 
   // MARK: - Evaluation
@@ -131,12 +92,17 @@ final class WeightStore: @unchecked Sendable {
   /// Throws before `body` is run if the file has been changed, and after it if something could not be read, so that
   /// what `body` computed is wrong.
   func evaluate(_ body: (Access) throws(ModelError) -> Void) throws(ModelError) {
-    if let stream { return try stream.evaluate { () throws(ModelError) in try body(.stream) } }
-    guard let mapping else { return try body(.nothing) }
-    try check(mapping)
+    guard stream != nil || mapping != nil else { return try body(.nothing) }
+    try check()
+    if let stream {
+      return try stream.evaluate { () throws(ModelError) in
+        try body(.stream)
+        try check()
+      }
+    }
     let access = isVerified.load(ordering: .acquiring) ? Access.nothing : .verify
     try body(access)
-    try check(mapping)
+    try check()
     guard access == .verify else { return }
     let error = failure.withLock { failure in
       defer { failure = nil }
@@ -146,8 +112,19 @@ final class WeightStore: @unchecked Sendable {
     isVerified.store(true, ordering: .releasing)
   }
 
-  private func check(_ mapping: FileMapping) throws(ModelError) {
-    do { try mapping.check() } catch { throw ModelError(.file("\(error)")) }
+  /// Throws if the file is not what it was when it was opened. Bytes whose checksums have been compared once are
+  /// trusted as long as it is.
+  private func check() throws(ModelError) {
+    do {
+      if let mapping { try mapping.check() } else { try file.checkUnchanged() }
+    } catch {
+      throw ModelError(.file("\(error)"))
+    }
+  }
+
+  /// See `Model`.
+  func secondsPerPass(threads: Int) throws(ModelError) -> Double? {
+    try stream?.secondsPerPass((0..<availableThreads(threads)).map { _ in ChunkReader() })
   }
 
   /// Makes the matrices of the block at `position` usable; position L: those outside of blocks. Called by all members.

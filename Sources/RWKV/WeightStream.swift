@@ -5,8 +5,8 @@ import Synchronization
 /// Brings the matrices of blocks that do not fit into memory there for each pass, in the order of evaluation.
 ///
 /// There are two buffers. While one block is evaluated, a background thread inflates the next one into the other buffer;
-/// when the evaluation arrives there first, its threads help with the chunks that are left. The sessions of a model take
-/// turns: one evaluation at a time.
+/// when the evaluation arrives there first, its threads help with the chunks that are left. Checksums are compared the first
+/// time a block is read. The sessions of a model take turns: one evaluation at a time.
 final class WeightStream: @unchecked Sendable {
   /// The chunks of one streamed block.
   struct Group {
@@ -18,11 +18,11 @@ final class WeightStream: @unchecked Sendable {
   private final class Fill: Sendable {
     let position: Int
     let buffer: Int
+    let verifies: Bool
     private let claimed = Atomic<Int>(0)
 
-    init(position: Int, buffer: Int) {
-      self.position = position
-      self.buffer = buffer
+    init(position: Int, buffer: Int, verifies: Bool) {
+      (self.position, self.buffer, self.verifies) = (position, buffer, verifies)
     }
 
     func claim() -> Int { claimed.add(1, ordering: .relaxed).oldValue }
@@ -43,6 +43,8 @@ final class WeightStream: @unchecked Sendable {
   private let failure = Mutex<ModelError?>(nil)
   /// The filling that the evaluation meets next. Changes between phases only.
   private var fill: Fill?
+  /// Whether the checksums of the block at a position have been compared. Changes between phases only.
+  private var isVerified: [Bool]
 
   /// - Parameter regions: one for each position; those of streamed blocks are set here.
   init(
@@ -50,6 +52,7 @@ final class WeightStream: @unchecked Sendable {
   ) throws(ModelError) {
     (self.file, self.groups, self.regions, self.arena) = (file, groups, regions, arena)
     streamed = groups.indices.filter { groups[$0] != nil }
+    isVerified = groups.map { _ in false }
     let largest = groups.reduce(0) { max($0, $1?.byteCount ?? 0) }
     buffers = [
       try arena.allocate(byteCount: largest, hugePages: true),
@@ -58,9 +61,38 @@ final class WeightStream: @unchecked Sendable {
     for position in streamed { regions[position] = UnsafeRawPointer(buffers[0]) }
   }
 
-  /// The first streamed block, and where it goes.
-  var first: Group { streamed.first.flatMap { groups[$0] } ?? Group() }
-  var firstBuffer: UnsafeMutableRawPointer { buffers[0] }
+  /// Tokens per second if a pass takes as long as a block does, as it comes from the disk, perhaps, and again.
+  func expectedRates(_ readers: [ChunkReader]) throws(ModelError) -> (first: Double, cached: Double) {
+    let bytes = streamed.reduce(0) { $0 + (groups[$1]?.byteCount ?? 0) }
+    let first = streamed[0]
+    guard let group = groups[first] else { return (0, 0) }
+    // Fresh pages would take as long as inflating into them does.
+    buffers[0].initializeMemory(as: UInt8.self, repeating: 0, count: group.byteCount)
+    func rate() throws(ModelError) -> Double {
+      Double(group.byteCount) / Double(bytes) / (try seconds([first], readers, verifying: true))
+    }
+    return (try rate(), try rate())
+  }
+
+  /// The time that a pass takes when nothing is evaluated.
+  func secondsPerPass(_ readers: [ChunkReader]) throws(ModelError) -> Double {
+    try turn.withLock { _ throws(ModelError) in
+      queue.sync {}
+      fill = nil
+      return try seconds(streamed, readers, verifying: false)
+    }
+  }
+
+  private func seconds(
+    _ positions: [Int], _ readers: [ChunkReader], verifying: Bool
+  ) throws(ModelError) -> Double {
+    let start = DispatchTime.now().uptimeNanoseconds
+    for (number, position) in positions.enumerated() {
+      guard let group = groups[position] else { continue }
+      try file.load(group.chunks, to: buffers[number % 2], using: readers, verifying: verifying)
+    }
+    return Double(DispatchTime.now().uptimeNanoseconds - start) * 1e-9
+  }
 
   /// Runs one evaluation, which acquires all blocks in order; throws if some of them could not be read.
   func evaluate(_ body: () throws(ModelError) -> Void) throws(ModelError) {
@@ -94,6 +126,7 @@ final class WeightStream: @unchecked Sendable {
     member.parallel(1) { _ in
       guard let fill else { return }
       queue.sync {}
+      if failure.withLock({ $0 == nil }) { isVerified[position] = true }
       regions[position] = UnsafeRawPointer(buffers[fill.buffer])
       let next = streamed.first { $0 > position } ?? streamed[0]
       begin(next, into: 1 - fill.buffer)
@@ -101,7 +134,7 @@ final class WeightStream: @unchecked Sendable {
   }
 
   private func begin(_ position: Int, into buffer: Int) {
-    let fill = Fill(position: position, buffer: buffer)
+    let fill = Fill(position: position, buffer: buffer, verifies: !isVerified[position])
     self.fill = fill
     queue.async { [self] in
       guard let group = groups[position] else { return }
@@ -115,9 +148,11 @@ final class WeightStream: @unchecked Sendable {
     let index = fill.claim()
     guard index < group.chunks.count else { return false }
     let place = group.chunks[index]
-    let target = UnsafeMutableRawBufferPointer(
-      start: buffers[fill.buffer] + place.range.lowerBound, count: place.range.count)
-    do { try file.readChunk(place.chunk, of: place.tensor, into: target, using: reader) } catch {
+    do {
+      try file.readChunk(
+        place.chunk, of: place.tensor, into: place.bytes(in: buffers[fill.buffer]), using: reader,
+        verifying: fill.verifies)
+    } catch {
       failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
     }
     return true

@@ -63,17 +63,18 @@ public final class ModelFile: Sendable {
     return chunks[range].allSatisfy { $0.codec == .stored } ? chunks[tensor.firstChunk].offset : nil
   }
 
-  /// Reads one chunk of a tensor: its records, of `rawLength(ofChunk:of:)` bytes. Checks its checksum.
+  /// Reads one chunk of a tensor: its records, of `rawLength(ofChunk:of:)` bytes. Checks its checksum, unless the caller has
+  /// had it checked before and makes sure that the file is what it was (`checkUnchanged`).
   public func readChunk(
     _ chunk: Int, of tensor: TensorInfo, into destination: UnsafeMutableRawBufferPointer,
-    using reader: ChunkReader
+    using reader: ChunkReader, verifying: Bool = true
   ) throws(ModelFileError) {
     let record = chunks[tensor.firstChunk + chunk]
     precondition(destination.count == rawLength(ofChunk: chunk, of: tensor))
     do throws(ModelFileError) {
       let stored = record.codec == .stored ? destination : reader.stored(record.length)
       try file.read(into: stored, at: record.offset)
-      guard XXH64.hash(UnsafeRawBufferPointer(stored)) == record.hash else {
+      guard !verifying || XXH64.hash(UnsafeRawBufferPointer(stored)) == record.hash else {
         throw ModelFileError(.damaged(what: "chunk \(chunk)"))
       }
       if record.codec == .zstd {
@@ -82,6 +83,11 @@ public final class ModelFile: Sendable {
     } catch {
       throw ModelFileError(error.reason, path: path, offset: record.offset, tensor: tensor.name)
     }
+  }
+
+  /// Throws if the file is not what it was when it was opened: what was read since may be wrong. Costs one system call.
+  public func checkUnchanged() throws(ModelFileError) {
+    guard file.isUnchanged else { throw ModelFileError(.changed, path: path) }
   }
 
   /// Checks the checksum of a stored chunk that the caller has in a mapping.

@@ -3,11 +3,25 @@
 /// The order of bytes that zstd compresses: class by class, wide elements plane by plane. formats/rwkv-v1.md 5.
 struct SplitOrder {
   let layout: RecordLayout
-  private let runs: [[RecordLayout.Run]]
+  /// A record's runs in stream order.
+  private let stream: [Piece]
+
+  private struct Piece {
+    let byteClass: Int
+    let offset, length: Int
+    /// Bytes of an element.
+    let width: Int
+  }
 
   init(_ layout: RecordLayout) {
     self.layout = layout
-    runs = layout.runs()
+    let pieces = layout.runs().enumerated().flatMap { byteClass, runs in
+      runs.map {
+        Piece(
+          byteClass: byteClass, offset: $0.offset, length: $0.length, width: layout.elementBytes(byteClass))
+      }
+    }
+    stream = pieces.sorted { $0.offset < $1.offset }
   }
 
   /// True if the split order is the order of the records themselves.
@@ -22,42 +36,39 @@ struct SplitOrder {
   }
 
   func split(_ raw: UnsafePointer<UInt8>, records: Int, into split: UnsafeMutablePointer<UInt8>) {
-    var next = split
-    let recordBytes = layout.recordBytes
-    for byteClass in 0..<RecordLayout.classCount {
-      let bytes = layout.classBytes[byteClass] * records
-      let width = layout.elementBytes(byteClass)
-      var element = next
-      runs[byteClass].withUnsafeBufferPointer { runs in
-        for record in 0..<records {
-          let start = raw + record * recordBytes
-          for run in runs {
-            Self.scatter(start + run.offset, run.length / width, width, element, plane: bytes / width)
-            element += run.length / width
-          }
-        }
-      }
-      next += bytes
+    forEachRun(records) { start, element, plane, piece in
+      Self.scatter(raw + start, piece.length / piece.width, piece.width, split + element, plane: plane)
     }
   }
 
   func merge(_ split: UnsafePointer<UInt8>, records: Int, into raw: UnsafeMutablePointer<UInt8>) {
-    var next = split
-    let recordBytes = layout.recordBytes
+    forEachRun(records) { start, element, plane, piece in
+      Self.gather(split + element, plane: plane, piece.length / piece.width, piece.width, raw + start)
+    }
+  }
+
+  /// All runs in the order of the records, so that these are read or written from start to end: where a run starts in
+  /// them, where its first element does in split order, and the length of a plane of its class.
+  @inline(__always)
+  private func forEachRun(
+    _ records: Int, _ body: (_ start: Int, _ element: Int, _ plane: Int, _ piece: Piece) -> Void
+  ) {
+    var next = InlineArray<4, Int>(repeating: 0)
+    var planes = InlineArray<4, Int>(repeating: 0)
+    var first = 0
     for byteClass in 0..<RecordLayout.classCount {
       let bytes = layout.classBytes[byteClass] * records
-      let width = layout.elementBytes(byteClass)
-      var element = next
-      runs[byteClass].withUnsafeBufferPointer { runs in
-        for record in 0..<records {
-          let start = raw + record * recordBytes
-          for run in runs {
-            Self.gather(element, plane: bytes / width, run.length / width, width, start + run.offset)
-            element += run.length / width
-          }
+      (next[byteClass], planes[byteClass]) = (first, bytes / layout.elementBytes(byteClass))
+      first += bytes
+    }
+    let recordBytes = layout.recordBytes
+    stream.withUnsafeBufferPointer { stream in
+      for record in 0..<records {
+        for piece in stream {
+          body(record * recordBytes + piece.offset, next[piece.byteClass], planes[piece.byteClass], piece)
+          next[piece.byteClass] += piece.length / piece.width
         }
       }
-      next += bytes
     }
   }
 
@@ -89,6 +100,10 @@ struct SplitOrder {
     _ elements: UnsafeMutablePointer<UInt8>
   ) {
     switch width {
+    case 1 where count == 64:
+      // A line of scales: too short for a call.
+      UnsafeMutableRawPointer(elements).storeBytes(
+        of: UnsafeRawPointer(planes).loadUnaligned(as: SIMD64<UInt8>.self), as: SIMD64<UInt8>.self)
     case 1:
       elements.update(from: planes, count: count)
     case 2:

@@ -154,6 +154,19 @@ struct MemoryTests {
     return copy
   }
 
+  /// Changes one byte of blocks.1.att.key.weight.
+  private func damageKeys(_ path: String) throws {
+    let file = try ModelFile(path: path)
+    let tensor = try #require(file["blocks.1.att.key.weight"])
+    let offset = try #require(file.storedOffset(of: tensor)) + 100
+    let descriptor = open(path, O_RDWR)
+    defer { close(descriptor) }
+    var byte: UInt8 = 0
+    try #require(pread(descriptor, &byte, 1, off_t(offset)) == 1)
+    byte ^= 0x5A
+    try #require(pwrite(descriptor, &byte, 1, off_t(offset)) == 1)
+  }
+
   @Test func aMappedFileThatShrinksIsAnError() throws {
     let golden = try #require(Golden.cases("v7-std").first)
     let path = try copy(golden)
@@ -194,28 +207,61 @@ struct MemoryTests {
   @Test func damagedMappedWeightsAreFoundByTheFirstEvaluation() throws {
     let golden = try #require(Golden.cases("v7-std").first)
     let path = try copy(golden)
-    let file = try ModelFile(path: path)
-    let tensor = try #require(file["blocks.1.att.key.weight"])
-    let offset = try #require(file.storedOffset(of: tensor))
-    let descriptor = open(path, O_WRONLY)
-    var byte: UInt8 = 0x5A
-    #expect(pwrite(descriptor, &byte, 1, off_t(offset) + 100) == 1)
-    close(descriptor)
+    try damageKeys(path)
     let session = try Session(Model(path: path), threads: 2)
     for _ in 0..<2 {
       #expect { try session.decode(1) } throws: { "\($0)".contains("blocks.1.att.key.weight") }
     }
   }
 
-  @Test func aStreamedFileThatShrinksIsAnErrorAndTheStateStartsAnew() throws {
+  @Test func damagedStreamedWeightsAreFoundByEachEvaluation() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try copy(golden)
+    // The first block, which is read to see how fast that goes, is whole.
+    try damageKeys(path)
+    let session = try Session(streamed(path), threads: 2)
+    for _ in 0..<3 {
+      #expect { try session.decode(1) } throws: { "\($0)".contains("blocks.1.att.key.weight") }
+      #expect((0..<session.state.count).allSatisfy { session.state.values[$0] == 0 })
+    }
+  }
+
+  @Test func aStreamedFileThatIsChangedIsAnErrorThoughItsChecksumsHaveBeenCompared() throws {
     let golden = try #require(Golden.cases("v7-std").first)
     let path = try copy(golden)
     let session = try Session(streamed(path), threads: 2)
     try session.prefill(golden.tokens)
+    let before = session.state.copy()
+    try damageKeys(path)
+    for _ in 0..<2 {
+      #expect { try session.decode(1) } throws: { "\($0)".contains("another program changed the file") }
+      // It was noticed before anything was computed.
+      #expect((0..<before.count).allSatisfy { session.state.values[$0] == before.values[$0] })
+    }
+  }
+
+  @Test func aStreamedFileThatShrinksIsAnError() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try copy(golden)
+    let session = try Session(streamed(path), threads: 2)
+    try session.prefill(golden.tokens)
+    let before = session.state.copy()
     #expect(truncate(path, 8192) == 0)
-    // The first passes may still find blocks that were read ahead.
-    #expect(throws: ModelError.self) { for _ in 0..<3 { try session.decode(1) } }
-    #expect((0..<session.state.count).allSatisfy { session.state.values[$0] == 0 })
+    #expect { try session.decode(1) } throws: { "\($0)".contains("another program changed the file") }
+    #expect((0..<before.count).allSatisfy { session.state.values[$0] == before.values[$0] })
+  }
+
+  @Test func theTimeOfAPassIsMeasuredBetweenEvaluations() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try path(golden, .int4, stored: false)
+    let (model, tokens) = (try streamed(path), try golden.tokens)
+    let expected = try bits(Model(path: path), tokens, threads: 1)
+    for _ in 0..<2 {
+      #expect(try bits(model, tokens, threads: 2) == expected)
+      let seconds = try model.secondsPerPass(threads: 2)
+      #expect(try #require(seconds) > 0)
+    }
+    #expect(try Model(path: path).secondsPerPass(threads: 2) == nil)
   }
 
   // MARK: - Over time

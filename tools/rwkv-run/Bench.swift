@@ -9,7 +9,9 @@ struct Bench: ParsableCommand {
     abstract: "Measures reading a prompt (pp) and writing tokens (tg), in tokens per second.",
     discussion: """
       The limit of a row is what this machine's memory (weights read; the state read and written) and arithmetic (products
-      of the matrices, zeros included) allow, each measured in the same run with nothing else to do.
+      of the matrices, zeros included) allow, each measured in the same run with nothing else to do. For a model that is
+      larger than --memory-limit it is at most what reading and inflating the blocks that are not kept allows: the same
+      chunks, threads and buffers, after every repetition, without checksums and without evaluation.
 
       EXAMPLES
         rwkv-run bench model.rwkv
@@ -87,43 +89,52 @@ struct Bench: ParsableCommand {
     for depth in try numbers(depth, "-d", atLeast: 0) {
       try read(depth, session)
       let start = session.state.copy()
-      func row(_ test: String, _ streams: Int, _ rates: [Double], weights: Int) -> Row {
+      func row(_ test: String, _ streams: Int, _ measured: Measured, weights: Int) -> Row {
         let isPrompt = test.hasPrefix("pp")
         let bytes = isPrompt ? (weights + stateBytes) / prompt : weights + stateBytes
+        let passes = (prompt + Streaming.tokensPerPass - 1) / Streaming.tokensPerPass
+        let tokensPerPass = isPrompt ? Double(prompt) / Double(passes) : Double(streams)
         return Row(
-          path: model.path, test: test + (depth > 0 ? "@d\(depth)" : ""), threads: threads, streams: streams,
-          rates: rates, weightBytes: weights,
-          limit: roofline.limit(bytes: bytes, isPrompt ? reading : writing))
+          path: model.path, test: test + (depth > 0 ? "@d\(depth)" : ""), threads: threads,
+          streams: streams, rates: measured.rates, weightBytes: weights,
+          limit: min(
+            roofline.limit(bytes: bytes, isPrompt ? reading : writing),
+            measured.passSeconds.isEmpty ? .infinity : tokensPerPass / median(measured.passSeconds)))
       }
       if prompt > 0 {
-        let rates = try rates(model, prompt, [session.state], start) { try session.prefill($0) }
-        add(row("pp\(prompt)", 1, rates, weights: session.weightBytesPerToken))
+        let measured = try repeated(model, threads, prompt, [session.state], start) {
+          try session.prefill($0)
+        }
+        add(row("pp\(prompt)", 1, measured, weights: session.weightBytesPerToken))
       }
       for count in predict > 0 ? try streamCounts() : [] {
         if count == 1 {
-          let rates = try rates(model, predict, [session.state], start) {
+          let measured = try repeated(model, threads, predict, [session.state], start) {
             for token in $0 { try session.decode(token) }
           }
-          add(row("tg\(predict)", 1, rates, weights: session.weightBytesPerToken))
+          add(row("tg\(predict)", 1, measured, weights: session.weightBytesPerToken))
         } else {
-          let rates = try batchRates(model, count, threads: threads, start)
+          let measured = try repeatedBatch(model, threads, count, start)
           // A hidden unit that is zero in one conversation rarely is in all others: all weights are read.
-          add(row("tg\(predict)x\(count)", count, rates, weights: model.weightBytes / count))
+          add(row("tg\(predict)x\(count)", count, measured, weights: model.weightBytes / count))
         }
       }
     }
   }
 
   /// Several conversations from `start` on that read different tokens; the tokens per second of all of them.
-  private func batchRates(_ model: Model, _ count: Int, threads: Int, _ start: State) throws -> [Double] {
+  private func repeatedBatch(
+    _ model: Model, _ threads: Int, _ count: Int, _ start: State
+  ) throws -> Measured {
     let batch = try Batch(model, threads: threads)
     let states = (0..<count).map { _ in start.copy() }
-    let rates = try rates(model, predict, states, start) { tokens in
+    var measured = try repeated(model, threads, predict, states, start) { tokens in
       for first in tokens.indices {
         try batch.decode(states.indices.map { tokens[(first + $0) % tokens.count] }, states)
       }
     }
-    return rates.map { $0 * Double(count) }
+    measured.rates = measured.rates.map { $0 * Double(count) }
+    return measured
   }
 
   private func threadCounts() throws -> [Int] {
@@ -166,24 +177,34 @@ struct Bench: ParsableCommand {
     }
   }
 
+  /// What the repetitions of a test gave, ascending.
+  struct Measured {
+    /// Tokens per second.
+    var rates: [Double] = []
+    /// Of a streamed model: what its blocks take for one pass when nothing is evaluated [s].
+    var passSeconds: [Double] = []
+  }
+
   /// Runs `body` on `count` tokens `repetitions` times after a warm-up, each time with the states as they were at `start`.
-  ///
-  /// Returns tokens per second, ascending.
-  private func rates(
-    _ model: Model, _ count: Int, _ states: [State], _ start: State, _ body: ([Int]) throws -> Void
-  ) throws -> [Double] {
+  private func repeated(
+    _ model: Model, _ threads: Int, _ count: Int, _ states: [State], _ start: State,
+    _ body: ([Int]) throws -> Void
+  ) throws -> Measured {
     let tokens = tokens(count, model)
     try body(Array(tokens.prefix(16)))
-    var rates: [Double] = []
+    var measured = Measured()
     for _ in 0..<repetitions {
       if isInterrupted { throw interruptedExit }
       for state in states { state.assign(start) }
       let begin = now()
       try body(tokens)
-      rates.append(Double(count) / (now() - begin))
+      measured.rates.append(Double(count) / (now() - begin))
+      if let seconds = try model.secondsPerPass(threads: threads) { measured.passSeconds.append(seconds) }
     }
     for state in states { state.assign(start) }
-    return rates.sorted()
+    measured.rates.sort()
+    measured.passSeconds.sort()
+    return measured
   }
 
   struct Row {
@@ -198,11 +219,6 @@ struct Bench: ParsableCommand {
     let weightBytes: Int
     /// Tokens per second that the machine allows.
     let limit: Double
-
-    var median: Double {
-      let middle = rates.count / 2
-      return rates.count % 2 == 1 ? rates[middle] : (rates[middle - 1] + rates[middle]) / 2
-    }
   }
 
   /// Prints rows as they come.
@@ -219,11 +235,11 @@ struct Bench: ParsableCommand {
 
     func add(_ row: Row) {
       let (low, high) = (row.rates[0], row.rates[row.rates.count - 1])
-      let share = row.median / row.limit
+      let share = median(row.rates) / row.limit
       switch format {
       case .md:
         output(
-          "| \(row.path) | \(row.threads) | \(row.test) | \(decimal(row.median, 2)) | "
+          "| \(row.path) | \(row.threads) | \(row.test) | \(decimal(median(row.rates), 2)) | "
             + "\(decimal(low, 2)) … \(decimal(high, 2)) | \(decimal(Double(row.weightBytes) / 1e6, 1)) | "
             + "\(decimal(100 * share, 0)) % |")
       case .json:
@@ -231,7 +247,8 @@ struct Bench: ParsableCommand {
           JSON.object([
             ("model", .string(row.path)), ("test", .string(row.test)), ("threads", .integer(row.threads)),
             ("streams", .integer(row.streams)),
-            ("tokens_per_second", .number(row.median, decimals: 3)), ("min", .number(low, decimals: 3)),
+            ("tokens_per_second", .number(median(row.rates), decimals: 3)),
+            ("min", .number(low, decimals: 3)),
             ("max", .number(high, decimals: 3)), ("peak_rss_bytes", .integer(peakMemory())),
             ("weight_bytes_per_token", .integer(row.weightBytes)),
             ("limit_tokens_per_second", .number(row.limit, decimals: 3)),
@@ -240,6 +257,12 @@ struct Bench: ParsableCommand {
       }
     }
   }
+}
+
+/// Of ascending numbers.
+private func median(_ numbers: [Double]) -> Double {
+  let middle = numbers.count / 2
+  return numbers.count % 2 == 1 ? numbers[middle] : (numbers[middle - 1] + numbers[middle]) / 2
 }
 
 /// Largest resident size of this process since the last `forgetPeakMemory` [bytes].
