@@ -71,9 +71,8 @@ public final class Conversation {
     let before = session.state.copy()
     let start = tokens.count
     do {
-      let opening = start == 0 && turns.isEmpty && !base.isLoaded ? template.opening(system: system) : ""
       let question = template.question(message, thinking ?? template.thinking.first)
-      let prompt = tokenizer.encode(opening + question)
+      let prompt = unreadOpening() + tokenizer.encode(question)
       // "none" and an empty message: token 0 starts a document.
       try read(prompt.isEmpty ? [0] : prompt, reading)
       var turn = Turn(message: message, start: start, before: before)
@@ -113,6 +112,8 @@ public final class Conversation {
 
   /// Writes the state and the tokens that led to it to a file.
   public func save(to path: String) throws {
+    // Also before the first message, instructions are part of the conversation.
+    try read(unreadOpening())
     try session.state.save(to: path, tokens: knowsTokens ? tokens : [])
   }
 
@@ -131,6 +132,11 @@ public final class Conversation {
     turns = []
     knowsTokens = true
     base = (session.state.copy(), tokens, isLoaded)
+  }
+
+  /// Tokens of what stands before the first message, as long as they have not been read.
+  private func unreadOpening() -> [Int] {
+    tokens.isEmpty && !base.isLoaded ? tokenizer.encode(template.opening(system: system)) : []
   }
 
   private func read(_ new: [Int], _ progress: @escaping (Int, Int) -> Bool = { _, _ in true }) throws {

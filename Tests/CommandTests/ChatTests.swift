@@ -14,9 +14,10 @@ struct ChatTests {
   }
 
   /// Answers never end by themselves: token 0 is banned.
-  private func chat(_ arguments: String...) throws -> PseudoTerminal {
+  private func chat(environment: [String: String] = [:], _ arguments: String...) throws -> PseudoTerminal {
     try PseudoTerminal(
-      tool, ["chat", model, "--seed", "5", "-n", "40", "-t", "2", "--logit-bias", "0=-inf"] + arguments)
+      tool, ["chat", model, "--seed", "5", "-n", "40", "-t", "2", "--logit-bias", "0=-inf"] + arguments,
+      environment: environment)
   }
 
   private func contents(_ name: String) throws -> Data {
@@ -34,7 +35,7 @@ struct ChatTests {
     let monday = try chat()
     monday.expect("/help")
     monday.type("hello\n/params tokens -1\n")
-    monday.expect(", tokens -1")  // not its echo
+    monday.expect("tokens             -1")
     let first = monday.output
     #expect(!first.isEmpty && answers.hasPrefix(first))
     monday.type("something that is answered without end\n")
@@ -77,10 +78,68 @@ struct ChatTests {
     #expect(!writing.output.isEmpty)
   }
 
+  @Test func anInterruptedLineIsForgottenAndTheConversationSaved() throws {
+    let file = folder.file("c.state")
+    let chat = try chat("--save-state", file, "-n", "5")
+    chat.expect("/help")
+    chat.type("forgotten")
+    chat.expect("forgotten")
+    chat.type("\u{3}")
+    chat.expect("Ctrl-C again")
+    chat.expect("> ")
+    for line in ["\"\"\"one\n", "two\n"] {
+      chat.type(line)
+      chat.expect("… ")
+    }
+    chat.type("\u{3}")
+    chat.expect("Ctrl-C again")
+    chat.type("kept\n")
+    chat.expect("stopped after 5")
+    chat.type("/undo\n")
+    chat.expect("taken back: kept")
+    chat.type("again\n")
+    chat.expect("stopped after 5")
+    chat.expect("> ")
+    chat.type("\u{3}")
+    chat.expect("Ctrl-C again")
+    chat.type("\u{3}")
+    #expect(chat.wait() == 130)
+    let shown = try tool.run("state", "show", file, "--model", model).output
+    #expect(shown.contains("User: again\n") && !shown.contains("forgotten") && !shown.contains("two"))
+  }
+
+  /// A terminal marks what is pasted; only Enter sends it.
+  @Test func pastedLinesAreOneMessage() throws {
+    let chat = try chat(environment: ["TERM": "xterm"], "-n", "5")
+    chat.expect("/help")
+    chat.expect("> ")
+    guard chat.screen.contains("\u{1B}[?2004h") else { return }  // no libedit here
+    chat.type("\u{1B}[200~eins\rzwei\r\n\tdrei 你好\u{1B}[20")
+    chat.type("1~!")
+    chat.expect("!")
+    chat.type("\n")
+    chat.expect("stopped after 5")
+    chat.type("/save \(folder.file("p.state"))\n/exit\n")
+    #expect(chat.wait() == 0)
+    let shown = try tool.run("state", "show", folder.file("p.state"), "--model", model).output
+    #expect(shown.contains("User: eins\nzwei\n\tdrei 你好!\n\nAssistant:"), "\(shown)")
+  }
+
+  @Test func aClosedTerminalLosesNothing() throws {
+    let file = folder.file("h.state")
+    let chat = try chat("--save-state", file, "-n", "-1")
+    chat.expect("/help")
+    chat.type("hello\n")
+    chat.waitForOutput()
+    chat.hangUp()
+    #expect(chat.wait() == 0)
+    #expect(try tool.run("state", "show", file, "--model", model).output.contains("User: hello\n"))
+  }
+
   @Test func commandsAnswerAndMistakesAreForgiven() throws {
     let chat = try chat()
     let session = [
-      ("/help\n", "/regenerate"), ("/params top-p 0.9\n", "top-p 0.9"),
+      ("/help\n", "/regenerate"), ("/params top-p 0.9\n", "top-p              0.9"),
       ("/params top-p 7\n", "expected 0.0…1.0"),
       ("/params colour red\n", "the names are"), ("/system Be brief.\n", "with these instructions"),
       ("/think fake\n", "fake (there are: off, on"), ("/think hard\n", "not 'hard'"),
@@ -106,6 +165,14 @@ struct ChatTests {
       after: "exec < '\(messages)'")
     #expect(result.status == 0 && !result.output.isEmpty && !result.errors.contains("> "))
     #expect(try contents("a.state") == contents("b.state"))
+
+    // A message of several lines whose end is missing is one all the same.
+    try "\"\"\"one\ntwo".write(toFile: messages, atomically: true, encoding: .utf8)
+    let unclosed = try tool.run(
+      ["chat", model, "-n", "1", "--save-state", folder.file("c.state")], after: "exec < '\(messages)'")
+    #expect(unclosed.status == 0)
+    let shown = try tool.run("state", "show", folder.file("c.state"), "--model", model).output
+    #expect(shown.contains("User: one\ntwo\n\nAssistant:"), "\(shown)")
   }
 
   @Test func wrongTemplatesAreExplained() throws {

@@ -3,7 +3,7 @@ import Testing
 
 /// A program with a terminal of its own for input and messages; its stdout goes to a file.
 final class PseudoTerminal {
-  private let master: Int32
+  private var master: Int32
   private let process: pid_t
   private let folder = TemporaryFolder()
   private var seen = ""
@@ -46,7 +46,13 @@ final class PseudoTerminal {
     _ = fcntl(master, F_SETFL, O_NONBLOCK)
   }
 
-  deinit { close(master) }
+  deinit { hangUp() }
+
+  /// Closes the terminal's window.
+  func hangUp() {
+    if master >= 0 { close(master) }
+    master = -1
+  }
 
   func type(_ text: String) {
     let bytes = Array(text.utf8)

@@ -141,6 +141,23 @@ struct ConversationTests {
     #expect(try second.undo()?.message == "two" && second.undo() == nil)
   }
 
+  @Test(arguments: cases)
+  func instructionsAreSavedBeforeTheFirstMessage(_ golden: Golden) throws {
+    let file = FileManager.default.temporaryDirectory.appending(path: "chat-\(UUID().uuidString)").path
+    defer { try? FileManager.default.removeItem(atPath: file) }
+    let (saved, unsaved, loaded) = (
+      try conversation(golden), try conversation(golden), try conversation(golden)
+    )
+    for conversation in [saved, unsaved] { conversation.reset(system: "be brief") }
+    try saved.save(to: file)
+    loaded.load(try loaded.session.model.loadState(from: file))
+    let answer = try say(unsaved, "one")
+    #expect(try say(saved, "one") == answer && say(loaded, "one") == answer)
+    #expect(saved.tokens == unsaved.tokens && loaded.tokens == unsaved.tokens)
+    #expect(try saved.undo()?.message == "one")
+    #expect(try say(saved, "one") == answer)
+  }
+
   @Test func attemptsAndSeedsDiffer() throws {
     let golden = try #require(Self.cases.first { $0.name == "v7-std" })
     let conversation = try conversation(golden)

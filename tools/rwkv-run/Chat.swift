@@ -75,8 +75,9 @@ struct Chat: ParsableCommand {
         conversation.reset(system: system)
       }
       if let loadState { try loop.load(loadState) }
-      try loop.run()
+      let isComplete = try loop.run()
       if let saveState { try conversation.save(to: saveState) }
+      if !isComplete { throw interruptedExit }
     }
   }
 

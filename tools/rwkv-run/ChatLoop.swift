@@ -16,32 +16,55 @@ final class ChatLoop {
   /// Of the last answer, for people.
   private var speed = "no answer yet"
   private var isOver = false
+  /// Ctrl-C was pressed where nothing was to stop; once more leaves.
+  private var isLeaving = false
 
   init(_ conversation: Conversation, options: SamplingOptions) {
     self.conversation = conversation
     self.options = options
   }
 
-  func run() throws {
+  /// Until the end of input, /exit, or Ctrl-C twice: false then.
+  func run() throws -> Bool {
     if editor.isInteractive {
       let model = conversation.session.model
       say(
         "\(model.name), RWKV-\(model.configuration.version.rawValue), template \(conversation.template.name); /help lists the commands"
       )
     }
-    while !isOver, let message = nextMessage() {
-      forgetInterrupt()
+    while !isOver {
+      switch nextMessage() {
+      case .end:
+        if editor.isInteractive { note("") }
+        isOver = true
+      case .interrupted:
+        note("")
+        if isLeaving { return false }
+        isLeaving = true
+        say("(Ctrl-C again, or /exit, leaves)")
+      case .text(let message):
+        isLeaving = false
+        forgetInterrupt()
+        try react(to: message)
+        if isInterrupted && !editor.isInteractive { return false }
+        forgetInterrupt()
+      }
+    }
+    return true
+  }
+
+  private func react(to message: String) throws {
+    do {
       if message.hasPrefix("/") {
-        do { try command(message) } catch {
-          // A mistake in a command, a missing file: the conversation goes on.
-          if !isInterrupted { say("\(error)") }
-        }
+        try command(message)
       } else if message.contains(where: { !$0.isWhitespace }) {
         attempts = 0
         try answer(message)
       }
-      if isInterrupted && !editor.isInteractive { throw interruptedExit }
-      forgetInterrupt()
+    } catch {
+      // A mistake in a command, a missing file: the conversation goes on. In a script, no answer is missing unnoticed.
+      guard editor.isInteractive || message.hasPrefix("/") else { throw error }
+      if !isInterrupted { say("\(error)") }
     }
   }
 
@@ -59,20 +82,22 @@ final class ChatLoop {
 
   private func say(_ text: String) { note(faint(text)) }
 
-  /// A line, or the lines between two """; nil at the end of input.
-  private func nextMessage() -> String? {
-    guard let first = editor.readLine("> ") else {
-      if editor.isInteractive { note("") }
-      return nil
-    }
-    guard first.hasPrefix("\"\"\"") else { return first }
-    var lines = [String(first.dropFirst(3))]
-    while !lines[lines.count - 1].hasSuffix("\"\"\"") || lines[lines.count - 1].count < 3 {
-      guard let line = editor.readLine("… ") else { return nil }
-      lines.append(line)
+  /// A line, or the lines between two """.
+  private func nextMessage() -> Line {
+    let first = editor.readLine("> ")
+    guard case .text(let text) = first, text.hasPrefix("\"\"\"") else { return first }
+    var lines = [String(text.dropFirst(3))]
+    while !lines[lines.count - 1].hasSuffix("\"\"\"") {
+      switch editor.readLine("… ") {
+      case .text(let line): lines.append(line)
+      case .interrupted:
+        isLeaving = false  // the first one since something was typed
+        return .interrupted
+      case .end: return .text(lines.joined(separator: "\n"))
+      }
     }
     lines[lines.count - 1].removeLast(3)
-    return lines.joined(separator: "\n")
+    return .text(lines.joined(separator: "\n"))
   }
 
   /// Sends a message and shows the answer as it is written.
@@ -126,7 +151,7 @@ final class ChatLoop {
     /params [NAME X]    how tokens are chosen; with a name and a number: change it
     /speed              tokens per second of the last answer
     /exit               leave (Ctrl-D does, too)
-    A message of several lines stands between two \"\"\". Ctrl-C stops an answer.
+    A message of several lines is pasted, or typed between two \"\"\". Ctrl-C stops an answer.
     """
 
   private func command(_ line: String) throws {
@@ -148,8 +173,9 @@ final class ChatLoop {
         argument.isEmpty
           ? "a new conversation without instructions" : "a new conversation with these instructions")
     case "/save":
-      try conversation.save(to: try path(argument, "/save"))
-      say("\(argument): \(conversation.tokens.count) tokens")
+      let path = try path(argument, "/save")
+      try conversation.save(to: path)
+      say("\(path): \(conversation.tokens.count) tokens")
     case "/load": try load(try path(argument, "/load"))
     case "/think": try think(argument)
     case "/params": try change(argument)
@@ -163,7 +189,9 @@ final class ChatLoop {
 
   private func path(_ argument: String, _ command: String) throws -> String {
     guard !argument.isEmpty else { throw CommandError("\(command) needs the name of a file") }
-    return argument
+    // As a shell would read it.
+    let home = variable("HOME")
+    return argument.hasPrefix("~/") && !home.isEmpty ? home + argument.dropFirst() : argument
   }
 
   private func regenerate() throws {
@@ -209,9 +237,8 @@ final class ChatLoop {
       try changed.check()
       options = changed
     }
-    say(
-      SamplingSetting.allCases.map { "\($0.rawValue) \(options.text($0)), " }.joined()
-        + "tokens \(limit ?? -1)")
+    let rows = SamplingSetting.allCases.map { [$0.rawValue, options.text($0)] }
+    for line in table(rows + [["tokens", "\(limit ?? -1)"]], leftAligned: 2) { say(line) }
   }
 }
 

@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: MIT
 import Glibc
 
+/// What came of waiting for a line.
+package enum Line {
+  /// Without its end.
+  case text(String)
+  /// Ctrl-C was pressed; what had been typed is forgotten.
+  case interrupted
+  case end
+}
+
 /// Lines typed by a person, with editing and a history of this session where libedit is installed.
 ///
 /// The library is looked for when the program runs, so that neither building nor running needs it. Where input is no
@@ -8,9 +17,11 @@ import Glibc
 package struct LineEditor {
   private typealias ReadLine = @convention(c) (UnsafePointer<CChar>) -> UnsafeMutablePointer<CChar>?
   private typealias AddHistory = @convention(c) (UnsafePointer<CChar>) -> Int32
+  private typealias GetCharacter = @convention(c) (UnsafeMutablePointer<FILE>?) -> Int32
 
   package let isInteractive = isatty(STDIN_FILENO) == 1 && isatty(STDERR_FILENO) == 1
   private let editor: (read: ReadLine, remember: AddHistory)?
+  private let marksPastes = terminalType() != "dumb"
 
   package init() {
     editor = isInteractive ? Self.open() : nil
@@ -19,12 +30,14 @@ package struct LineEditor {
   /// libedit's interface of readline: two functions without variable arguments, the same in all its versions.
   private static func open() -> (ReadLine, AddHistory)? {
     guard let library = dlopen("libedit.so.2", RTLD_NOW) ?? dlopen("libedit.so.0", RTLD_NOW),
-      let read = dlsym(library, "readline"), let remember = dlsym(library, "add_history")
+      let read = dlsym(library, "readline"), let remember = dlsym(library, "add_history"),
+      let source = dlsym(library, "rl_getc_function")
     else { return nil }
     // Characters are those of the user's locale; in "C", where there are only bytes, UTF-8.
     if setlocale(LC_CTYPE, "") == nil || String(cString: nl_langinfo(Int32(CODESET))) != "UTF-8" {
       setlocale(LC_CTYPE, "C.UTF-8")
     }
+    source.assumingMemoryBound(to: GetCharacter?.self).pointee = { _ in keyboard.next() }
     // stdout is for the model's text. The library's own handling of signals would fight with ours.
     if let stream = dlsym(library, "rl_outstream") {
       stream.assumingMemoryBound(to: UnsafeMutablePointer<FILE>?.self).pointee = fdopen(STDERR_FILENO, "w")
@@ -35,17 +48,26 @@ package struct LineEditor {
     return (unsafeBitCast(read, to: ReadLine.self), unsafeBitCast(remember, to: AddHistory.self))
   }
 
-  /// The next line without its end; nil at the end of input.
-  package func readLine(_ prompt: String) -> String? {
-    whileReadingLine {
+  package func readLine(_ prompt: String) -> Line {
+    guard isInteractive else { return Swift.readLine().map(Line.text) ?? .end }
+    return whileReadingLine {
+      keyboard.beginLine()
       guard let editor else {
-        if isInteractive { write(Array(prompt.utf8), to: STDERR_FILENO) }
-        return Swift.readLine()
+        show(prompt)
+        guard keyboard.waitForInput() else { return .interrupted }
+        return Swift.readLine().map(Line.text) ?? .end
       }
-      guard let line = editor.read(prompt) else { return nil }
+      if marksPastes { show(Keyboard.asksForMarks) }
+      defer { if marksPastes { show(Keyboard.wantsNoMarks) } }
+      guard let line = editor.read(prompt) else { return keyboard.wasInterrupted ? .interrupted : .end }
       defer { free(line) }
       if line.pointee != 0 { _ = editor.remember(line) }
-      return String(cString: line)
+      return .text(String(cString: line))
     }
   }
+
+  private func show(_ text: String) { write(Array(text.utf8), to: STDERR_FILENO) }
 }
+
+/// libedit asks for characters without saying for whom. Only the thread that reads lines touches it.
+private nonisolated(unsafe) var keyboard = Keyboard()

@@ -27,7 +27,7 @@ package func write(_ bytes: [UInt8], to descriptor: Int32 = STDOUT_FILENO) -> Bo
       if count < 0 && errno == EINTR { continue }
       if count < 0 {
         let isOutput = descriptor == STDOUT_FILENO
-        if isOutput { outputFailure.compareExchange(expected: 0, desired: errno, ordering: .relaxed) }
+        if isOutput { _ = outputFailure.compareExchange(expected: 0, desired: errno, ordering: .relaxed) }
         return false
       }
       rest = rest.dropFirst(count)
@@ -45,7 +45,8 @@ package func output(_ text: String) { write(Array((text + "\n").utf8)) }
 /// One line of progress, rewritten in place; silent where stderr is not a terminal.
 package final class ProgressLine: Sendable {
   private let enabled = isatty(STDERR_FILENO) == 1
-  private let shown = Mutex(-1)
+  /// Percents.
+  private let shown = Mutex((label: "", share: -1))
 
   package init() {}
 
@@ -63,8 +64,9 @@ package final class ProgressLine: Sendable {
     guard enabled else { return }
     let percent = Int(share * 100)
     shown.withLock { last in
-      guard percent != last else { return }
-      last = percent
+      // Threads may report out of order.
+      guard label != last.label || percent > last.share else { return }
+      last = (label, percent)
       write(Array("\r\(label) \(percent) %\(details)\u{1B}[K".utf8), to: STDERR_FILENO)
     }
   }
@@ -73,8 +75,8 @@ package final class ProgressLine: Sendable {
   package func clear() {
     guard enabled else { return }
     shown.withLock { last in
-      if last >= 0 { write(Array("\r\u{1B}[K".utf8), to: STDERR_FILENO) }
-      last = -1
+      if last.share >= 0 { write(Array("\r\u{1B}[K".utf8), to: STDERR_FILENO) }
+      last = ("", -1)
     }
   }
 }
@@ -152,7 +154,12 @@ package func size(_ bytes: Int) -> String {
 
 /// Text for stderr in faint letters where that is a terminal with colours: not with NO_COLOR, not for TERM=dumb.
 package func faint(_ text: String) -> String {
-  func variable(_ name: String) -> String { getenv(name).map { String(cString: $0) } ?? "" }
-  let hasColours = isatty(STDERR_FILENO) == 1 && variable("NO_COLOR").isEmpty && variable("TERM") != "dumb"
+  let hasColours = isatty(STDERR_FILENO) == 1 && variable("NO_COLOR").isEmpty && terminalType() != "dumb"
   return hasColours ? "\u{1B}[2m\(text)\u{1B}[0m" : text
 }
+
+/// What the environment says of the terminal: "xterm", "dumb".
+func terminalType() -> String { variable("TERM") }
+
+/// A variable of the environment; empty if it is not set.
+package func variable(_ name: String) -> String { getenv(name).map { String(cString: $0) } ?? "" }
