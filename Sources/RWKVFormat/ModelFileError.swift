@@ -70,7 +70,7 @@ public struct ModelFileError: Error, Sendable, Equatable, CustomStringConvertibl
     case .system(let call, let code):
       return "\(call): \(String(cString: strerror(code)))"
     case .notRegularFile:
-      return "not a regular file; give the path of a .rwkv file"
+      return "a folder or a device, not a file; give the path of a file"
     case .notModelFile:
       return "not a .rwkv model file (its first bytes are others); convert checkpoints with rwkv-quantize"
     case .unsupportedVersion(let found):

@@ -144,7 +144,7 @@ struct ChatTests {
       ("/params colour red\n", "the names are"), ("/system Be brief.\n", "with these instructions"),
       ("/think fake\n", "fake (there are: off, on"), ("/think hard\n", "not 'hard'"),
       ("/undo\n", "no message"),
-      ("/nonsense\n", "is no command"), ("/load \(folder.file("none"))\n", "No such file"),
+      ("/nonsense\n", "is no command"), ("/load \(folder.file("none"))\n", "no such file"),
       ("\"\"\"two\nlines\"\"\"\n", ""), ("/speed\n", "wrote 40 at"), ("/regenerate\n", "(stopped after 40"),
       ("/undo\n", "taken back: two"), ("/reset\n", "a new conversation"), ("/save\n", "name of a file"),
     ]
@@ -179,7 +179,7 @@ struct ChatTests {
     let own = folder.file("own.template")
     try "user = \"{text}\"\nassistant = 5\n".write(toFile: own, atomically: true, encoding: .utf8)
     for (arguments, message) in [
-      (["--template", own], "line 2"), (["--template", folder.file("none")], "No such file"),
+      (["--template", own], "line 2"), (["--template", folder.file("none")], "no such file"),
       (["--template", "raven", "--system", "x"], "no place for instructions"),
       (["--think", "hard"], "not 'hard'"),
     ] {

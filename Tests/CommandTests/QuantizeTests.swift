@@ -109,16 +109,19 @@ struct QuantizeTests {
       #expect(result.errors.contains("Usage:"), "\(arguments)")
     }
     #expect(folder.contents == [])
+    #expect(try tool.run(input, model, "Q5_1").errors.contains("with --type: int4-small, int4, int5"))
+    #expect(try tool.run("sho", model).errors.contains("did you mean 'show'?"))
   }
 
   @Test func runTimeErrorsAre1AndSayWhat() throws {
     let cases = [
-      ([folder.file("missing"), model], "No such file"), ([input, "/missing/m.rwkv"], "No such file"),
+      ([folder.file("missing"), model], "no such file"), ([input, "/missing/m.rwkv"], "No such file"),
       ([input, model, "--tokenizer", folder.file("none")], "No such file"),
-      ([input, folder.path], "directory"), ([input, "/dev/null", "--force"], "not a regular file"),
+      ([input, folder.path], "directory"), ([input, "/dev/null", "--force"], "a folder or a device"),
+      ([model, input], "rwkv-quantize \(input) \(model)"),
       ([#filePath, model], "QuantizeTests.swift"), (["show", input], "not a .rwkv model file"),
       ([input, model, "--moba-topk", "3"], "not RWKV-X"),
-      (["verify", folder.file("missing")], "No such file"),
+      (["verify", folder.file("missing")], "no such file"),
     ]
     for (arguments, message) in cases {
       let result = try tool.start(arguments).wait()

@@ -198,6 +198,12 @@ struct RunTests {
     )
     let inFolder = try tool.run("chat", golden("v7-hf"))
     #expect(inFolder.errors.contains("rwkv-quantize \(golden("v7-hf")) v7-hf.rwkv"))
+    #expect(try tool.run(folder.path, "-p", "a").errors.contains("did you mean \(folder.file("m.rwkv"))?"))
+    try "x".write(toFile: folder.file("note.txt"), atomically: true, encoding: .utf8)
+    for option in ["-f", "--load-state"] {
+      let missing = try tool.run(model, option, folder.file("nite.txt"))
+      #expect(missing.status == 1 && missing.errors.contains("did you mean \(folder.file("note.txt"))?"))
+    }
   }
 
   @Test func errorsSayWhatIsWrongAndExitWithOne() throws {
@@ -208,6 +214,30 @@ struct RunTests {
     let outside = try tool.run(["logits", model, "--tokens", "5,320", "--out", folder.file("x")])
     #expect(outside.status == 1 && outside.errors.contains("320"))
     #expect(!FileManager.default.fileExists(atPath: folder.file("x")))
+    for (arguments, message) in [
+      (["--logit-bias", "999=1"], "no token 999"), (["--temp", "-1"], "temperature is -1.0"),
+      (["--save-state", "/missing/a.state"], "No such file"), (["--save-state", folder.path], "directory"),
+    ] {
+      // Before anything is written.
+      let refused = try tool.run([model, "-p", "a", "-n", "3"] + arguments)
+      #expect(refused.status == 1 && refused.output == "", "\(arguments)")
+      #expect(refused.errors.contains(message), "\(refused.errors)")
+    }
+    let ids = try tool.run("tokenize", model, "--ids", "97,999")
+    #expect(ids.status == 1 && ids.errors.contains("'999' is not a token id"))
+  }
+
+  @Test func misplacedArgumentsAreMetWithTheRightPlace() throws {
+    for (arguments, message) in [
+      ([model, "hello"], "goes after -p"), (["chatt", model], "did you mean 'chat'?"),
+      ([model, "-p", "a", "--tmp", "0.5"], "Did you mean '--temp'?"),
+    ] {
+      let result = try tool.run(arguments)
+      #expect(result.status == 64 && result.errors.contains(message), "\(result.errors)")
+    }
+    // Texts and numbers may begin with a minus sign.
+    #expect(
+      try tool.run(model, "-p", "- a", "--stop", "-x", "--presence-penalty", "-0.5", "-n", "1").status == 0)
   }
 
   @Test func wrongUsageExitsWith64() throws {

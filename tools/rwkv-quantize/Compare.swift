@@ -15,10 +15,11 @@ struct Compare: ParsableCommand {
       state drift is the relative difference of the recurrent states after the tokens of a row.
       """)
 
-  @Argument(help: "The better one: a .rwkv file of type fp32 or fp16.")
+  @Argument(
+    help: "The better one: a .rwkv file of type fp32 or fp16.", completion: .file(extensions: ["rwkv"]))
   var reference: String
 
-  @Argument(help: "The .rwkv file in question.")
+  @Argument(help: "The .rwkv file in question.", completion: .file(extensions: ["rwkv"]))
   var model: String
 
   @Option(help: "The text; - is stdin.", completion: .file())
@@ -33,6 +34,7 @@ struct Compare: ParsableCommand {
     try reporting {
       let progress = ProgressLine()
       defer { progress.clear() }
+      for path in [reference, model] { try requireFile(path, ending: ".rwkv") }
       let content = try readFile(text)
       let first = try Model(path: reference, threads: threads.count, progress: progress.callback("loading"))
       let second = try Model(path: model, threads: threads.count, progress: progress.callback("loading"))

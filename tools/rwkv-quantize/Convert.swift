@@ -13,17 +13,21 @@ struct Convert: ParsableCommand {
     abstract: "Converts INPUT to OUTPUT (what happens without the name of a command).",
     discussion: RWKVQuantize.configuration.discussion)
 
-  @Argument(help: "A .safetensors, .pth, .bin or .gguf file, a directory with shards, or a .rwkv file.")
+  @Argument(
+    help: "A .safetensors, .pth, .bin or .gguf file, a directory with shards, or a .rwkv file.",
+    completion: .file())
   var input: String
 
-  @Argument(help: "The .rwkv file to write.")
+  @Argument(help: "The .rwkv file to write.", completion: .file(extensions: ["rwkv"]))
   var output: String
 
   @Option(
     help: "int4-small, int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
   var type: QuantizationType?
 
-  @Option(help: "A file with lines 'pattern format' for tensors about which --type is not to decide.")
+  @Option(
+    help: "A file with lines 'pattern format' for tensors about which --type is not to decide.",
+    completion: .file())
   var recipe: String?
 
   @Option(
@@ -39,7 +43,9 @@ struct Convert: ParsableCommand {
     help: "Measure what was lost (default: for small models, and with --calibrate or --max-kl).")
   var measure: Bool?
 
-  @Option(help: "A vocabulary or tokenizer.json, or 'bytes' (default: what is found beside INPUT).")
+  @Option(
+    help: "A vocabulary or tokenizer.json, or 'bytes' (default: what is found beside INPUT).",
+    completion: .file())
   var tokenizer: String?
 
   @Flag(help: "Compress nothing, so that the file can be used in place.")
@@ -59,6 +65,9 @@ struct Convert: ParsableCommand {
   @Flag(help: "Accept weights that are quantized already (ggml's Q4_0, Q4_K, …), to whose errors this adds.")
   var allowQuantized = false
 
+  /// Nothing belongs here; it is taken to say what does.
+  @Argument(help: .hidden) var rest: [String] = []
+
   @OptionGroup(title: "Fine-tuning") var tuning: TuningOptions
 
   @OptionGroup(title: "Attention of RWKV-X, which no checkpoint describes") var attention: AttentionOptions
@@ -73,8 +82,19 @@ struct Convert: ParsableCommand {
     }
   }
 
+  /// Not in `validate`, so that the parser names unknown options first.
+  private func requireNoOtherArguments() throws {
+    try requireNoCommand(input, of: RWKVQuantize.configuration.subcommands)
+    if let word = rest.first {
+      let types = QuantizationType.allCases.map(\.rawValue).joined(separator: ", ")
+      throw ValidationError("'\(word)' is one argument too many; types are given with --type: \(types).")
+    }
+  }
+
   func run() throws {
+    try requireNoOtherArguments()
     try reporting {
+      try checkPaths()
       var options = ConversionOptions()
       options.type = type
       options.recipe = try recipe.map {
@@ -102,6 +122,19 @@ struct Convert: ParsableCommand {
       progress.clear()
       for text in report.notes { note(text) }
       show(ModelSummary(try ModelFile(path: output)), report, seconds: now() - start)
+    }
+  }
+
+  private func checkPaths() throws {
+    if access(input, F_OK) != 0, access(output, F_OK) == 0 {
+      throw CommandError(
+        "\(input): no such file. The checkpoint comes first: rwkv-quantize \(shellQuoted(output)) \(shellQuoted(input))"
+      )
+    }
+    try requireFile(input)
+    try requireWritable(output)
+    if !force, access(output, F_OK) == 0 {
+      throw CommandError("\(output): exists already; choose another name, or --force to overwrite it")
     }
   }
 

@@ -15,6 +15,7 @@ struct Show: ParsableCommand {
 
   func run() throws {
     try reporting {
+      try requireFile(model, ending: ".rwkv")
       let summary = ModelSummary(try ModelFile(path: model))
       output(asJSON ? "\(summary.json(path: model))" : summary.text(path: model))
     }

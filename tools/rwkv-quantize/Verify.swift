@@ -14,6 +14,7 @@ struct Verify: ParsableCommand {
 
   func run() throws {
     try reporting {
+      try requireFile(model, ending: ".rwkv")
       let progress = ProgressLine()
       defer { progress.clear() }
       let problems = try Verification.problems(

@@ -29,7 +29,7 @@ struct Chat: ParsableCommand {
   @Flag(help: "Print the template and end: a start for one of your own.")
   var printTemplate = false
 
-  @Option(help: "Instructions that the conversation starts with.")
+  @Option(parsing: .unconditional, help: "Instructions that the conversation starts with.")
   var system: String?
 
   @Option(help: "How to think before answering: of template g1 off (the default), on, short, long or fake.")
@@ -59,13 +59,14 @@ struct Chat: ParsableCommand {
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
+      if let saveState { try requireWritable(saveState) }
       let model = try options.open()
       if printTemplate { return try printSource(template ?? ChatTemplate.name(for: model)) }
       let tokenizer = try model.requireTokenizer()
       let template = try chosenTemplate(for: model)
       let conversation = Conversation(
         try Session(model, threads: options.threadCount), template: template, tokenizer: tokenizer)
-      let loop = ChatLoop(conversation, options: try sampling.options(template.sampling))
+      let loop = ChatLoop(conversation, options: try sampling.options(template.sampling, for: model))
       loop.limit = predict < 0 ? nil : predict
       if let think { loop.thinking = try template.thinking(named: think) }
       if let system {

@@ -27,7 +27,7 @@ struct Embed: ParsableCommand {
 
   @OptionGroup var options: ModelOptions
 
-  @Option(name: [.customShort("p"), .long], help: "The text.")
+  @Option(name: [.customShort("p"), .long], parsing: .unconditional, help: "The text.")
   var prompt: String?
 
   @Option(name: [.customShort("f"), .long], help: "File with the text; - is stdin.", completion: .file())
@@ -58,6 +58,7 @@ struct Embed: ParsableCommand {
         !$0.isEmpty
       }
       guard !texts.isEmpty else { throw CommandError("\(file ?? "-p"): there is no text") }
+      if let outputPath { try requireWritable(outputPath) }
       let model = try options.open()
       let tokenizer = try model.requireTokenizer()
       let session = try Session(model, threads: options.threadCount)

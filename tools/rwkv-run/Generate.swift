@@ -9,7 +9,7 @@ struct Generate: ParsableCommand {
 
   @OptionGroup var options: ModelOptions
 
-  @Option(name: [.customShort("p"), .long], help: "Text to continue.")
+  @Option(name: [.customShort("p"), .long], parsing: .unconditional, help: "Text to continue.")
   var prompt: String?
 
   @Option(
@@ -24,7 +24,9 @@ struct Generate: ParsableCommand {
 
   @OptionGroup var sampling: SamplingArguments
 
-  @Option(name: .customLong("stop"), help: "Stop at this text (may be repeated).")
+  @Option(
+    name: .customLong("stop"), parsing: .unconditionalSingleValue,
+    help: "Stop at this text (may be repeated).")
   var stops: [String] = []
 
   @Option(help: "Go on from this saved state, or start from this state-tuned .pth.", completion: .file())
@@ -38,8 +40,12 @@ struct Generate: ParsableCommand {
   var asJSON = false
 
   @Option(
+    parsing: .unconditional,
     help: "With --json: log-probabilities of each token, and of this many of the likeliest in its place.")
   var logprobs: Int?
+
+  /// Nothing belongs here; it is taken to say what does.
+  @Argument(help: .hidden) var rest: [String] = []
 
   func validate() throws {
     if let logprobs, !asJSON || logprobs < 0 { throw ValidationError("--logprobs N goes with --json.") }
@@ -47,9 +53,20 @@ struct Generate: ParsableCommand {
     if predict < -1 { throw ValidationError("-n must be -1 or more.") }
   }
 
+  /// Not in `validate`, so that the parser names unknown options first.
+  private func requireNoOtherArguments() throws {
+    try requireNoCommand(options.model, of: RWKVRun.configuration.subcommands)
+    if let word = rest.first {
+      throw ValidationError(
+        "'\(word)' is one argument too many; the text to continue goes after -p, in quotes.")
+    }
+  }
+
   func run() throws {
+    try requireNoOtherArguments()
     catchInterrupts()
     try reporting("rwkv-run") {
+      if let saveState { try requireWritable(saveState) }
       let model = try options.open()
       let tokenizer = try model.requireTokenizer()
       let saved = try loadState.map { try model.loadAnyState($0) }
@@ -66,13 +83,14 @@ struct Generate: ParsableCommand {
       try read(tokens, session)
       let afterPrompt = now()
 
-      var sampler = try Sampler(try sampling.options(.plain), tokenizer: tokenizer)
+      var sampler = try Sampler(try sampling.options(.plain, for: model), tokenizer: tokenizer)
       let printer = PiecePrinter(
         asJSON: asJSON, logprobs: logprobs, keepsTokens: saveState != nil, tokenizer: tokenizer)
       let reason = try session.generate(
         predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops,
         observe: printer.observe,
         receive: { printer.show($0) && !isInterrupted })
+      if !asJSON { write([UInt8(ascii: "\n")]) }
       if let saveState {
         // The text travels along, unless its beginning is not known.
         let before = saved.map { $0.tokens.isEmpty ? nil : $0.tokens } ?? []
@@ -113,8 +131,6 @@ struct Generate: ParsableCommand {
           ("tokens_per_second", .number(Double(printer.tokenCount) / seconds, decimals: 1)),
           ("pieces_per_second", .number(Double(printer.pieces) / seconds, decimals: 1)),
         ]).description)
-    } else {
-      write([UInt8(ascii: "\n")])
     }
     if wasInterrupted { throw interruptedExit }
   }

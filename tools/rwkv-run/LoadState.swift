@@ -1,10 +1,12 @@
 import RWKV
 import RWKVCheckpoint
+import Terminal
 
 extension Model {
   /// What `--load-state` names: a state that was saved, or a state-tuned checkpoint, in which training left
   /// `blocks.N.att.time_state`.
   func loadAnyState(_ path: String) throws -> SavedState {
+    try requireFile(path, ending: ".state")
     do throws(StateFileError) {
       return try loadState(from: path)
     } catch {

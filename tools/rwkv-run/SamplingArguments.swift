@@ -6,27 +6,35 @@ import Terminal
 /// How tokens are chosen, on the command line. What is not given comes from elsewhere.
 struct SamplingArguments: ParsableArguments {
   @Option(
-    name: .customLong("temp"),
+    name: .customLong("temp"), parsing: .unconditional,
     help:
       "Temperature; 0 always takes the most likely token (default: 1; chat: the template's, as all below).")
   var temperature: Double?
 
-  @Option(help: "Keep the most likely tokens whose probabilities add up to this (default: 0.85).")
+  @Option(
+    parsing: .unconditional,
+    help: "Keep the most likely tokens whose probabilities add up to this (default: 0.85).")
   var topP: Double?
 
-  @Option(help: "Keep at most this many tokens; 0 is no limit (default: 0).")
+  @Option(parsing: .unconditional, help: "Keep at most this many tokens; 0 is no limit (default: 0).")
   var topK: Int?
 
-  @Option(help: "Keep only tokens at least this share as likely as the most likely one (default: 0).")
+  @Option(
+    parsing: .unconditional,
+    help: "Keep only tokens at least this share as likely as the most likely one (default: 0).")
   var minP: Double?
 
-  @Option(help: "Taken off the logit of every token that was written before (default: 0).")
+  @Option(
+    parsing: .unconditional, help: "Taken off the logit of every token that was written before (default: 0).")
   var presencePenalty: Double?
 
-  @Option(help: "Taken off for each time that a token was written before (default: 0).")
+  @Option(
+    parsing: .unconditional, help: "Taken off for each time that a token was written before (default: 0).")
   var frequencyPenalty: Double?
 
-  @Option(help: "What these counts are multiplied by at each further token (default: 0.996).")
+  @Option(
+    parsing: .unconditional,
+    help: "What these counts are multiplied by at each further token (default: 0.996).")
   var penaltyDecay: Double?
 
   @Option(
@@ -35,11 +43,12 @@ struct SamplingArguments: ParsableArguments {
       valueName: "id=number"))
   var logitBias: [TokenBias] = []
 
-  @Option(name: .shortAndLong, help: "Seed of the choices (default: random, printed).")
+  @Option(
+    name: .shortAndLong, parsing: .unconditional, help: "Seed of the choices (default: random, printed).")
   var seed: UInt64?
 
-  /// `defaults` with what was given in their place, checked. Prints the seed if it is random and matters.
-  func options(_ defaults: SamplingOptions) throws -> SamplingOptions {
+  /// `defaults` with what was given in their place, checked for a model. Prints the seed if it is random and matters.
+  func options(_ defaults: SamplingOptions, for model: Model) throws -> SamplingOptions {
     var options = defaults
     options.temperature = temperature ?? defaults.temperature
     options.topP = topP ?? defaults.topP
@@ -48,7 +57,13 @@ struct SamplingArguments: ParsableArguments {
     options.presencePenalty = presencePenalty ?? defaults.presencePenalty
     options.frequencyPenalty = frequencyPenalty ?? defaults.frequencyPenalty
     options.penaltyDecay = penaltyDecay ?? defaults.penaltyDecay
-    for bias in logitBias { options.logitBias[bias.token] = bias.value }
+    let vocabulary = model.configuration.vocabulary
+    for bias in logitBias {
+      guard bias.token < vocabulary else {
+        throw CommandError("--logit-bias: there is no token \(bias.token); the model has \(vocabulary)")
+      }
+      options.logitBias[bias.token] = bias.value
+    }
     options.seed = seed ?? .random(in: 0...UInt64(UInt32.max))
     try options.check()
     if seed == nil && options.temperature > 0 { note("seed \(options.seed)") }

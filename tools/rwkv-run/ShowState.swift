@@ -30,6 +30,7 @@ struct ShowState: ParsableCommand {
 
   func run() throws {
     try reporting("rwkv-run") {
+      try requireFile(file, ending: ".state")
       let summary = try StateSummary(path: file)
       var text: String?
       if let model {

@@ -9,7 +9,7 @@ struct Tokenize: ParsableCommand {
   @Argument(help: "A .rwkv file made by rwkv-quantize.", completion: .file(extensions: ["rwkv"]))
   var model: String
 
-  @Option(name: [.customShort("p"), .long], help: "Text to turn into ids.")
+  @Option(name: [.customShort("p"), .long], parsing: .unconditional, help: "Text to turn into ids.")
   var prompt: String?
 
   @Option(help: "Ids to turn into text, as 1,2,3.")
@@ -30,7 +30,10 @@ struct Tokenize: ParsableCommand {
         output(tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
       } else {
         for word in (ids ?? "").split(separator: ",") {
-          guard let id = Int(word) else { throw CommandError("--ids: '\(word)' is not a token id") }
+          guard let id = Int(word), (0..<tokenizer.vocabularySize).contains(id) else {
+            throw CommandError(
+              "--ids: '\(word)' is not a token id; there are 0…\(tokenizer.vocabularySize - 1)")
+          }
           write(tokenizer.bytes(of: id))
         }
       }

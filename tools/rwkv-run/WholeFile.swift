@@ -15,12 +15,6 @@ func write(_ bytes: [UInt8], to path: String) throws {
   }
 }
 
-private func isElsewhere(_ path: String) -> Bool {
-  var status = stat()
-  guard lstat(path, &status) == 0 else { return false }
-  return ![S_IFREG, S_IFDIR].contains(status.st_mode & S_IFMT)
-}
-
 private func writeAtOnce(_ bytes: [UInt8], to path: String) throws(ModelFileError) {
   do {
     let file = try OutputFile(path: path, overwrite: true)

@@ -104,6 +104,7 @@ package func reporting<Result>(_ tool: String, _ body: () throws -> Result) thro
 
 /// A whole file, or stdin for "-".
 package func readFile(_ path: String) throws -> [UInt8] {
+  if path != "-" { try requireFile(path) }
   let descriptor = path == "-" ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC)
   guard descriptor >= 0 else { throw CommandError("\(path): \(String(cString: strerror(errno)))") }
   defer { if descriptor != STDIN_FILENO { close(descriptor) } }
