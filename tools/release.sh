@@ -59,9 +59,9 @@ for command in rwkv-run rwkv-quantize; do
   tool=$stage/bin/$command
   strip -o "$tool" "$built/$command"
   .build/manual/debug/generate-manual "$tool" --multi-page --output-directory "$stage/share/man/man1"
-  "$tool" --generate-completion-script bash >"$stage/share/bash-completion/completions/$command"
-  "$tool" --generate-completion-script zsh >"$stage/share/zsh/site-functions/_$command"
-  "$tool" --generate-completion-script fish >"$stage/share/fish/vendor_completions.d/$command.fish"
+  python3 tools/completions.py "$tool" bash >"$stage/share/bash-completion/completions/$command"
+  python3 tools/completions.py "$tool" zsh >"$stage/share/zsh/site-functions/_$command"
+  python3 tools/completions.py "$tool" fish >"$stage/share/fish/vendor_completions.d/$command.fish"
 done
 
 # What must hold on machines without Swift.

@@ -1,0 +1,72 @@
+import Foundation
+import Testing
+
+/// What the Tab key offers in a shell, for the files that tools/completions.py writes.
+@Suite("Completions")
+struct CompletionTests {
+  private let folder = TemporaryFolder()
+
+  init() throws {
+    for name in ["model.rwkv", "text.txt", "old.pth"] {
+      try Data().write(to: URL(filePath: folder.file(name)))
+    }
+  }
+
+  static let cases: [(words: [String], offered: [String], not: [String])] = [
+    (["rwkv-run", "ch"], ["chat"], ["bench"]), (["rwkv-run", ""], ["chat", "model.rwkv"], ["text.txt"]),
+    (["rwkv-run", "mod"], ["model.rwkv"], ["chat"]), (["rwkv-run", "chat", "mod"], ["model.rwkv"], []),
+    (["rwkv-run", "model.rwkv", "--te"], ["--temp"], ["--template"]),
+    (["rwkv-run", "chat", "model.rwkv", "--te"], ["--temp", "--template"], []),
+    (["rwkv-run", "model.rwkv", "-f", ""], ["text.txt"], ["chat"]),
+    (["rwkv-run", "embed", "model.rwkv", "--pooling", ""], ["mean", "last", "state"], ["chat"]),
+    (["rwkv-quantize", "ol"], ["old.pth"], ["show"]), (["rwkv-quantize", "sh"], ["show"], ["old.pth"]),
+    (["rwkv-quantize", "old.pth", "model.rwkv", "--type", "int"], ["int4", "int8"], ["fp16"]),
+  ]
+
+  /// The lines that a shell prints for a program's completions, after `definitions` has been read.
+  private func offers(_ shell: String, _ words: [String], _ script: (String) -> String) throws -> [String] {
+    let definitions = folder.file("definitions")
+    let tool = Tool(name: words[0])
+    let writing = try Running(
+      "/bin/sh",
+      ["-c", "python3 '\(packageRoot)/tools/completions.py' '\(tool.path)' \(shell) > '\(definitions)'"])
+    #expect(try writing.wait().status == 0)
+    let result = try Running(
+      "/usr/bin/env",
+      [shell, "-c", "cd '\(folder.path)'\nsource '\(definitions)'\n" + script(words[0])] + words
+    ).wait()
+    #expect(result.status == 0, "\(result.errors)")
+    return result.output.split(separator: "\n").map { String($0.prefix { $0 != "\t" }) }
+  }
+
+  private func check(_ offered: [String], _ item: (words: [String], offered: [String], not: [String])) {
+    #expect(
+      Set(offered).isSuperset(of: item.offered) && Set(offered).isDisjoint(with: item.not), "\(offered)")
+  }
+
+  @Test(arguments: cases)
+  func bashOffers(_ item: (words: [String], offered: [String], not: [String])) throws {
+    // As the shell does it: the words, and the function that `complete` named.
+    let offered = try offers("bash", item.words) { name in
+      """
+      COMP_WORDS=("$0" "$@"); COMP_CWORD=$#; COMP_LINE="${COMP_WORDS[*]}"; COMP_POINT=${#COMP_LINE}
+      _\(name) \(name) "${COMP_WORDS[$COMP_CWORD]}" "${COMP_WORDS[$COMP_CWORD - 1]}"
+      printf '%s\\n' "${COMPREPLY[@]}"
+      """
+    }
+    check(offered, item)
+  }
+
+  @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/fish")), arguments: cases)
+  func fishOffers(_ item: (words: [String], offered: [String], not: [String])) throws {
+    check(try offers("fish", item.words) { _ in "complete -C \"$argv\"" }, item)
+  }
+
+  @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/zsh")))
+  func zshReadsItsFile() throws {
+    for name in ["rwkv-run", "rwkv-quantize"] {
+      let functions = try offers("zsh", [name]) { name in "print -l ${(k)functions}" }
+      #expect(functions.contains("_\(name)"))
+    }
+  }
+}

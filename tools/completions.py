@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""Writes a shell's completions of a command.
+
+usage: completions.py PROGRAM bash|zsh|fish > FILE
+
+The argument parser generates them, but completes nothing for a command that is not written: `rwkv-run mod<Tab>`, which
+means `rwkv-run generate mod<Tab>`. That is added here.
+"""
+import os
+import re
+import subprocess
+import sys
+
+
+def bash(text, name, default):
+    """Words that begin with no command are handed to the default command as well."""
+    return replace(
+        text, r"    \*\)\n        # Offer subcommand completions\n        (COMPREPLY.*)\n",
+        '    *)\n        if [[ "${COMP_CWORD}" -eq 1 ]]; then\n            \\1\n        fi\n'
+        f'        unparsed_words=("${{COMP_WORDS[@]:1:${{COMP_CWORD}}}}")\n        _{name}_{default}\n')
+
+
+def zsh(text, name, default):
+    text = replace(
+        text, r"(        _describe -V subcommand subcommands && ret=0\n)", f"\\1        _{name}_{default} && ret=0\n")
+    return replace(
+        text, r'(            "_' + name + r'_\$\{words\[1\]\}" && ret=0\n            ;;\n)',
+        f'\\1        *)\n            words=({default} "${{words[@]}}")\n            (( CURRENT++ ))\n'
+        f'            _{name}_{default} && ret=0\n            ;;\n')
+
+
+def fish(text, name, default):
+    parse = re.search(rf"case '{default}'\n(.*\n)", text).group(1)
+    text = replace(
+        text, r"(        case 'help'\n.*\n)",
+        f"\\1        case '?*'\n            set unparsed_tokens '{default}' $unparsed_tokens\n" + parse.replace("\\", r"\\"))
+    # The first word may be an argument of the default command.
+    lines = re.findall(rf"complete .*for_positional \"{name} {default}\" -eq 1' .*\n", text)
+    return text + "".join(line.replace(f'"{name} {default}"', f'"{name}"') for line in lines)
+
+
+def replace(text, pattern, replacement):
+    text, count = re.subn(pattern, replacement, text, count=1)
+    if count == 0:
+        sys.exit(f"completions.py: the generated script has changed, there is no {pattern!r}")
+    return text
+
+
+def main():
+    program, shell = sys.argv[1:]
+    text, information = (
+        subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
+        for arguments in (["--generate-completion-script", shell], ["--help"]))
+    default = re.search(r"^  (\S+) \(default\)", information, re.MULTILINE).group(1)
+    print({"bash": bash, "zsh": zsh, "fish": fish}[shell](text, os.path.basename(program), default), end="")
+
+
+main()
