@@ -63,6 +63,50 @@ struct DocumentTests {
     #expect(result.status == 0, "\(result.errors.suffix(1000))")
   }
 
+  /// What stands below EXAMPLES in the help of a program and of its commands.
+  private static func examples(_ program: String) throws -> [String] {
+    let tool = Tool(name: program)
+    let help = try tool.run("--help").output
+    let list = help.components(separatedBy: "\nSUBCOMMANDS:\n").last ?? ""
+    let commands = list.components(separatedBy: "\n").compactMap { line in
+      line.hasPrefix("  ") && !line.hasPrefix("   ") ? line.split(separator: " ").first.map(String.init) : nil
+    }
+    var examples: [String] = []
+    for command in [["help"]] + commands.filter({ $0 != "See" }).map({ ["help", $0] }) + [
+      ["help", "state", "show"]
+    ] {
+      let lines = try tool.run(command).output.components(separatedBy: "\n")
+      let start = lines.firstIndex(of: "EXAMPLES") ?? lines.endIndex
+      examples += lines[start...].dropFirst().prefix { $0.hasPrefix("  ") }
+    }
+    return examples
+  }
+
+  @Test func examplesOfTheHelpRun() throws {
+    let folder = TemporaryFolder()
+    try FileManager.default.createDirectory(
+      atPath: folder.file("checkpoint"), withIntermediateDirectories: true)
+    for name in ["RWKV-x070-World-0.4B.pth", "model.pth", "checkpoint/pytorch_model.bin"] {
+      try FileManager.default.copyItem(atPath: golden("v7-pth/model.pth"), toPath: folder.file(name))
+    }
+    for name in ["text.txt", "prompt.txt", "sentences.txt"] {
+      try "A text.\nOf two lines.\n".write(toFile: folder.file(name), atomically: true, encoding: .utf8)
+    }
+    let programs = (Tool(name: "rwkv-run").path as NSString).deletingLastPathComponent
+    let (conversions, calls) = (try Self.examples("rwkv-quantize"), try Self.examples("rwkv-run"))
+    #expect(conversions.count >= 7 && calls.count >= 15)
+    // Shorter measurements do.
+    let shortened = calls.map { $0.contains(" bench ") ? $0 + " -p 8 -n 4 -r 1" : $0 }
+    let preparation =
+      "cp model.rwkv a.rwkv; cp model.rwkv b.rwkv; rwkv-run chat model.rwkv --save-state monday.state"
+    var lines = ["cd '\(folder.path)'; export PATH='\(programs)':\"$PATH\""]
+    for line in conversions + [preparation] + shortened where !lines.contains(line) { lines.append(line) }
+    let result = try Running(
+      "/bin/bash", ["-eu", "-o", "pipefail", "-x", "-c", lines.joined(separator: "\n")]
+    ).wait()
+    #expect(result.status == 0, "\(result.errors.suffix(1000))")
+  }
+
   @Test func commandsAreFound() throws {
     #expect(Self.names.count > 4)
     #expect(try Self.names.filter { try !Self.commands($0).isEmpty }.count >= 3)

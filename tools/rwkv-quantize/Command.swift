@@ -13,7 +13,7 @@ struct RWKVQuantize: ParsableCommand {
       EXAMPLES
         rwkv-quantize RWKV-x070-World-0.4B.pth model.rwkv
         rwkv-quantize checkpoint/ exact.rwkv --type fp16
-        rwkv-quantize model.pth model.rwkv --tokenizer 20B_tokenizer.json
+        rwkv-quantize model.pth better.rwkv --type int5 --calibrate text.txt
         rwkv-quantize model.rwkv mapped.rwkv --store
         rwkv-quantize show model.rwkv
         rwkv-quantize verify model.rwkv

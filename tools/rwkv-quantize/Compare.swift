@@ -13,6 +13,9 @@ struct Compare: ParsableCommand {
       The text is read as one document from an empty state. KL is the mean over tokens of KL(reference || model) \
       in nats, top 1 and top 10 are the shares of first choices and of the ten likeliest tokens that both have in common; \
       state drift is the relative difference of the recurrent states after the tokens of a row.
+
+      EXAMPLES
+        rwkv-quantize compare exact.rwkv model.rwkv --text text.txt
       """)
 
   @Argument(

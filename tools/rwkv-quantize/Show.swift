@@ -5,7 +5,13 @@ import RWKVQuantization
 import Terminal
 
 struct Show: ParsableCommand {
-  static let configuration = CommandConfiguration(abstract: "Shows what is in a .rwkv file.")
+  static let configuration = CommandConfiguration(
+    abstract: "Shows what is in a .rwkv file.",
+    discussion: """
+      EXAMPLES
+        rwkv-quantize show model.rwkv
+        rwkv-quantize show model.rwkv --json
+      """)
 
   @Argument(help: "A .rwkv file.", completion: .file(extensions: ["rwkv"]))
   var model: String

@@ -5,7 +5,11 @@ import Terminal
 
 struct Verify: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Checks every checksum, every shape and every value of a .rwkv file.")
+    abstract: "Checks every checksum, every shape and every value of a .rwkv file.",
+    discussion: """
+      EXAMPLES
+        rwkv-quantize verify model.rwkv
+      """)
 
   @Argument(help: "A .rwkv file.", completion: .file(extensions: ["rwkv"]))
   var model: String

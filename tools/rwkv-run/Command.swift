@@ -7,11 +7,12 @@ struct RWKVRun: ParsableCommand {
     commandName: "rwkv-run",
     abstract: "Runs RWKV language models on the CPU.",
     discussion: """
+      rwkv-run help generate has the options of a call without the name of a command.
+
       EXAMPLES
-        rwkv-run model.rwkv -p "The kernel" -n 100
-        rwkv-run model.rwkv -f prompt.txt --temp 0 --stop "\\n\\n"
         rwkv-run chat model.rwkv
-        rwkv-run perplexity model.rwkv -f text.txt
+        rwkv-run model.rwkv -p "The kernel" -n 100
+        rwkv-run model.rwkv -f prompt.txt --temp 0
       """,
     version: version,
     subcommands: [

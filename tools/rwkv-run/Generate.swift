@@ -5,7 +5,19 @@ import RWKVTokenizer
 import Terminal
 
 struct Generate: ParsableCommand {
-  static let configuration = CommandConfiguration(abstract: "Continues a text (the default command).")
+  static let configuration = CommandConfiguration(
+    abstract: "Continues a text (the default command).",
+    discussion: """
+      The text is what -p or -f gives, or what comes through a pipe; without any, the model starts a document. Its \
+      continuation goes to stdout as it stands, everything else to stderr.
+
+      EXAMPLES
+        rwkv-run model.rwkv -p "The kernel" -n 100
+        rwkv-run model.rwkv -f prompt.txt --temp 0 --stop $'\\n\\n'
+        cat prompt.txt | rwkv-run model.rwkv --top-p 0.6 --seed 7
+        rwkv-run model.rwkv -p "Once" --save-state tale.state
+        rwkv-run model.rwkv -p " upon" --load-state tale.state --json --logprobs 3
+      """)
 
   @OptionGroup var options: ModelOptions
 

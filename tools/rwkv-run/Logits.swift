@@ -4,7 +4,11 @@ import Terminal
 
 struct Logits: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Writes the logits after each token of a list: one F32 tensor 'logits' [tokens, vocabulary].")
+    abstract: "Writes the logits after each token of a list: one F32 tensor 'logits' [tokens, vocabulary].",
+    discussion: """
+      EXAMPLES
+        rwkv-run logits model.rwkv --tokens 5,17,200 --out logits.safetensors
+      """)
 
   enum Mode: String, ExpressibleByArgument, CaseIterable {
     case decode, prefill

@@ -6,7 +6,11 @@ import Terminal
 
 struct Perplexity: ParsableCommand {
   static let configuration = CommandConfiguration(
-    abstract: "Measures how well a model predicts a text, read as one document from an empty state.")
+    abstract: "Measures how well a model predicts a text, read as one document from an empty state.",
+    discussion: """
+      EXAMPLES
+        rwkv-run perplexity model.rwkv -f text.txt
+      """)
 
   @OptionGroup var options: ModelOptions
 

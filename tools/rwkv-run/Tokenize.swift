@@ -4,7 +4,13 @@ import RWKVTokenizer
 import Terminal
 
 struct Tokenize: ParsableCommand {
-  static let configuration = CommandConfiguration(abstract: "Turns text into token ids, or ids into text.")
+  static let configuration = CommandConfiguration(
+    abstract: "Turns text into token ids, or ids into text.",
+    discussion: """
+      EXAMPLES
+        rwkv-run tokenize model.rwkv -p "a text"
+        rwkv-run tokenize model.rwkv --ids 97,32,116
+      """)
 
   @Argument(help: "A .rwkv file made by rwkv-quantize.", completion: .file(extensions: ["rwkv"]))
   var model: String
