@@ -51,19 +51,21 @@ public final class Model: Sendable {
   /// - Parameters:
   ///   - memoryLimit: the most memory that the process may use with one session [bytes]. A model that needs more runs
   ///     all the same, more slowly: see `streaming`.
+  ///   - requiresTokenizer: whether a file without a tokenizer is an error, which is thrown before weights are loaded.
   ///   - progress: called with the share done, 0…1, from any thread; loading stops when it returns false.
   public convenience init(
-    path: String, threads: Int = processorCount(), memoryLimit: Int? = nil,
+    path: String, threads: Int = processorCount(), memoryLimit: Int? = nil, requiresTokenizer: Bool = false,
     progress: (@Sendable (Double) -> Bool)? = nil
   ) throws(ModelError) {
-    try self.init(path: path, threads: threads, progress: progress) {
+    try self.init(path: path, threads: threads, requiresTokenizer: requiresTokenizer, progress: progress) {
       file, configuration throws(ModelError) in
       try MemoryPlan(file, configuration, limit: memoryLimit, threads: threads)
     }
   }
 
   init(
-    path: String, threads: Int, progress: (@Sendable (Double) -> Bool)? = nil,
+    path: String, threads: Int, requiresTokenizer: Bool = false,
+    progress: (@Sendable (Double) -> Bool)? = nil,
     plan: (ModelFile, Configuration) throws(ModelError) -> MemoryPlan
   ) throws(ModelError) {
     let file: ModelFile
@@ -74,6 +76,7 @@ public final class Model: Sendable {
       identity = file.identity
       configuration = try Configuration(file.metadata)
       tokenizer = try Self.tokenizer(in: file)
+      if requiresTokenizer && tokenizer == nil { throw ModelError(.noTokenizer) }
       embeddings = try EmbeddingTable(file, configuration)
       initialState = try InitialState(file, configuration)
       let plan = try plan(file, configuration)

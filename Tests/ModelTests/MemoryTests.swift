@@ -1,6 +1,7 @@
 import Foundation
 import RWKVFormat
 import RWKVQuantization
+import Synchronization
 import Testing
 
 @testable import RWKV
@@ -142,6 +143,41 @@ struct MemoryTests {
     let (first, second) = (try Model(path: path), try Model(path: path))
     let tokens = try golden.tokens
     #expect(try bits(first, tokens, threads: 1) == bits(second, tokens, threads: 2))
+  }
+
+  @Test func aMissingTokenizerIsReportedBeforeWeightsAreRead() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let path = try path(golden, .int4, stored: false)
+    let bare = path + "-bare"
+    var bytes = try Data(contentsOf: URL(filePath: path))
+    let key = try #require(bytes.range(of: Data("tokenizer.kind".utf8)))
+    bytes.replaceSubrange(key, with: Data("tokenizer.none".utf8))
+    // The checksums of the index and of the header: formats/rwkv-v1.md, section 1.
+    func count(_ offset: Int) -> Int {
+      (0..<4).reduce(0) { $0 + Int(bytes[offset + $1]) << (8 * $1) }
+    }
+    let end = 64 + count(28) + 48 * count(20) + 24 * count(24) + count(32)
+    func seal(_ range: Range<Int>, at offset: Int) {
+      let hash = XXH64.hash(Array(bytes[range]))
+      for index in 0..<8 { bytes[offset + index] = UInt8(truncatingIfNeeded: hash >> (8 * index)) }
+    }
+    seal(64..<end, at: 48)
+    seal(0..<56, at: 56)
+    try bytes.write(to: URL(filePath: bare))
+
+    let hasLoaded = Atomic<Bool>(false)
+    @Sendable func progress(_ share: Double) -> Bool {
+      hasLoaded.store(true, ordering: .relaxed)
+      return true
+    }
+    #expect {
+      _ = try Model(path: bare, requiresTokenizer: true) { progress($0) }
+    } throws: { "\($0)".contains("no tokenizer") && "\($0)".contains(bare) }
+    let hadLoaded = hasLoaded.load(ordering: .relaxed)
+    #expect(!hadLoaded)
+    #expect(try Model(path: bare) { progress($0) }.tokenizer == nil)
+    let hasLoadedNow = hasLoaded.load(ordering: .relaxed)
+    #expect(hasLoadedNow)
   }
 
   // MARK: - Files that change

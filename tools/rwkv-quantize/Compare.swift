@@ -39,11 +39,11 @@ struct Compare: ParsableCommand {
       defer { progress.clear() }
       for path in [reference, model] { try requireFile(path, ending: ".rwkv") }
       let content = try readFile(text)
+      guard let tokenizer = try Model.tokenizer(path: reference) ?? Model.tokenizer(path: model) else {
+        throw ModelError(.noTokenizer, path: reference)
+      }
       let first = try Model(path: reference, threads: threads.count, progress: progress.callback("loading"))
       let second = try Model(path: model, threads: threads.count, progress: progress.callback("loading"))
-      guard let tokenizer = first.tokenizer ?? second.tokenizer else {
-        throw CommandError("\(reference): the file has no tokenizer; convert again with --tokenizer FILE")
-      }
       // Token 0 starts a document, so that the first token of the text is predicted too.
       let tokens = [0] + tokenizer.encode(content)
       guard tokens.count > 1 else { throw CommandError("\(text): the text is empty") }

@@ -60,7 +60,7 @@ struct Chat: ParsableCommand {
     catchInterrupts()
     try reporting("rwkv-run") {
       if let saveState { try requireWritable(saveState) }
-      let model = try options.open()
+      let model = try options.open(requiresTokenizer: !printTemplate)
       if printTemplate { return try printSource(template ?? ChatTemplate.name(for: model)) }
       let tokenizer = try model.requireTokenizer()
       let template = try chosenTemplate(for: model)

@@ -59,7 +59,7 @@ struct Embed: ParsableCommand {
       }
       guard !texts.isEmpty else { throw CommandError("\(file ?? "-p"): there is no text") }
       if let outputPath { try requireWritable(outputPath) }
-      let model = try options.open()
+      let model = try options.open(requiresTokenizer: true)
       let tokenizer = try model.requireTokenizer()
       let session = try Session(model, threads: options.threadCount)
       let progress = ProgressLine()

@@ -79,7 +79,7 @@ struct Generate: ParsableCommand {
     catchInterrupts()
     try reporting("rwkv-run") {
       if let saveState { try requireWritable(saveState) }
-      let model = try options.open()
+      let model = try options.open(requiresTokenizer: true)
       let tokenizer = try model.requireTokenizer()
       let saved = try loadState.map { try model.loadAnyState($0) }
       let session = try Session(model, state: saved?.state, threads: options.threadCount)

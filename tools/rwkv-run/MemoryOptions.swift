@@ -45,13 +45,15 @@ struct MemoryOptions: ParsableArguments {
   var memoryLimit: ByteCount?
 
   /// Opens a model with a line of progress, and says how it runs if it does not fit into memory.
-  func open(_ path: String, threads: Int) throws -> Model {
+  func open(_ path: String, threads: Int, requiresTokenizer: Bool = false) throws -> Model {
     try checkModelPath(path)
     leanMalloc()
     let progress = ProgressLine()
     defer { progress.clear() }
     let limit = memoryLimit?.bytes ?? memoryCapacity()
-    let model = try Model(path: path, threads: threads, memoryLimit: limit) { share in
+    let model = try Model(
+      path: path, threads: threads, memoryLimit: limit, requiresTokenizer: requiresTokenizer
+    ) { share in
       progress.update("loading", share)
       return !isInterrupted
     }

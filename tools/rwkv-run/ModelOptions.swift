@@ -21,16 +21,15 @@ struct ModelOptions: ParsableArguments {
   @OptionGroup var memory: MemoryOptions
 
   /// Opens the model with a line of progress.
-  func open() throws -> Model { try memory.open(model, threads: threadCount) }
+  func open(requiresTokenizer: Bool = false) throws -> Model {
+    try memory.open(model, threads: threadCount, requiresTokenizer: requiresTokenizer)
+  }
 }
 
 extension Model {
   /// The tokenizer, or an error that says how to get one.
   func requireTokenizer() throws -> any Tokenizer {
-    guard let tokenizer else {
-      throw CommandError(
-        "\(path): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
-    }
+    guard let tokenizer else { throw ModelError(.noTokenizer, path: path) }
     return tokenizer
   }
 }

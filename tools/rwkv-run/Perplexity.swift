@@ -24,7 +24,7 @@ struct Perplexity: ParsableCommand {
     catchInterrupts()
     try reporting("rwkv-run") {
       let text = try readFile(file)
-      let model = try options.open()
+      let model = try options.open(requiresTokenizer: true)
       // Token 0 starts a document, so that the first token of the text is predicted too.
       let tokens = [0] + (try model.requireTokenizer().encode(text))
       guard tokens.count > 1 else { throw CommandError("\(file): the text is empty") }

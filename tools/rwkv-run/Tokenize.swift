@@ -29,8 +29,7 @@ struct Tokenize: ParsableCommand {
     try reporting("rwkv-run") {
       try checkModelPath(model)
       guard let tokenizer = try Model.tokenizer(path: model) else {
-        throw CommandError(
-          "\(model): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
+        throw ModelError(.noTokenizer, path: model)
       }
       if let prompt {
         output(tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
