@@ -45,7 +45,7 @@ def main():
         seconds = time.process_time() - start
         if not np.isfinite(logits).all():
             sys.exit(f"{arguments.model}: the logits are not finite at {(number + 1) * step}")
-        points.append(dict(tokens=(number + 1) * step, rss_kib=resident_kib(), ms_per_token=1e3 * seconds / step))
+        points.append(dict(tokens=(number + 1) * step, rss_kib=resident_kib(), ms_per_token=round(1e3 * seconds / step, 6)))
     result = dict(model=pathlib.Path(arguments.model).name, architecture=model.architecture, empty_rss_kib=empty_kib, points=points)
     pathlib.Path(arguments.out).write_text(json.dumps(result) + "\n")
 

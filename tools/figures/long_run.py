@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Draws what tools/long_run.py wrote, and prints it as a table: long_run.py OUT.svg RUN.json... Needs matplotlib."""
+"""Draws what tools/long_run.py wrote, and prints it as a table: long_run.py OUT.svg RUNS... Needs matplotlib.
+
+A file holds one run a line: docs/images/long-run.jsonl is what docs/images/long-run.svg shows.
+"""
 import json
 import pathlib
 import statistics
@@ -24,11 +27,11 @@ def near(points, position, key):
 
 def main():
     out, *paths = sys.argv[1:]
-    runs = [json.loads(pathlib.Path(path).read_text()) for path in paths]
+    runs = [json.loads(line) for path in paths for line in pathlib.Path(path).read_text().splitlines()]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     print("| RWKV | | " + " | ".join(f"{mark:,}" for mark in MARKS) + " |\n|---|---|" + "---|" * len(MARKS))
     for run in runs:
-        points, name = run["points"], f"RWKV-{run['architecture']}"
+        points, name = run["points"], f"RWKV-{run['architecture'].upper()}"
         positions = [point["tokens"] / 1e6 for point in points]
         for axis, key, scale in zip(axes, ("rss_kib", "ms_per_token"), (1 / 1024, 1)):
             axis.plot(positions, [point[key] * scale for point in points], label=name, linewidth=1)

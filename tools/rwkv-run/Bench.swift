@@ -82,7 +82,9 @@ struct Bench: ParsableCommand {
 
   /// All tests of one model.
   private func measure(_ model: Model, threads: Int, _ roofline: Roofline, _ add: (Row) -> Void) throws {
-    let session = try Session(model, threads: threads)
+    // One for all tests, so that a limit on memory holds.
+    let evaluator = try Evaluator(model, threads: threads)
+    let session = Session(evaluator, model.newState())
     let file = try ModelFile(path: model.path)
     let (reading, writing) = (Roofline.Work(file, head: false), Roofline.Work(file, head: true))
     let stateBytes = 2 * 4 * model.stateCount  // read and written
@@ -114,7 +116,7 @@ struct Bench: ParsableCommand {
           }
           add(row("tg\(predict)", 1, measured, weights: session.weightBytesPerToken))
         } else {
-          let measured = try repeatedBatch(model, threads, count, start)
+          let measured = try repeatedBatch(evaluator, threads, count, start)
           // A hidden unit that is zero in one conversation rarely is in all others: all weights are read.
           add(row("tg\(predict)x\(count)", count, measured, weights: model.weightBytes / count))
         }
@@ -124,11 +126,11 @@ struct Bench: ParsableCommand {
 
   /// Several conversations from `start` on that read different tokens; the tokens per second of all of them.
   private func repeatedBatch(
-    _ model: Model, _ threads: Int, _ count: Int, _ start: State
+    _ evaluator: Evaluator, _ threads: Int, _ count: Int, _ start: State
   ) throws -> Measured {
-    let batch = try Batch(model, threads: threads)
+    let batch = Batch(evaluator)
     let states = (0..<count).map { _ in start.copy() }
-    var measured = try repeated(model, threads, predict, states, start) { tokens in
+    var measured = try repeated(evaluator.model, threads, predict, states, start) { tokens in
       for first in tokens.indices {
         try batch.decode(states.indices.map { tokens[(first + $0) % tokens.count] }, states)
       }
