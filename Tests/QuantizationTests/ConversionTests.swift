@@ -57,10 +57,10 @@ struct ConversionTests {
     }
   }
 
-  /// Bounds of the relative root mean square error of a tensor: the formats' 0.059, 0.031 and 0.0047 for
+  /// Bounds of the relative root mean square error of a tensor: the formats' 0.059, 0.031 and 0.0046 for
   /// normally distributed weights, and a third more for tensors that are not.
   @Test(
-    arguments: [(QuantizationType.int4, Float(0.08)), (.int5, 0.042), (.int8, 0.0063)],
+    arguments: [(QuantizationType.int4, Float(0.08)), (.int5, 0.042), (.int8, 0.0061)],
     ["v7-std", "v4-hf", "v6-hf"])
   func errorsStayWithinTheFormat(type: (QuantizationType, Float), name: String) throws {
     let checkpoint = try Checkpoint(path: golden(name))
@@ -74,7 +74,7 @@ struct ConversionTests {
       }
       let error = zip(found, expected).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }
       let power = expected.reduce(0) { $0 + $1 * $1 }
-      let bound = written.format == .int8 ? 0.0063 : type.1
+      let bound = written.format == .int8 ? 0.0061 : type.1
       #expect((error / power).squareRoot() < bound, "\(tensor.name) \(written.format.name)")
     }
     #expect(try Verification.problems(of: file.path) == [])
