@@ -4,7 +4,7 @@ public import RWKVTokenizer
 public enum FinishReason: String, Sendable {
   /// The wanted number of tokens was written.
   case length
-  /// The model wrote token 0: the end of the document.
+  /// The model wrote token 0, the end of the document; with `SamplingOptions.onlyJSON` the last bracket.
   case end
   /// A stop string appeared.
   case stop
@@ -82,7 +82,8 @@ struct TextWriter {
     }
     try session.decode(token)
     let text = stream.push(passed)
-    return matcher.isStopped ? text + finish(.stop) : text
+    if matcher.isStopped { return text + finish(.stop) }
+    return sampler.isFinished ? text + finish(.end) : text
   }
 
   /// The text that was held back.

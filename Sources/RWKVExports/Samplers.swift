@@ -45,6 +45,7 @@ private let options: [String: @Sendable (inout SamplingOptions, Double) throws -
   "presence_penalty": { $0.presencePenalty = $1 },
   "frequency_penalty": { $0.frequencyPenalty = $1 },
   "penalty_decay": { $0.penaltyDecay = $1 },
+  "only_json": { $0.onlyJSON = try integer($1, 0...1) == 1 },
   "seed": { $0.seed = UInt64(try integer($1, 0...0x1p53)) },
 ]
 

@@ -151,6 +151,19 @@ struct RunTests {
     #expect(try tool.run("state", "show", first).errors.contains("damaged"))
   }
 
+  /// From a model that has never seen any.
+  @Test func onlyJSONIsJSON() throws {
+    for seed in ["1", "2", "3"] {
+      let result = try tool.run([
+        model, "-p", "hello", "-n", "2000", "--only-json", "--seed", seed, "--top-p", "1", "--logit-bias",
+        "34=6",
+        "--logit-bias", "93=4", "--logit-bias", "125=4",
+      ])
+      #expect(result.status == 0)
+      #expect((try? JSONSerialization.jsonObject(with: Data(result.output.utf8))) != nil, "\(result.output)")
+    }
+  }
+
   @Test func unlimitedEndsAtAStopString() throws {
     // A random model writes every byte sooner or later.
     let result = try tool.run([

@@ -94,7 +94,8 @@ class Sampler(_Handle):
     """Chooses tokens from logits.
 
     Options: temperature (1.0; 0 always takes the most likely token), top_p (0.85), top_k (0: no limit), min_p (0),
-    presence_penalty (0.2), frequency_penalty (0.2), penalty_decay (0.996), seed (0). bias: what is added to the logits
+    presence_penalty (0.2), frequency_penalty (0.2), penalty_decay (0.996), seed (0), only_json (0; 1: one JSON
+    object or array and nothing else). bias: what is added to the logits
     of single tokens; -inf bans.
     """
 

@@ -43,6 +43,9 @@ struct SamplingArguments: ParsableArguments {
       valueName: "id=number"))
   var logitBias: [TokenBias] = []
 
+  @Flag(help: "Let the model write one JSON object or array, and nothing else.")
+  var onlyJson = false
+
   @Option(
     name: .shortAndLong, parsing: .unconditional, help: "Seed of the choices (default: random, printed).")
   var seed: UInt64?
@@ -64,6 +67,7 @@ struct SamplingArguments: ParsableArguments {
       }
       options.logitBias[bias.token] = bias.value
     }
+    options.onlyJSON = onlyJson
     options.seed = seed ?? .random(in: 0...UInt64(UInt32.max))
     try options.check()
     if seed == nil && options.temperature > 0 { note("seed \(options.seed)") }

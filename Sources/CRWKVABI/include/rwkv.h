@@ -328,8 +328,9 @@ RWKV_API struct rwkv_sampler * rwkv_sampler_new(
     const struct rwkv_context * ctx, const struct rwkv_sampler_options * options);
 
 /* Sets an option by its name, before the first token is chosen: any field of rwkv_sampler_options (seed: up to 2^53), or
- * "min_p" (keep only tokens at least this share as likely as the most likely one; 0: all). Errors: a name that this
- * version does not know, a value that is out of range. */
+ * "min_p" (keep only tokens at least this share as likely as the most likely one; 0: all), or "only_json" (1: only tokens
+ * that go on with one JSON object or array, with whose end rwkv_generate ends; 0: any). Errors: a name that this version
+ * does not know, a value that is out of range. */
 RWKV_API bool rwkv_sampler_set(struct rwkv_sampler * sampler, const char * name, double value);
 
 /* Adds bias to the logit of a token in every choice, -INFINITY bans it; before the first token is chosen. */

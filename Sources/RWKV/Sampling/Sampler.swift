@@ -2,7 +2,7 @@ public import RWKVTokenizer
 
 /// Chooses the next token from logits, in the order of the `rwkv` Python package:
 ///
-///     logits + bias − penalties → softmax → min-p → top-p → top-k → probability^(1/temperature) → draw
+///     logits + bias − penalties (→ JSON) → softmax → min-p → top-p → top-k → probability^(1/temperature) → draw
 ///
 /// The cuts come before the temperature, so a high temperature brings no unlikely token back. Top-p keeps
 /// tokens as likely as the last one needed; top-k keeps exactly k, of equals those with the lower ids. Min-p, which the
@@ -12,6 +12,7 @@ public struct Sampler: Sendable {
   private let options: SamplingOptions
   private var generator: RandomGenerator
   private var penalties: Penalties
+  private var json: JSONConstraint?
 
   /// Logits less penalties, one for each token.
   private var logits: [Float] = []
@@ -27,6 +28,9 @@ public struct Sampler: Sendable {
     self.options = options
     generator = RandomGenerator(seed: options.seed)
     penalties = Penalties(options, tokenizer: tokenizer)
+    guard options.onlyJSON else { return }
+    guard let tokenizer else { throw .jsonNeedsTokenizer }
+    json = JSONConstraint(tokenizer)
   }
 
   /// Chooses a token and counts it for the penalties; token 0, the end of a document, is not counted.
@@ -59,11 +63,16 @@ public struct Sampler: Sendable {
   /// Counts a token that something else has chosen.
   public mutating func record(_ token: Int) {
     penalties.record(token)
+    json?.record(token)
   }
+
+  /// Whether the text is complete, so that nothing can follow: with `onlyJSON` after the last bracket.
+  public var isFinished: Bool { json?.text.isComplete ?? false }
 
   /// Forgets the tokens written so far. The random numbers go on.
   public mutating func reset() {
     penalties.reset()
+    json?.reset()
   }
 
   /// Fills `candidates`.
@@ -71,6 +80,7 @@ public struct Sampler: Sendable {
     logits.replaceSubrange(logits.indices, with: input)
     for (token, bias) in options.logitBias where token < logits.count { logits[token] += bias }
     penalties.apply(to: &logits)
+    json?.apply(to: &logits)
     let best = try mostLikely()
     candidates.removeAll(keepingCapacity: true)
     if options.temperature == 0 {

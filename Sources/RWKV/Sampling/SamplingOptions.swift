@@ -16,6 +16,8 @@ public struct SamplingOptions: Sendable {
   public var frequencyPenalty = 0.2
   /// What a count is multiplied by at each further token; 1 never forgets.
   public var penaltyDecay = 0.996
+  /// Allows only what goes on with one JSON object or array, and ends the text with it.
+  public var onlyJSON = false
   /// The same seed, options and logits give the same tokens on every machine.
   public var seed: UInt64 = 0
 
@@ -57,6 +59,8 @@ public enum SamplingError: Error, Sendable, Equatable, CustomStringConvertible {
   case invalidBias(token: Int, value: Float)
   /// A logit is NaN or +∞.
   case notFinite(token: Int)
+  /// `onlyJSON` without a tokenizer, which knows the tokens' texts.
+  case jsonNeedsTokenizer
   /// There are no logits, or all of them are −∞.
   case noCandidates
 
@@ -69,6 +73,8 @@ public enum SamplingError: Error, Sendable, Equatable, CustomStringConvertible {
     case .notFinite(let token):
       "the logit of token \(token) is not a finite number: the model file or the state is broken; "
         + "check it with rwkv-quantize verify"
+    case .jsonNeedsTokenizer:
+      "JSON needs a tokenizer, which knows what tokens are written with"
     case .noCandidates:
       "no token can follow: there are no logits, or all of them are −∞"
     }

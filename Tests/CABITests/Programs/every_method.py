@@ -107,12 +107,14 @@ def states(model: Model, other: Model, hybrid: Model) -> None:
 
 def sampling(model: Model) -> None:
     logits = model.read(model.new_state(), HELLO)
-    first, second = (Sampler(model, seed=5, top_k=20, min_p=0.01) for _ in range(2))
+    first, second = (Sampler(model, seed=5, top_k=20, min_p=0.01, only_json=0) for _ in range(2))
     assert [first.sample(logits) for _ in range(20)] == [second.sample(logits) for _ in range(20)]
     first.reset()
     assert Sampler(model, temperature=0).sample(logits) == np.argmax(logits)
     only = Sampler(model, bias={token: -math.inf for token in range(256) if token != 120})
     assert only.sample(logits) == 120
+    json = "".join(model.generate("hello", model.new_state(), count=40, only_json=1, seed=1)).lstrip()
+    assert json[0] in "[{", json
     refuses(RWKVError, "no option is called 'heat'", lambda: Sampler(model, heat=1))
     refuses(RWKVError, "temperature is -1", lambda: Sampler(model, temperature=-1))
     refuses(RWKVError, "no logits", lambda: first.sample([]))

@@ -1,0 +1,239 @@
+import RWKVTokenizer
+
+/// The beginning of a JSON object or array (RFC 8259), which tells what bytes may follow.
+///
+/// Narrower than the RFC in what nobody misses, so that a model cannot go on forever: containers nest at most 64 deep, at most
+/// 32 bytes of white space follow each other, and \u writes no surrogates. A few words without references: trying a token
+/// is a copy.
+struct JSONText: Sendable {
+  private enum Place {
+    /// A value must begin; also `]` or a key, `}`, must stand here.
+    case value, elementOrEnd, key, keyOrEnd, colon
+    /// Where `,` or the container's end stands.
+    case afterValue
+    case string, escape, hexadecimal, continuation, literal
+    /// In numbers: after − 0 digits . digits e ± digits.
+    case minus, zero, integer, point, fraction, exponent, exponentSign, exponentDigits
+    case end
+  }
+
+  private static let deepest = 64
+  private static let longestSpace = 32
+
+  private var place = Place.value
+  /// Bit by bit, the innermost last: 1 for an object, 0 for an array.
+  private var containers: UInt64 = 0
+  private var depth = 0
+  private var isKey = false
+  private var spaces = 0
+  /// Bytes that the character, escape or literal still has.
+  private var remaining = 0
+  /// The next byte of a character.
+  private var allowed: ClosedRange<UInt8> = 0x80...0xBF
+  private var literal: StaticString = ""
+
+  /// Whether the object or array has been closed. Nothing follows it.
+  var isComplete: Bool { place == .end }
+
+  /// Adds a byte; false if it cannot stand here, and then the text is of no use any more.
+  mutating func push(_ byte: UInt8) -> Bool {
+    switch place {
+    case .string: return pushInString(byte)
+    case .escape: return pushEscape(byte)
+    case .hexadecimal: return pushHexadecimal(byte)
+    case .continuation: return pushContinuation(byte)
+    case .literal: return pushInLiteral(byte)
+    case .minus, .zero, .integer, .point, .fraction, .exponent, .exponentSign, .exponentDigits:
+      return pushInNumber(byte)
+    case .value, .elementOrEnd, .key, .keyOrEnd, .colon, .afterValue, .end: return pushBetween(byte)
+    }
+  }
+
+  private mutating func pushBetween(_ byte: UInt8) -> Bool {
+    if byte == 0x20 || byte == 0x0A || byte == 0x0D || byte == 0x09 {
+      spaces += 1
+      return place != .end && spaces <= Self.longestSpace
+    }
+    spaces = 0
+    switch (place, Unicode.Scalar(byte)) {
+    case (.key, "\""), (.keyOrEnd, "\""):
+      isKey = true
+      place = .string
+    case (.colon, ":"): place = .value
+    case (.afterValue, ","): place = isInObject ? .key : .value
+    case (.keyOrEnd, "}"), (.elementOrEnd, "]"): close()
+    case (.afterValue, "}"): return isInObject && close()
+    case (.afterValue, "]"): return !isInObject && close()
+    case (.value, _), (.elementOrEnd, _): return begin(byte)
+    default: return false
+    }
+    return true
+  }
+
+  private var isInObject: Bool { containers & 1 == 1 }
+
+  @discardableResult
+  private mutating func close() -> Bool {
+    containers >>= 1
+    depth -= 1
+    place = depth == 0 ? .end : .afterValue
+    return true
+  }
+
+  /// The first byte of a value.
+  private mutating func begin(_ byte: UInt8) -> Bool {
+    let isContainer = byte == UInt8(ascii: "{") || byte == UInt8(ascii: "[")
+    guard isContainer ? depth < Self.deepest : depth > 0 else { return false }
+    switch Unicode.Scalar(byte) {
+    case "{", "[":
+      let isObject = byte == UInt8(ascii: "{")
+      containers = containers << 1 | (isObject ? 1 : 0)
+      depth += 1
+      place = isObject ? .keyOrEnd : .elementOrEnd
+    case "\"":
+      isKey = false
+      place = .string
+    case "-": place = .minus
+    case "0": place = .zero
+    case "1"..."9": place = .integer
+    case "t": begin("true")
+    case "f": begin("false")
+    case "n": begin("null")
+    default: return false
+    }
+    return true
+  }
+
+  private mutating func begin(_ word: StaticString) {
+    literal = word
+    remaining = word.utf8CodeUnitCount - 1
+    place = .literal
+  }
+
+  private mutating func pushInLiteral(_ byte: UInt8) -> Bool {
+    guard byte == literal.utf8Start[literal.utf8CodeUnitCount - remaining] else { return false }
+    remaining -= 1
+    if remaining == 0 { place = .afterValue }
+    return true
+  }
+
+  // MARK: - Numbers
+
+  private mutating func pushInNumber(_ byte: UInt8) -> Bool {
+    let isDigit = (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(byte)
+    switch (place, Unicode.Scalar(byte)) {
+    case (.minus, "0"): place = .zero
+    case (.minus, _) where isDigit: place = .integer
+    case (.integer, _) where isDigit, (.fraction, _) where isDigit, (.exponentDigits, _) where isDigit: break
+    case (.zero, "."), (.integer, "."): place = .point
+    case (.point, _) where isDigit: place = .fraction
+    case (.zero, "e"), (.zero, "E"), (.integer, "e"), (.integer, "E"), (.fraction, "e"), (.fraction, "E"):
+      place = .exponent
+    case (.exponent, "+"), (.exponent, "-"): place = .exponentSign
+    case (.exponent, _) where isDigit, (.exponentSign, _) where isDigit: place = .exponentDigits
+    case (.zero, _), (.integer, _), (.fraction, _), (.exponentDigits, _):
+      // The number has ended before this byte.
+      place = .afterValue
+      return pushBetween(byte)
+    default: return false
+    }
+    return true
+  }
+
+  // MARK: - Strings
+
+  private mutating func pushInString(_ byte: UInt8) -> Bool {
+    switch byte {
+    case UInt8(ascii: "\""): place = isKey ? .colon : .afterValue
+    case UInt8(ascii: "\\"): place = .escape
+    case 0x20..<0x80: break
+    // UTF-8, as Unicode's table 3-7 has it.
+    case 0xC2...0xDF: expect(1)
+    case 0xE0: expect(2, 0xA0...0xBF)
+    case 0xED: expect(2, 0x80...0x9F)
+    case 0xE1...0xEF: expect(2)
+    case 0xF0: expect(3, 0x90...0xBF)
+    case 0xF1...0xF3: expect(3)
+    case 0xF4: expect(3, 0x80...0x8F)
+    default: return false
+    }
+    return true
+  }
+
+  private mutating func expect(_ count: Int, _ range: ClosedRange<UInt8> = 0x80...0xBF) {
+    remaining = count
+    allowed = range
+    place = .continuation
+  }
+
+  private mutating func pushContinuation(_ byte: UInt8) -> Bool {
+    guard allowed.contains(byte) else { return false }
+    allowed = 0x80...0xBF
+    remaining -= 1
+    if remaining == 0 { place = .string }
+    return true
+  }
+
+  private mutating func pushEscape(_ byte: UInt8) -> Bool {
+    switch Unicode.Scalar(byte) {
+    case "\"", "\\", "/", "b", "f", "n", "r", "t": place = .string
+    case "u":
+      remaining = 4
+      allowed = 0x30...0x66
+      place = .hexadecimal
+    default: return false
+    }
+    return true
+  }
+
+  private mutating func pushHexadecimal(_ byte: UInt8) -> Bool {
+    let isHexadecimal = Unicode.Scalar(byte).properties.isASCIIHexDigit
+    guard isHexadecimal, allowed.contains(byte) else { return false }
+    // D800…DFFF stand for nothing alone.
+    let mayBeSurrogate = remaining == 4 && byte | 0x20 == UInt8(ascii: "d")
+    allowed = mayBeSurrogate ? 0x30...0x37 : 0x30...0x66
+    remaining -= 1
+    if remaining == 0 { place = .string }
+    return true
+  }
+}
+
+/// Lets a sampler choose only tokens that go on with a JSON text.
+struct JSONConstraint: Sendable {
+  private(set) var text = JSONText()
+  /// The bytes of all tokens, one after the other, and where each begins.
+  private var bytes: [UInt8] = []
+  private var starts: [Int] = [0]
+
+  init(_ tokenizer: any Tokenizer) {
+    for token in 0..<tokenizer.vocabularySize {
+      // Token 0 ends a document, which the closing bracket does here.
+      if token > 0 { bytes += tokenizer.bytes(of: token) }
+      starts.append(bytes.count)
+    }
+  }
+
+  /// Bans all tokens that cannot follow.
+  func apply(to logits: inout [Float]) {
+    for token in logits.indices {
+      guard token + 1 < starts.count, starts[token] < starts[token + 1], allows(token) else {
+        logits[token] = -.infinity
+        continue
+      }
+    }
+  }
+
+  private func allows(_ token: Int) -> Bool {
+    var text = text
+    for index in starts[token]..<starts[token + 1] where !text.push(bytes[index]) { return false }
+    return true
+  }
+
+  /// Counts a token that was chosen.
+  mutating func record(_ token: Int) {
+    guard token + 1 < starts.count else { return }
+    for index in starts[token]..<starts[token + 1] { _ = text.push(bytes[index]) }
+  }
+
+  mutating func reset() { text = JSONText() }
+}
