@@ -50,4 +50,13 @@ static inline row_parts row_layout(int format, ptrdiff_t columns) {
   return parts;
 }
 
+/// The upper bits of an F16 that is not smaller than |d|.
+static inline uint8_t row_limit(const uint8_t *d) {
+  int limit = ((d[0] | d[1] << 8) & 0x7fff) + 127;
+  return (uint8_t)(limit >> 7 < 255 ? limit >> 7 : 255);
+}
+
+/// Limits of a row: one for each d.
+static inline ptrdiff_t row_limits(ptrdiff_t columns) { return round_up(columns, 256) / 256; }
+
 #endif

@@ -61,7 +61,8 @@ package final class Evaluator {
     blockCount = configuration.blocks.count
     team = Team(size: availableThreads(threads), moments: moments)
     frame = try Frame(
-      configuration, hiddenUnits: model.weights.hiddenUnits(configuration), capacity: Self.capacity,
+      configuration, hiddenUnits: model.weights.hiddenUnits(configuration),
+      hiddenMatrices: model.store.hiddenRowsCount, capacity: Self.capacity,
       span: max(Self.capacity, span ?? (model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity)),
       teamSize: team.size, arena: arena)
     blocks =

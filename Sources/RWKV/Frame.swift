@@ -55,6 +55,11 @@ final class Frame {
   private let index: UnsafeMutablePointer<Int32>
   private let value: UnsafeMutablePointer<Float>
   private let rowScratch: UnsafeMutablePointer<Float>
+  /// Limits of each value matrix's rows (`rk_row_limits`), by its ordinal, and which parts of them are known: decoding notes
+  /// them when it first comes to a part.
+  private let limits: UnsafeMutablePointer<UInt8>
+  private let limitsKnown: UnsafeMutablePointer<Bool>
+  private let hiddenUnits: Int
   /// Hidden rows that decoding has read so far, by part, and how many there were to read.
   private let rowsRead: UnsafeMutablePointer<Int>
   private let rowsSeen: UnsafeMutablePointer<Int>
@@ -82,9 +87,12 @@ final class Frame {
   private static let fewRows = 16
 
   init(
-    _ configuration: Configuration, hiddenUnits: Int, capacity: Int, span: Int, teamSize: Int, arena: Arena
+    _ configuration: Configuration, hiddenUnits: Int, hiddenMatrices: Int, capacity: Int, span: Int,
+    teamSize: Int,
+    arena: Arena
   ) throws(ModelError) {
     self.configuration = configuration
+    self.hiddenUnits = hiddenUnits
     self.capacity = capacity
     self.span = span
     self.teamSize = teamSize
@@ -99,9 +107,17 @@ final class Frame {
     index = try arena.allocate(Int32.self, count: hiddenUnits)
     value = try arena.allocate(Float.self, count: hiddenUnits)
     rowScratch = try arena.allocate(Float.self, count: teamSize * Int(RK_ADD_ROWS_SCRATCH))
+    limits = try arena.allocate(
+      UInt8.self, count: hiddenMatrices * Self.limitsBytes(units: hiddenUnits, columns: D))
+    limitsKnown = try arena.allocate(Bool.self, count: hiddenMatrices * Self.parts)
     rowsRead = try arena.allocate(Int.self, count: Self.parts)
     rowsSeen = try arena.allocate(Int.self, count: Self.parts)
     runOfRow = try arena.allocate(Int.self, count: capacity)
+  }
+
+  /// Of a value matrix with INT4 or INT5; the other formats need none.
+  static func limitsBytes(units: Int, columns: Int) -> Int {
+    Int(rk_row_limits_bytes(Int32(RK_INT4), columns, units))
   }
 
   /// Prepares for a block; rows of the runs are consecutive and cover it. `origin`: its first row in its pass.
@@ -225,6 +241,19 @@ final class Frame {
     member.parallel(rows) { row in mixed.quantize(row, width: configuration.embedding, kernels) }
   }
 
+  /// Limits of a value matrix's rows, of which those of `part` are known.
+  private func limits(_ matrix: HiddenRows, _ part: Int) -> UnsafePointer<UInt8> {
+    let D = matrix.columns
+    let limits = limits + matrix.ordinal * Self.limitsBytes(units: hiddenUnits, columns: D)
+    let isKnown = limitsKnown + matrix.ordinal * Self.parts + part
+    if !isKnown.pointee {
+      let units = matrix.units(part, of: Self.parts)
+      rk_row_limits(matrix.format, matrix.records, D, units.lowerBound, units.count, limits)
+      isKnown.pointee = true
+    }
+    return UnsafePointer(limits)
+  }
+
   /// The value matrix of channel mixing: Σ_j hidden[t][j] · row_j, reading only rows with hidden[t][j] ≠ 0; times
   /// σ(gate[t]) if there is a gate. Returns what the next norm has to add.
   ///
@@ -240,11 +269,12 @@ final class Frame {
         let units = matrix.units(part, of: Self.parts)
         let from = units.lowerBound
         let count = kernels.nonzero(hidden[0], from, units.upperBound, index + from, value + from)
+        let limits = limits(matrix, part)
         rowsRead[part] += count
         rowsSeen[part] += units.count
         partial[part].update(repeating: 0, count: D)
         kernels.add_rows(
-          matrix.format, matrix.records, D, index + from, value + from, count, 0, D, partial[part])
+          matrix.format, matrix.records, limits, D, index + from, value + from, count, 0, D, partial[part])
       }
       return .partial(gate: gate)
     }

@@ -90,13 +90,15 @@ struct MemoryPlan {
   /// Memory of one session: its state and the activations of a block of rows.
   static func sessionBytes(_ file: ModelFile, _ configuration: Configuration) -> Int {
     let (D, T) = (paddedWidth(configuration.embedding), Evaluator.capacity)
-    let hidden = file.tensors.filter { $0.name.hasSuffix(".ffn.key.weight") }.map(\.rows).max() ?? 0
+    let keys = file.tensors.filter { $0.name.hasSuffix(".ffn.key.weight") }
+    let hidden = keys.map(\.rows).max() ?? 0
+    let limits = keys.count * Frame.limitsBytes(units: hidden, columns: configuration.embedding)
     // No version keeps more than 128 bytes of activations for each row and channel.
     let activations = T * (128 * D + 2 * 4 * paddedWidth(hidden))
     let logits = T * 4 * paddedWidth(configuration.vocabulary)
     // Attention caches grow up to their bound; one of them is copied when it grows.
     let attention = configuration.sparseAttention.map { ($0.layers + 1) * ($0.maximumCache + 1) * D * 8 } ?? 0
-    return State.Layout(configuration).count * 4 + activations + logits + attention
+    return State.Layout(configuration).count * 4 + activations + limits + logits + attention
   }
 
   /// Memory of one thread that reads chunks.

@@ -11,6 +11,8 @@ final class WeightStore: @unchecked Sendable {
   private let file: ModelFile
   private let arena = Arena()
   private var locations: [String: Location] = [:]
+  /// Matrices by hidden unit that were handed out.
+  private(set) var hiddenRowsCount = 0
 
   /// Bytes of weights that a token needs.
   let byteCount: Int
@@ -181,7 +183,10 @@ final class WeightStore: @unchecked Sendable {
   func hiddenRows(_ name: String, units: Int, columns: Int) throws(ModelError) -> HiddenRows {
     let (info, location) = try tensor(name, rowsPerRecord: 1)
     guard info.rows == units, info.columns == columns else { throw shapeError(info, [units, columns]) }
-    return HiddenRows(format: Int32(info.format.rawValue), location: location, units: units, columns: columns)
+    defer { hiddenRowsCount += 1 }
+    return HiddenRows(
+      format: Int32(info.format.rawValue), location: location, ordinal: hiddenRowsCount, units: units,
+      columns: columns)
   }
 
   /// `count` f32 values, which are always in memory.

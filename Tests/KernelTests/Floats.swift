@@ -46,3 +46,6 @@ func ulpError(_ value: Float, _ exact: Double) -> Double {
 
 /// Lengths around one and several vectors of 16.
 let testLengths = [1, 7, 15, 16, 17, 63, 64, 100, 768]
+
+/// Bit patterns, so that NaN and the sign of zero count.
+func bits(_ x: [Float]) -> [UInt32] { x.map(\.bitPattern) }

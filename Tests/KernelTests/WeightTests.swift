@@ -4,9 +4,6 @@ import Testing
 
 private let widths = [1, 16, 31, 32, 33, 64, 96, 255, 256, 257, 512, 768, 2048]
 
-/// Bit patterns, so that NaN and the sign of zero count.
-private func bits(_ x: [Float]) -> [UInt32] { x.map(\.bitPattern) }
-
 @Suite("Sizes of records")
 struct RecordSizes {
   /// Counted by hand from section 4 of the format.
@@ -303,122 +300,6 @@ struct MatrixProducts {
       for i in 0..<(T * 64) {
         #expect((16..<48).contains(i % 64) ? y[i] == all[i] : y[i].isNaN)
       }
-    }
-  }
-}
-
-@Suite("Sums of rows")
-struct SumsOfRows {
-  /// y[c] += Σ h[i] · rows[index[i]][c], as the kernels define it: in groups of 128 rows whose h·d become integers
-  /// (INT4, INT5), or one fused multiply-add after the other.
-  static func add(
-    _ format: Format, _ rows: [UInt8], _ w: [Float], columns: Int, _ index: [Int32], _ h: [Float],
-    _ range: Range<Int>, to y: inout [Float]
-  ) {
-    guard format == .int4 || format == .int5 else {
-      for (i, row) in index.enumerated() {
-        for c in range { y[c] = y[c].addingProduct(h[i], w[Int(row) * columns + c]) }
-      }
-      return
-    }
-    let limit: Float = format == .int4 ? 1052 : 518
-    let record = rows.count / (w.count / columns)
-    func d(_ row: Int32, _ c: Int) -> Float {
-      let at = Int(row) * record + c / 256 * 2
-      return Float(Float16(bitPattern: UInt16(rows[at]) | UInt16(rows[at + 1]) << 8))
-    }
-    for group in Set(index.map { $0 / 128 }).sorted() {
-      let members = index.indices.filter { index[$0] / 128 == group }
-      for c in range {
-        let m = members.map { abs(h[$0] * d(index[$0], c)) }.max() ?? 0
-        guard m >= 0x1p-100 else { continue }
-        var sum = 0
-        for i in members {
-          let d = d(index[i], c)
-          let g = (Float.zero + 12_582_912).addingProduct(h[i] * d, limit / m) - 12_582_912
-          // The weight without d: an integer, which the rounding of the product left recognizable.
-          if d != 0 { sum += Int(g) * Int((w[Int(index[i]) * columns + c] / d * 4096).rounded()) }
-        }
-        y[c] = y[c].addingProduct(m * (0x1p-12 / limit), Float(sum))
-      }
-    }
-  }
-
-  @Test("agree with their definition, bit for bit", arguments: Format.allCases, tableNames)
-  func reference(format: Format, table: String) {
-    for columns in [1, 33, 96, 257, 768, 2400] {
-      let count = 300
-      let rows = encode(
-        MatrixProducts.matrix(rows: count, columns: columns), format, columns: columns, panels: false,
-        with: scalarKernels)
-      let w = decode(rows, format, rows: count, columns: columns, panels: false, with: scalarKernels)
-      // 1, 5, 12 and 17 of a group.
-      for count in columns < 700 ? [1, 5, 12, 20, 37] : [37] {
-        let index = (0..<count).map { (i: Int) -> Int32 in Int32(i < 12 ? 3 * i : i < 20 ? 120 + i : 230 + i)
-        }
-        let factors: [Float] = [0.5, -1.25, 3.7, 1e-3, 0.3]
-        let h = (0..<count).map { (i: Int) -> Float in factors[i % 5] * Float(i + 1) }
-        let from = columns > 200 ? 64 : 0
-        let to = columns == 768 ? 672 : columns
-        var expected = (0..<columns).map { Float($0 % 7) * 0.1 }
-        var y = expected
-        Self.add(format, rows, w, columns: columns, index, h, from..<to, to: &expected)
-        kernels(table).add_rows(format.rawValue, rows, columns, index, h, count, from, to, &y)
-        #expect(bits(y) == bits(expected))
-      }
-    }
-  }
-
-  /// Integers of at most 1052 or 518 for the largest of 128 activations: 0.12 and 0.23 % are lost where 4 and 5 bits cost 6 and
-  /// 3 %.
-  @Test(
-    "come close to the sums of dequantized rows", arguments: [(Format.int4, 0.0012), (.int5, 0.0024)],
-    tableNames)
-  func closeness(format: (Format, Double), table: String) {
-    let (columns, count) = (768, 512)
-    let rows = encode(
-      MatrixProducts.matrix(rows: count, columns: columns), format.0, columns: columns, panels: false,
-      with: scalarKernels)
-    let w = decode(rows, format.0, rows: count, columns: columns, panels: false, with: scalarKernels)
-    var random = Random(7)
-    let h = random.gaussians(count).map { $0 > 0 ? $0 * $0 : 0 }
-    let index = h.indices.filter { h[$0] != 0 }.map { Int32($0) }
-    var y = [Float](repeating: 0, count: columns)
-    kernels(table).add_rows(
-      format.0.rawValue, rows, columns, index, index.map { h[Int($0)] }, index.count, 0, columns, &y)
-    var (error, power) = (0.0, 0.0)
-    for c in 0..<columns {
-      let exact = h.indices.reduce(0.0) { $0 + Double(h[$1]) * Double(w[$1 * columns + c]) }
-      error += (Double(y[c]) - exact) * (Double(y[c]) - exact)
-      power += exact * exact
-    }
-    #expect((error / power).squareRoot() < format.1)
-  }
-
-  @Test("of blocks of tokens are the same bits as token by token", arguments: Format.allCases, tableNames)
-  func blocks(format: Format, table: String) {
-    let kernels = kernels(table)
-    var scratch = [Float](repeating: 0, count: Int(RK_ADD_ROWS_SCRATCH))
-    for (columns, from, to) in [(1, 0, 1), (96, 32, 64), (257, 0, 257), (1120, 32, 1120)] {
-      let count = 170
-      let T = 5
-      let rows = encode(
-        MatrixProducts.matrix(rows: count, columns: columns), format, columns: columns, panels: false,
-        with: scalarKernels)
-      var random = Random(columns)
-      let h = random.gaussians(T * count).map { $0 > 0 ? $0 : 0 }
-      var y = [Float](repeating: 0.25, count: T * columns)
-      var expected = y
-      kernels.add_rows_block(
-        format.rawValue, rows, columns, 1, count - 2, h, count, T, from, to, &y, columns, &scratch)
-      for t in 0..<T {
-        let index = (1..<count - 1).filter { h[t * count + $0] != 0 }.map { Int32($0) }
-        let values = index.map { h[t * count + Int($0)] }
-        var token = Array(expected[(t * columns)..<((t + 1) * columns)])
-        scalarKernels.add_rows(format.rawValue, rows, columns, index, values, index.count, from, to, &token)
-        expected.replaceSubrange((t * columns)..<((t + 1) * columns), with: token)
-      }
-      #expect(bits(y) == bits(expected))
     }
   }
 }

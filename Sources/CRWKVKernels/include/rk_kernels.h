@@ -110,9 +110,10 @@ typedef struct {
                  const rk_input *x, ptrdiff_t T, float *y, ptrdiff_t ldy);
   /// y[c] += Σ_i h[i] · rows[index[i]][c] for c of [from, to); from and to multiples of 32 (or to = columns).
   /// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends; terms
-  /// are integers, summed exactly over 128 neighbouring rows (rows_integer.inc).
-  void (*add_rows)(int format, const void *rows, ptrdiff_t columns, const int32_t *index, const float *h,
-                   ptrdiff_t n, ptrdiff_t from, ptrdiff_t to, float *y);
+  /// are integers, summed exactly over 128 neighbouring rows (rows_integer.inc). `limits`: what rk_row_limits gives for those
+  /// rows; the other formats need none.
+  void (*add_rows)(int format, const void *rows, const uint8_t *RK_NULLABLE limits, ptrdiff_t columns,
+                   const int32_t *index, const float *h, ptrdiff_t n, ptrdiff_t from, ptrdiff_t to, float *y);
   /// The same for T tokens: y[t][c] += Σ_j h[t·ldh + j] · rows[j][c], j of [first, first + count) ascending,
   /// terms with h = 0 left out. Bit for bit what `add_rows` gives. `scratch`: RK_ADD_ROWS_SCRATCH floats.
   void (*add_rows_block)(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
@@ -171,6 +172,11 @@ typedef struct {
 
 /// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);
+
+/// What `add_rows` has to know of INT4 and INT5 rows before it reads them, packed: for rows [first, first + count) an upper limit
+/// of |d|, one byte for each 256 columns. `limits` has rk_row_limits_bytes.
+void rk_row_limits(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count, uint8_t *limits);
+size_t rk_row_limits_bytes(int format, ptrdiff_t columns, ptrdiff_t rows);
 
 /// The best table for this machine; chosen once. A value of RWKV_ISA that names no table of this build is no
 /// cap.

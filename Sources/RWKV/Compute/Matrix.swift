@@ -36,6 +36,8 @@ struct Matrix: @unchecked Sendable {
 struct HiddenRows: @unchecked Sendable {
   let format: Int32
   let location: Location
+  /// Its place among the model's matrices of this kind.
+  let ordinal: Int
   let units: Int
   let columns: Int
 

@@ -131,7 +131,9 @@ static void hidden_rows(const rk_kernels *k, int format, ptrdiff_t columns) {
   ptrdiff_t count = k->nonzero(h, 0, units, index, value);
   add(index, (size_t)count * 4);
   add_floats(value, count);
-  k->add_rows(format, rows, columns, index, value, count, 0, columns, y);
+  uint8_t *limits = zeros(rk_row_limits_bytes(format, columns, units) + 1);
+  rk_row_limits(format, rows, columns, 0, units, limits);
+  k->add_rows(format, rows, limits, columns, index, value, count, 0, columns, y);
   add_floats(y, columns);
   end(k, "add_rows", format, columns, 1);
   begin(5);
