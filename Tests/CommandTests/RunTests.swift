@@ -137,7 +137,7 @@ struct RunTests {
     #expect(
       object["text"] as? String == "hello" + written.output.dropLast() + "more" + more.output.dropLast())
     #expect(object["tokens"] as? Int == 19)
-    #expect(try tool.run("state", "show", first).output.contains("10 tokens"))
+    #expect(try tool.run("state", "show", first).output.contains("tokens   10\n"))
 
     // Another model: refused with both names.
     let other = folder.file("other.rwkv")

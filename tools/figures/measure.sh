@@ -3,6 +3,7 @@
 #   tools/figures/measure.sh OUT quality               types of the trained model in examples/model
 #   tools/figures/measure.sh OUT speed MODEL.rwkv…     decoding, of one model in several types
 #   tools/figures/measure.sh OUT depth MODEL.rwkv      decoding after texts of many lengths
+#   tools/figures/measure.sh OUT picture               not measured: the terminal in README.md, OUT/run.svg
 set -eu
 out=$1
 what=$2
@@ -22,5 +23,17 @@ quality)
   done
   ;;
 speed) rwkv-run bench "$@" -p 0 -n 64 -r 5 -o json >"$out/speed.jsonl" ;;
+picture)
+  here=$(cd "$(dirname "$0")" && pwd)
+  out=$(cd "$out" && pwd)
+  folder=$(mktemp -d)
+  trap 'rm -rf "$folder"' EXIT
+  cd "$folder"
+  cp "$here/../../examples/model/rwkv7-docs-5m.safetensors" .
+  python3 "$here/record.py" "$out/run.svg" --width 110 'rwkv-quantize rwkv7-docs-5m.safetensors model.rwkv --no-measure' \
+    'rwkv-run model.rwkv -p "The database" -n 300 --temp 0.7 --top-p 0.8 --seed 1 --save-state db.state' \
+    'rwkv-run state show db.state' \
+    "rwkv-run model.rwkv --load-state db.state -p ' The index' -n 120 --temp 0.7 --top-p 0.8 --seed 2"
+  ;;
 depth) rwkv-run bench "$1" -p 0 -n 64 -r 9 -d 0,1000,4000,16000,32000 -o json >"$out/depth.jsonl" ;;
 esac

@@ -48,7 +48,7 @@ struct ShowState: ParsableCommand {
         if let text { members.append(("text", .string(text))) }
         output(JSON.object(members).description)
       } else {
-        let tokens = summary.tokenCount > 0 ? "\(summary.tokenCount) tokens" : "saved without its tokens"
+        let tokens = summary.tokenCount > 0 ? "\(summary.tokenCount)" : "not known"
         output(
           """
           model    \(summary.modelName) (identity \(summary.modelIdentity))
