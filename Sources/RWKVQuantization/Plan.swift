@@ -16,7 +16,7 @@ import RWKVFormat
 /// Embedding and head are the most sensitive tensors of all and low-rank matrices are small: INT4 does not pay
 /// (docs/quality.md has the measurements).
 ///
-/// Of what int8 loses, a quarter to a third is lost in embedding and head. Where each is at most 1/32 of the weights it stays in 16
+/// Of what int8 loses, more than a quarter is lost in embedding and head. Where each is at most 1/32 of the weights it stays in 16
 /// bits: the file grows by less than 4 %, a token reads 3 % more.
 public enum QuantizationType: String, Sendable, CaseIterable {
   case int4Small = "int4-small"
