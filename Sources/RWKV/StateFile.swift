@@ -106,7 +106,7 @@ extension Model {
 
   /// The state in a frame whose header has been checked.
   private func state(_ header: StateHeader, _ frame: [UInt8]) throws(StateFileError) -> SavedState {
-    guard XXH64.hash(frame) == header.hash else { throw StateFileError(.damaged(what: "the contents")) }
+    guard XXH64.hash(frame) == header.hash else { throw StateFileError(.damaged(what: "the contents are")) }
     let arena = Arena()
     let planes: UnsafeMutableRawPointer
     do { planes = try arena.allocate(byteCount: 4 * header.words, hugePages: false) } catch {

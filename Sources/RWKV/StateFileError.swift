@@ -38,12 +38,14 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
     switch reason {
     case .file(let error): "\(error)"
     case .notStateFile: "not a saved state (its first bytes are others); save one with --save-state"
-    case .unsupportedVersion(let found): "state format version \(found), this program reads version 1"
+    case .unsupportedVersion(let found):
+      "state format version \(found), this program reads version 1; use a newer program"
     case .unsupportedFeatures(let found):
       "needs features 0x\(String(found, radix: 16)) that this program does not know; use a newer one"
     case .wrongSize(let expected, let found):
       "\(found) bytes, expected \(expected): incomplete copy? Save the state again"
-    case .damaged(let what): "\(what) is damaged: its checksum does not match. Save the state again"
+    case .damaged(let what):
+      "\(what) damaged: the checksum does not match. Save the state again, or take another copy"
     case .invalid(let what, let found, let expected):
       "\(what) is \(found), expected \(expected). Save the state again"
     case .wrongModel(let found, let expected):

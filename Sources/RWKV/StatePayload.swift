@@ -65,7 +65,7 @@ struct StateHeader {
     let nameEnd = Self.size + nameBytes
     guard nameBytes <= Self.maximumName, nameEnd <= bytes.count,
       XXH64.hash(Array(bytes[..<56] + bytes[Self.size..<nameEnd])) == load(56, UInt64.self)
-    else { throw StateFileError(.damaged(what: "the header")) }
+    else { throw StateFileError(.damaged(what: "the header is")) }
     let features = load(12, UInt32.self)
     guard features == 0 else { throw StateFileError(.unsupportedFeatures(found: features)) }
 

@@ -15,7 +15,7 @@ public struct StateSummary: Sendable {
   public init(path: String) throws(StateFileError) {
     let (header, frame) = try StateHeader.read(path: path)
     guard XXH64.hash(frame) == header.hash else {
-      throw StateFileError(.damaged(what: "the contents"), path: path)
+      throw StateFileError(.damaged(what: "the contents are"), path: path)
     }
     modelName = header.name
     modelIdentity = hexadecimal(header.identity)

@@ -15,28 +15,62 @@ struct DocumentTests {
     ("rwkv5-eagle-hf", "v52-hf"), ("rwkv4-pile-hf", "v4-hf"), ("RWKV-X-0.2B-64k-Base.pth", "x-one/model.pth"),
   ]
 
-  /// The blocks marked ```sh, and those marked ```python as commands that run them, without those after a comment
-  /// "not run: reason".
+  /// What makes commands of a block of code: lines before it, and after it. The folder `programs` has what was built.
+  private static let wrappings: [String: (before: String, after: String)] = [
+    "sh": ("", ""),
+    "python": ("python3 - <<'END'", "END"),
+    "c": (
+      """
+      cat >block.c <<'END'
+      #include <rwkv.h>
+      #include <stdio.h>
+      static bool print_piece(const char * text, size_t length, void * user) {
+        return fwrite(text, 1, length, stdout) == length && !user;
+      }
+      int main(void) {
+      """,
+      """
+      }
+      END
+      ln -s "$programs/librwkv.so" librwkv.so.0
+      cc -Wall -Werror -I"$root/Sources/CRWKVABI/include" block.c librwkv.so.0 -Wl,-rpath,. -o block
+      ./block >block.out; [ -s block.out ]
+      """
+    ),
+    // Linking takes long, and examples/swift-embed is the same as a program.
+    "swift": (
+      "cat >block.swift <<'END'",
+      """
+      END
+      swiftc -typecheck -swift-version 6 -I "$programs/Modules" block.swift \\
+        -Xcc -fmodule-map-file="$root/Sources/CZstd/module.modulemap" \\
+        -Xcc -fmodule-map-file="$programs/CRWKVKernels.build/module.modulemap"
+      """
+    ),
+    "template": ("cat >block.template <<'END'", "END\nrwkv-run chat model.rwkv --template block.template"),
+  ]
+
+  /// A document's blocks of code as commands, without those after a comment "not run: reason". Blocks without a language
+  /// are pictures.
   static func commands(_ name: String) throws -> [String] {
     let text = try String(contentsOfFile: "\(packageRoot)/\(name)", encoding: .utf8)
     var (blocks, block, isSkipped) = ([String](), [String]?.none, false)
+    var language = ""
     for line in text.components(separatedBy: "\n") {
       if line.hasPrefix("<!-- not run: ") { isSkipped = true }
       guard line.hasPrefix("```") else {
         block?.append(line)
         continue
       }
-      if let lines = block {
-        let isPython = lines[0].hasPrefix("python3")
-        if !isSkipped { blocks.append((lines + (isPython ? ["END"] : [])).joined(separator: "\n")) }
-        (block, isSkipped) = (nil, false)
-      } else if line == "```sh" {
-        block = [""]
-      } else if line == "```python" {
-        block = ["python3 - <<'END'"]
-      } else if line == "```" {
-        isSkipped = false  // the end of a block of another kind
+      guard let lines = block else {
+        (block, language) = ([], String(line.dropFirst(3)))
+        continue
       }
+      if !isSkipped && !language.isEmpty {
+        let wrapping = try #require(wrappings[language], "\(name): ```\(language) is run by no test")
+        blocks.append(([wrapping.before] + lines + [wrapping.after]).joined(separator: "\n"))
+      }
+      (block, isSkipped) = (nil, false)
     }
     return blocks
   }
@@ -51,7 +85,8 @@ struct DocumentTests {
     try FileManager.default.createSymbolicLink(
       atPath: folder.file("examples"), withDestinationPath: "\(packageRoot)/examples")
     let programs = (Tool(name: "rwkv-run").path as NSString).deletingLastPathComponent
-    let libraries = "export PYTHONPATH='\(packageRoot)/python' RWKV_LIBRARY='\(programs)/librwkv.so'"
+    let libraries =
+      "export PYTHONPATH='\(packageRoot)/python' RWKV_LIBRARY='\(programs)/librwkv.so'; root='\(packageRoot)' programs='\(programs)'"
     var script =
       ["cd '\(folder.path)'; export PATH='\(programs)':\"$PATH\"", libraries] + (try Self.commands(name))
     // A document may take the model for granted.

@@ -174,7 +174,7 @@ struct RunTests {
 
   @Test func embeddingsAreVectorsOfLengthOne() throws {
     let (texts, file) = (folder.file("texts"), folder.file("v.npy"))
-    try "one text\n\nanother\n".write(toFile: texts, atomically: true, encoding: .utf8)
+    try "one text\r\n\nanother\n".write(toFile: texts, atomically: true, encoding: .utf8)
     for (pooling, dimensions) in [("mean", 128), ("last", 128), ("state", 128 * 64)] {
       let options = ["embed", model, "-f", texts, "--lines", "--pooling", pooling]
       let vectors = try tool.run(options).output.split(separator: "\n").map {

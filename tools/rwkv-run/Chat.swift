@@ -94,6 +94,10 @@ struct Chat: ParsableCommand {
   private func chosenTemplate(for model: Model) throws -> ChatTemplate {
     let name = template ?? ChatTemplate.name(for: model)
     if let template = ChatTemplate.builtIn(name) { return template }
+    do { try requireFile(name) } catch {
+      throw CommandError(
+        "\(error); templates without a file are \(ChatTemplate.builtInNames.joined(separator: ", "))")
+    }
     return try ChatTemplate(parsing: String(decoding: try readFile(name), as: UTF8.self), name: name)
   }
 }
