@@ -55,7 +55,7 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
     case .differentModels(let path, let reference):
       "\(path): not the same model as \(reference): version or sizes differ"
     case .tooMuchLost(let path, let kl, let limit):
-      "\(path): not written: KL is \(kl) nats per token, more than \(limit). Try --calibrate with a text like those "
+      "\(path): not written: KL is \(Float(kl)) nats per token, more than \(limit). Try --calibrate with a text like those "
         + "that the model will read, or a larger type"
     case .recipe(let path, let line, let problem): "\(path), line \(line): \(problem)"
     case .option(let text): text

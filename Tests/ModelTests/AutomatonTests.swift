@@ -70,13 +70,13 @@ struct AutomatonTests {
     type: QuantizationType
   ) throws {
     let (steps, margin) = try track(model(type))
-    // Four bits move the smallest lead by 1 %: a state that drifted would lose all of it.
+    // Four bits move the smallest lead by 2 %: a state that drifted would lose all of it.
     #expect(steps == Self.steps && margin > 16)
   }
 
   @Test func calibratedFourBitsKeepTheState() throws {
     let (steps, margin) = try track(model(.int4, calibrated: true))
-    // Four bits move the smallest lead by 1 %: a state that drifted would lose all of it.
+    // Four bits move the smallest lead by 2 %: a state that drifted would lose all of it.
     #expect(steps == Self.steps && margin > 16)
   }
 }
