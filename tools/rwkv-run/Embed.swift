@@ -54,12 +54,9 @@ struct Embed: ParsableCommand {
     catchInterrupts()
     try reporting("rwkv-run") {
       let bytes = try prompt.map { Array($0.utf8) } ?? readFile(file ?? "-")
+      let isLineEnd: (UInt8) -> Bool = { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
       let texts =
-        (lines
-        ? bytes.split { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }.map(Array.init) : [bytes])
-        .filter {
-          !$0.isEmpty
-        }
+        lines ? bytes.split(whereSeparator: isLineEnd).map(Array.init) : bytes.isEmpty ? [] : [bytes]
       guard !texts.isEmpty else { throw CommandError("\(file ?? "-p"): there is no text") }
       if let outputPath { try requireWritable(outputPath) }
       let model = try options.open(requiresTokenizer: true)
