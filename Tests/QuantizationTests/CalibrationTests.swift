@@ -78,7 +78,7 @@ struct CalibrationTests {
 
   /// On the text that it was calibrated on, each version loses less, whatever its matrices are called and wherever their
   /// inputs come from.
-  @Test(arguments: versions, [QuantizationType.int4, .int5]) func helpsEveryVersion(
+  @Test(arguments: versions, [QuantizationType.int4, .int5, .int8]) func helpsEveryVersion(
     name: String, type: QuantizationType
   ) throws {
     let text = Array(Self.text.prefix(600))
