@@ -93,12 +93,12 @@ size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record) {
 }
 
 size_t rk_row_limits_bytes(int format, ptrdiff_t columns, ptrdiff_t rows) {
-  return format == RK_INT4 || format == RK_INT5 ? (size_t)(rows * row_limits(columns) + 16) : 0;
+  return format == RK_INT4 || format == RK_INT5 ? (size_t)(rows * row_limit_count(columns) + 16) : 0;
 }
 
 void rk_row_limits(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count, uint8_t *limits) {
   if (format != RK_INT4 && format != RK_INT5) return;
-  ptrdiff_t bytes = row_layout(format, columns).bytes, n = row_limits(columns);
+  ptrdiff_t bytes = row_layout(format, columns).bytes, n = row_limit_count(columns);
   for (ptrdiff_t j = first; j < first + count; j++)
     for (ptrdiff_t i = 0; i < n; i++) limits[j * n + i] = row_limit((const uint8_t *)rows + j * bytes + 2 * i);
 }

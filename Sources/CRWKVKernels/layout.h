@@ -57,6 +57,6 @@ static inline uint8_t row_limit(const uint8_t *d) {
 }
 
 /// Limits of a row: one for each d.
-static inline ptrdiff_t row_limits(ptrdiff_t columns) { return round_up(columns, 256) / 256; }
+static inline ptrdiff_t row_limit_count(ptrdiff_t columns) { return round_up(columns, 256) / 256; }
 
 #endif

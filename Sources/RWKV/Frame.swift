@@ -88,8 +88,7 @@ final class Frame {
 
   init(
     _ configuration: Configuration, hiddenUnits: Int, hiddenMatrices: Int, capacity: Int, span: Int,
-    teamSize: Int,
-    arena: Arena
+    teamSize: Int, arena: Arena
   ) throws(ModelError) {
     self.configuration = configuration
     self.hiddenUnits = hiddenUnits
@@ -286,8 +285,7 @@ final class Frame {
         sums.update(repeating: 0, count: rows * partial.stride)
         kernels.add_rows_block(
           matrix.format, matrix.records, D, units.lowerBound, units.count, hidden.values, hidden.stride, rows,
-          0, D,
-          sums, partial.stride, scratch)
+          0, D, sums, partial.stride, scratch)
       }
       return .partial(gate: gate)
     }
@@ -301,8 +299,7 @@ final class Frame {
         for row in 0..<rows { (sums[row] + from).update(repeating: 0, count: to - from) }
         kernels.add_rows_block(
           matrix.format, matrix.records, D, units.lowerBound, units.count, hidden.values, hidden.stride, rows,
-          from, to,
-          sums.values, sums.stride, scratch)
+          from, to, sums.values, sums.stride, scratch)
         guard part > 0 else { continue }
         for row in 0..<rows { kernels.add(partial[row] + from, to - from, delta[row] + from) }
       }
