@@ -39,7 +39,7 @@ struct ChatTests {
     let first = monday.output
     #expect(!first.isEmpty && answers.hasPrefix(first))
     monday.type("something that is answered without end\n")
-    while monday.output.utf8.count < first.utf8.count + 50 { usleep(1000) }
+    monday.waitForOutput(beyond: first.utf8.count + 50)
     monday.type("\u{3}")
     monday.expect("(stopped)")
     monday.type("/undo\n")

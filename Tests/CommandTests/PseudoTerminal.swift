@@ -59,10 +59,10 @@ final class PseudoTerminal {
     #expect(write(master, bytes, bytes.count) == bytes.count)
   }
 
-  /// Waits until this text has appeared on the terminal after what was expected before; false after 20 seconds.
+  /// Waits until this text has appeared on the terminal after what was expected before; false after a minute.
   @discardableResult
   func expect(_ text: String) -> Bool {
-    for _ in 0..<2000 {
+    for _ in 0..<6000 {
       receive()
       if let found = seen.range(of: text, range: searched..<seen.endIndex) {
         searched = found.upperBound
@@ -80,8 +80,8 @@ final class PseudoTerminal {
     String(decoding: FileManager.default.contents(atPath: folder.file("output")) ?? Data(), as: UTF8.self)
   }
 
-  func waitForOutput() {
-    for _ in 0..<2000 where output.isEmpty { usleep(10_000) }
+  func waitForOutput(beyond count: Int = 0) {
+    for _ in 0..<6000 where output.utf8.count <= count { usleep(10_000) }
   }
 
   /// All that was on the terminal.
@@ -89,14 +89,10 @@ final class PseudoTerminal {
 
   /// Waits for the end; the exit code, 128 + signal if one ended it.
   func wait() -> Int {
-    var status: Int32 = 0
     // Reading on: a program that fills the terminal's buffer would never end.
-    while waitpid(process, &status, WNOHANG) == 0 {
-      receive()
-      usleep(10_000)
-    }
+    let code = waitForEnd(of: process) { receive() }
     receive()
-    return status & 0x7F == 0 ? Int(status >> 8) & 0xFF : 128 + Int(status & 0x7F)
+    return code
   }
 
   private func receive() {

@@ -95,11 +95,27 @@ final class Running {
   }
 
   func wait() throws -> Tool.Result {
-    var status: Int32 = 0
-    while waitpid(process, &status, 0) < 0, errno == EINTR {}
-    let code = status & 0x7F == 0 ? Int(status >> 8) & 0xFF : 128 + Int(status & 0x7F)
+    let code = waitForEnd(of: process)
     return Tool.Result(
       status: code, output: try String(contentsOfFile: folder.file("output"), encoding: .utf8),
       errors: try String(contentsOfFile: folder.file("errors"), encoding: .utf8))
   }
+}
+
+/// Waits for a child; its exit code, 128 + signal if one ended it. One that takes longer than five minutes hangs: it is
+/// killed, so that a test fails instead of none ending.
+func waitForEnd(of process: pid_t, meanwhile: () -> Void = {}) -> Int {
+  var status: Int32 = 0
+  let start = ContinuousClock.now
+  while waitpid(process, &status, WNOHANG) == 0 {
+    if ContinuousClock.now - start > .seconds(300) {
+      Issue.record("process \(process) does not end")
+      kill(process, SIGKILL)
+      waitpid(process, &status, 0)
+      break
+    }
+    meanwhile()
+    usleep(1000)
+  }
+  return status & 0x7F == 0 ? Int(status >> 8) & 0xFF : 128 + Int(status & 0x7F)
 }

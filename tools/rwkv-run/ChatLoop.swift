@@ -44,7 +44,6 @@ final class ChatLoop {
         say("(Ctrl-C again, or /exit, leaves)")
       case .text(let message):
         isLeaving = false
-        forgetInterrupt()
         try react(to: message)
         if isInterrupted && !editor.isInteractive { return false }
         forgetInterrupt()

@@ -27,6 +27,31 @@ package func catchInterrupts() {
 /// Forgets a Ctrl-C that has been answered: the next one is a first one again.
 package func forgetInterrupt() { interrupted.store(false, ordering: .relaxed) }
 
+/// Waits until there is something to read on standard input, or its end; false when the time has passed. Nil: Ctrl-C was
+/// pressed, now or earlier, and is hereby answered.
+///
+/// Signals are let in only while the system waits, so that none falls between looking and waiting.
+func waitForInputUnlessInterrupted(milliseconds: Int?) -> Bool? {
+  var (signals, before) = (sigset_t(), sigset_t())
+  sigemptyset(&signals)
+  for signal in [SIGINT, SIGHUP] { sigaddset(&signals, signal) }
+  pthread_sigmask(SIG_BLOCK, &signals, &before)
+  defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+  while !interrupted.exchange(false, ordering: .relaxed) {
+    var input = fd_set()
+    input.__fds_bits.0 = 1 << STDIN_FILENO
+    var time = timespec()
+    if let milliseconds {
+      time = timespec(tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000)
+    }
+    let found = withUnsafePointer(to: &time) {
+      pselect(STDIN_FILENO + 1, &input, nil, nil, milliseconds == nil ? nil : $0, &before)
+    }
+    if found >= 0 || errno != EINTR { return found != 0 }
+  }
+  return nil
+}
+
 /// Runs `body`, which waits for a line from the user and handles Ctrl-C itself.
 func whileReadingLine<Result>(_ body: () -> Result) -> Result {
   isReadingLine.store(true, ordering: .relaxed)

@@ -39,18 +39,17 @@ struct Keyboard {
     return 0xFFFD
   }
 
-  /// Waits for input; false when Ctrl-C was pressed instead.
-  mutating func waitForInput(milliseconds: Int32 = -1) -> Bool {
-    var descriptor = pollfd(fd: STDIN_FILENO, events: Int16(POLLIN), revents: 0)
-    guard poll(&descriptor, 1, milliseconds) < 0 else { return descriptor.revents != 0 }
-    // A signal. The system has forgotten what was typed before it, and so do we.
+  /// Waits for input; false when Ctrl-C was pressed instead, since the last one that was answered.
+  mutating func waitForInput(milliseconds: Int? = nil) -> Bool {
+    if let isThere = waitForInputUnlessInterrupted(milliseconds: milliseconds) { return isThere }
+    // The system has forgotten what was typed before, and so do we.
     wasInterrupted = true
     isPasting = false
     bytes = []
     return false
   }
 
-  private mutating func receive(milliseconds: Int32 = -1) -> Bool {
+  private mutating func receive(milliseconds: Int? = nil) -> Bool {
     guard waitForInput(milliseconds: milliseconds) else { return false }
     var buffer = [UInt8](repeating: 0, count: 4096)
     let count = read(STDIN_FILENO, &buffer, buffer.count)
