@@ -66,7 +66,11 @@ struct PlanTests {
     }
   }
 
-  @Test func smallEmbeddingAndHeadOfInt8KeepTheirBits() {
+  @Test func smallEmbeddingsAndHeadsGetMoreBits() {
+    for (role, large) in [(TensorRole.embedding, FormatChoice.int8), (.head, .int5)] {
+      #expect(QuantizationType.int4.format(of: tensor(role), amongWeights: 32 * 64 * 64) == .int8)
+      #expect(QuantizationType.int4.format(of: tensor(role), amongWeights: 32 * 64 * 64 - 1) == large)
+    }
     for (role, small) in [(TensorRole.embedding, FormatChoice.half), (.head, .half), (.matrix, .int8)] {
       #expect(QuantizationType.int8.format(of: tensor(role), amongWeights: 32 * 64 * 64) == small)
       #expect(QuantizationType.int8.format(of: tensor(role), amongWeights: 32 * 64 * 64 - 1) == .int8)
