@@ -65,7 +65,8 @@ let package = Package(
 
     // What both tools need to talk to people.
     .target(
-      name: "Terminal", dependencies: [.product(name: "ArgumentParser", package: "swift-argument-parser")],
+      name: "Terminal",
+      dependencies: ["RWKVFormat", .product(name: "ArgumentParser", package: "swift-argument-parser")],
       path: "tools/terminal", swiftSettings: swiftSettings),
     tool(
       "rwkv-run",

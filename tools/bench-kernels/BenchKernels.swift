@@ -51,7 +51,7 @@ struct BenchKernels: ParsableCommand {
     let peak = peak_int8(0.2)
     output("Int8 peak of one core (AVX-512 VNNI): \(decimal(peak / 1e9, 0)) GOP/s. \(columns) columns.\n")
     for count in threads.isEmpty ? [processorCount()] : threads {
-      let bandwidth = readBandwidth(threads: count)
+      let bandwidth = try readBandwidth(threads: count)
       output("Reading memory with \(count) threads: \(decimal(bandwidth / 1e9, 1)) GB/s.\n")
       output(
         "| threads | table | type | memory, GB/s | of reading | cache, GB/s | 64 tokens, GOP/s | of the int8 peak |"

@@ -68,7 +68,7 @@ struct Bench: ParsableCommand {
     try reporting("rwkv-run") {
       let table = Table(format)
       for count in try threadCounts() {
-        let roofline = Roofline(threads: count)
+        let roofline = try Roofline(threads: count)
         if format == .md { output(roofline.description + "\n") }
         table.begin()
         for path in models {

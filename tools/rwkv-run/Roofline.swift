@@ -13,9 +13,10 @@ struct Roofline {
   let integerOperations: Double
   let floatOperations: Double
 
-  init(threads: Int) {
+  /// - Throws: if there is no memory to measure with.
+  init(threads: Int) throws(CommandError) {
     self.threads = threads
-    bandwidth = readBandwidth(threads: threads)
+    bandwidth = try readBandwidth(threads: threads)
     integerOperations = Self.onAll(threads, peak_int8)
     floatOperations = Self.onAll(threads, peak_float)
   }
@@ -27,6 +28,7 @@ struct Roofline {
   }
 
   private static func onAll(_ threads: Int, _ peak: @escaping @Sendable (Double) -> Double) -> Double {
+    let threads = availableThreads(threads)
     nonisolated(unsafe) let rates = UnsafeMutableBufferPointer<Double>.allocate(capacity: threads)
     defer { rates.deallocate() }
     DispatchQueue.concurrentPerform(iterations: threads) { rates[$0] = peak(0.05) }

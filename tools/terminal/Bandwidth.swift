@@ -1,13 +1,21 @@
 import Dispatch
+import Glibc
+import RWKVFormat
 
 /// The memory's read bandwidth with `threads` threads [bytes/s]: the best of several passes over 256 MiB, four streams
-/// a thread. Decoding cannot read its weights faster than this, unless they fit a cache.
-package func readBandwidth(threads: Int) -> Double {
+/// a thread. Decoding cannot read its weights faster than this, unless they fit a cache. Uses fewer threads where the
+/// system does not let this process have so many.
+/// - Throws: if there is no room for 256 MiB.
+package func readBandwidth(threads: Int) throws(CommandError) -> Double {
   let bytes = 256 << 20
-  let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes, alignment: 4096)
-  defer { memory.deallocate() }
-  nonisolated(unsafe) let words = memory.bindMemory(to: SIMD8<UInt64>.self)
+  guard let start = aligned_alloc(4096, bytes) else {
+    throw CommandError("the memory's speed is measured in 256 MiB of it, which this process cannot get")
+  }
+  defer { free(start) }
+  let memory = UnsafeMutableRawBufferPointer(start: start, count: bytes)
   memory.initializeMemory(as: UInt8.self, repeating: 1)
+  nonisolated(unsafe) let words = memory.bindMemory(to: SIMD8<UInt64>.self)
+  let threads = availableThreads(threads)
   nonisolated(unsafe) let sums = UnsafeMutableBufferPointer<SIMD8<UInt64>>.allocate(capacity: threads)
   defer { sums.deallocate() }
   var best = Double.infinity
