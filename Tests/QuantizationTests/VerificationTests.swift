@@ -138,7 +138,7 @@ struct SummaryTests {
     #expect(summary.version == "7" && summary.layers == checkpoint.layers)
     #expect(summary.parameters == checkpoint.tensors.reduce(0) { $0 + $1.rows * $1.columns })
     #expect(summary.fileBytes == readBytes(file.path).count)
-    #expect(summary.formats.map(\.format) == [.int4, .int8, .f32])
+    #expect(summary.formats.map(\.format) == [.int4, .int8, .int5, .f32])
     #expect(summary.formats.reduce(0) { $0 + $1.tensors } == checkpoint.tensors.count)
     #expect(summary.storedBytes < summary.fileBytes && summary.storedBytes > summary.fileBytes * 9 / 10)
     #expect(summary.bitsPerWeight < summary.bitsPerWeightInMemory)
