@@ -14,7 +14,8 @@ struct RunTests {
 
   @Test func sameSeedGivesTheSameTextForAnyNumberOfThreads() throws {
     // Token 0 would end the text.
-    let arguments = [model, "-p", "hello", "-n", "40", "--temp", "1", "--seed", "7", "--logit-bias", "0=-inf"]
+    let options = ["-n", "40", "--temp", "1", "--seed", "7", "--logit-bias", "0=-inf"]
+    let arguments = [model, "-p", "hello"] + options
     let first = try tool.run(arguments + ["-t", "1"])
     #expect(first.status == 0 && first.output.utf8.count > 20)
     for threads in ["1", "2", "3"] {
