@@ -81,10 +81,13 @@ final class Running {
     self.process = process
   }
 
-  /// Waits until it has a file open below `folder` other than `input`; false if it ends before.
+  /// Waits until it has a file open below `folder` other than `input`; false if it ends before, or after five minutes.
   func hasOpened(fileIn folder: String, besides input: String) -> Bool {
     let descriptors = "/proc/\(process)/fd"
-    while let names = try? FileManager.default.contentsOfDirectory(atPath: descriptors), !names.isEmpty {
+    let start = ContinuousClock.now
+    while ContinuousClock.now - start < .seconds(300),
+      let names = try? FileManager.default.contentsOfDirectory(atPath: descriptors), !names.isEmpty
+    {
       for name in names {
         let target = try? FileManager.default.destinationOfSymbolicLink(atPath: "\(descriptors)/\(name)")
         if let target, target.hasPrefix(folder + "/"), target != input { return true }
