@@ -5,6 +5,8 @@ internal import RWKVFormat
 package final class Evaluator {
   package let model: Model
   let frame: Frame
+  /// The ends of the frame's runs.
+  private let ends: Frame
   private let team: Team
   private let blocks: any BlockStack
   private let embeddings: EmbeddingTable.Reader
@@ -65,6 +67,7 @@ package final class Evaluator {
       hiddenMatrices: model.store.hiddenRowsCount, capacity: Self.capacity,
       span: max(Self.capacity, span ?? (model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity)),
       teamSize: team.size, arena: arena)
+    ends = try Frame(endsOf: frame, arena: arena)
     blocks =
       switch model.weights {
       case .v4(let weights): try RWKV4(weights, frame, arena: arena)
@@ -123,15 +126,25 @@ package final class Evaluator {
     try embed(input)
     try pass(over: runs) { access throws(ModelError) in
       try blocks.prepare()
-      select(output)
+      // After the last time mixing only the ends of runs matter, unless all rows are wanted or watched.
+      let shortens = output != .all && team.moments == nil && runs.contains { $0.count > 2 }
+      if shortens { frame.begin(ends: ends) }
+      let last = shortens ? ends : frame
+      select(output, last)
       team.run { member in
         var pending = Frame.Pending.nothing
         for position in 0..<blockCount {
           model.store.acquire(position, access, &member, readers)
-          pending = blocks.run(&member, position, adding: pending)
+          blocks.timeMix(&member, position, adding: pending)
+          pending = .delta
+          if shortens && position == blockCount - 1 {
+            frame.settle(&member, pending, into: ends)
+            pending = .nothing
+          }
+          pending = blocks.channelMix(&member, position, position == blockCount - 1 ? last : frame, adding: pending)
         }
         model.store.acquire(blockCount, access, &member, readers)
-        head(&member, adding: pending)
+        head(&member, last, adding: pending)
       }
       blocks.finish()
     }
@@ -169,17 +182,20 @@ package final class Evaluator {
         for start in starts {
           _ = begin(start)
           try blocks.prepare()
-          team.run { member in frame.settle(&member, blocks.run(&member, position, adding: .nothing)) }
+          team.run { member in
+            blocks.timeMix(&member, position, adding: .nothing)
+            frame.settle(&member, blocks.channelMix(&member, position, frame, adding: .delta))
+          }
           blocks.finish()
         }
       }
       guard entering(blockCount) else { throw ModelError(.cancelled) }
       for start in output == .all ? starts : starts.suffix(1) {
         let run = begin(start)
-        select(output)
+        select(output, frame)
         team.run { member in
           model.store.acquire(blockCount, access, &member, readers)
-          head(&member, adding: .nothing)
+          head(&member, frame, adding: .nothing)
         }
         each(start, run.count)
       }
@@ -235,7 +251,7 @@ package final class Evaluator {
     }
   }
 
-  private func select(_ output: Output) {
+  private func select(_ output: Output, _ frame: Frame) {
     headCount = 0
     switch output {
     case .none: break
@@ -274,7 +290,7 @@ package final class Evaluator {
   }
 
   /// logits = head · layerNorm(x) of the selected rows.
-  private func head(_ member: inout Team.Member, adding pending: Frame.Pending) {
+  private func head(_ member: inout Team.Member, _ frame: Frame, adding pending: Frame.Pending) {
     let D = model.configuration.embedding
     let kernels = frame.kernels
     member.parallel(headCount) { index in

@@ -114,6 +114,30 @@ final class Frame {
     runOfRow = try arena.allocate(Int.self, count: capacity)
   }
 
+  /// A frame for the ends of another one's runs, whose scratch it shares.
+  init(endsOf frame: Frame, arena: Arena) throws(ModelError) {
+    configuration = frame.configuration
+    hiddenUnits = frame.hiddenUnits
+    capacity = frame.capacity
+    span = frame.span
+    teamSize = frame.teamSize
+    layout = frame.layout
+    kernels = frame.kernels
+    residual = frame.residual
+    before = frame.before
+    normed = frame.normed
+    delta = frame.delta
+    partial = frame.partial
+    index = frame.index
+    value = frame.value
+    rowScratch = frame.rowScratch
+    limits = frame.limits
+    limitsKnown = frame.limitsKnown
+    rowsRead = frame.rowsRead
+    rowsSeen = frame.rowsSeen
+    runOfRow = try arena.allocate(Int.self, count: capacity)
+  }
+
   /// Of a value matrix with INT4 or INT5; the other formats need none.
   static func limitsBytes(units: Int, columns: Int) -> Int {
     Int(rk_row_limits_bytes(Int32(RK_INT4), columns, units))
@@ -132,6 +156,34 @@ final class Frame {
       hasSequences = hasSequences || run.count > 1
     }
     precondition(rows <= capacity && origin + rows <= span)
+  }
+
+  /// Prepares `ends` for the last two rows of each run, or the only one. That is all that channel mixing after the last time
+  /// mixing needs where logits of last rows are wanted: the last row, and the one before it for the token shift. What comes out
+  /// for the latter is of no use.
+  func begin(ends: Frame) {
+    var first = 0
+    var shortened: [Run] = []
+    for run in runs {
+      shortened.append(Run(first: first, count: min(2, run.count), run.owner))
+      first += min(2, run.count)
+    }
+    ends.begin(shortened, origin: origin)
+  }
+
+  /// Adds what is pending to the rows at the ends of the runs and leaves the residual stream to `ends`.
+  func settle(_ member: inout Team.Member, _ pending: Pending, into ends: Frame) {
+    let D = configuration.embedding
+    // In ascending order, because a row's new place may be that of another run's row.
+    member.parallel(1) { _ in
+      for (run, end) in zip(runs, ends.runs) {
+        for row in 0..<end.count {
+          let source = run.first + run.count - end.count + row
+          settle(pending, source)
+          if source != end.first + row { x[end.first + row].update(from: x[source], count: D) }
+        }
+      }
+    }
   }
 
   /// Share of the hidden units' rows that decoding single tokens has read, 0…1; 1 before the first token.

@@ -154,10 +154,16 @@ public final class Model: Sendable {
 protocol BlockStack: AnyObject {
   /// Called once before a block of rows, by one thread: the place to make room for what grows.
   func prepare() throws(ModelError)
-  /// Passes the frame's rows through one block; `position`: its place in `Configuration.blocks`.
+  /// Time mixing, or attention, of the frame's rows; leaves its output in `frame.delta`.
   ///
-  /// - Parameter pending: what its first norm has to add; returns what the next block's has.
-  func run(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending) -> Frame.Pending
+  /// - Parameters:
+  ///   - position: the block's place in `Configuration.blocks`.
+  ///   - pending: what its norm has to add.
+  func timeMix(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending)
+  /// Channel mixing of the rows of `frame`, which need not be all that time mixing had; returns what the next norm has to add.
+  func channelMix(
+    _ member: inout Team.Member, _ position: Int, _ frame: Frame, adding pending: Frame.Pending
+  ) -> Frame.Pending
   /// Called once after a block of rows, by one thread.
   func finish()
 }

@@ -107,6 +107,23 @@ struct InvariantTests {
     }
   }
 
+  /// Of a prompt, only the last row goes through the last channel mixing.
+  @Test(arguments: cases + Golden.cases("x-").map { Case(golden: $0, type: .int4) })
+  func aPromptLeavesTheLogitsAndTheStateOfItsTokens(_ test: Case) throws {
+    let model = try test.golden.model(test.type)
+    let tokens = try test.golden.tokens
+    let more = Array(tokens.prefix(3))
+    for (count, threads) in [(2, 1), (3, 2), (64, 2), (67, 1)] {
+      let prompt = Array((tokens + tokens + tokens).prefix(count))
+      let (whole, single) = (try Session(model, threads: threads), try Session(model, threads: 1))
+      try whole.prefill(prompt)
+      for token in prompt { try single.decode(token) }
+      #expect(whole.logits.map(\.bitPattern) == single.logits.map(\.bitPattern))
+      #expect(whole.state.flat.map(\.bitPattern) == single.state.flat.map(\.bitPattern))
+      #expect(try bits(whole, [more]) == bits(single, [more]))
+    }
+  }
+
   @Test(arguments: cases)
   func anyNumberOfThreadsGivesTheSameBits(_ test: Case) throws {
     let model = try test.golden.model(test.type)

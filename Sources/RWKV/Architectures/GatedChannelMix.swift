@@ -35,12 +35,13 @@ struct GatedChannelMix {
     }
   }
 
-  /// All rows of the frame; adds the time mixing's output first.
+  /// All rows of the frame; adds what is pending first.
   func run(
-    _ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, _ norm: LayerNorm, layer: Int
+    _ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, _ norm: LayerNorm, layer: Int,
+    adding pending: Frame.Pending
   ) -> Frame.Pending {
     let state = layer * frame.layout.layer + frame.layout.channelShift
-    frame.normAndShift(&member, adding: .delta, norm, shift: state, mu: shift, into: scratch.shifted)
+    frame.normAndShift(&member, adding: pending, norm, shift: state, mu: shift, into: scratch.shifted)
     member.multiply(
       [
         Product(key, scratch.shifted[0], scratch.hidden, .reluSquared),

@@ -78,18 +78,11 @@ final class RWKV4: BlockStack {
     channelMix = try GatedChannelMix.Scratch(frame, arena: arena)
   }
 
-  func run(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) -> Frame.Pending {
-    let block = weights.blocks[layer]
-    timeMix(&member, block, layer, adding: pending)
-    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer)
-  }
-
   /// Time mixing of all rows; leaves its output in `frame.delta`.
   ///
   ///     k = K x_k   v = V x_v   r = R x_r   y = wkv4(r, k, v) per channel (kernel `wkv4`)   delta = O y
-  private func timeMix(
-    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
-  ) {
+  func timeMix(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) {
+    let block = weights.blocks[layer]
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     let state = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: state, mu: block.shift, into: shifted)
@@ -104,6 +97,13 @@ final class RWKV4: BlockStack {
     }
     member.parallel(rows) { row in mixed.quantize(row, width: D, kernels) }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
+  }
+
+  func channelMix(
+    _ member: inout Team.Member, _ layer: Int, _ frame: Frame, adding pending: Frame.Pending
+  ) -> Frame.Pending {
+    let block = weights.blocks[layer]
+    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer, adding: pending)
   }
 
   /// The recurrence of some channels over one run.

@@ -93,18 +93,11 @@ final class RWKV5: BlockStack {
     channelMix = try GatedChannelMix.Scratch(frame, arena: arena)
   }
 
-  func run(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) -> Frame.Pending {
-    let block = weights.blocks[layer]
-    timeMix(&member, block, layer, adding: pending)
-    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer)
-  }
-
   /// Time mixing of all rows; leaves its output in `frame.delta`.
   ///
   ///     r = R x_r   k = K x_k   v = V x_v   g = G x_g   y = wkv6(r, k, v, g) per head (kernel `wkv6`)   delta = O y
-  private func timeMix(
-    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
-  ) {
+  func timeMix(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) {
+    let block = weights.blocks[layer]
     let (rows, kernels) = (frame.rows, frame.kernels)
     let state = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: state, mu: block.shift, into: shifted)
@@ -117,6 +110,13 @@ final class RWKV5: BlockStack {
       wkv(block, run, head: head, state + frame.layout.wkv)
     }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
+  }
+
+  func channelMix(
+    _ member: inout Team.Member, _ layer: Int, _ frame: Frame, adding pending: Frame.Pending
+  ) -> Frame.Pending {
+    let block = weights.blocks[layer]
+    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer, adding: pending)
   }
 
   /// The recurrence of one head over one run.

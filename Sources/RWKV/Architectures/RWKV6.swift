@@ -122,19 +122,12 @@ final class RWKV6: BlockStack {
     channelMix = try GatedChannelMix.Scratch(frame, arena: arena)
   }
 
-  func run(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) -> Frame.Pending {
-    let block = weights.blocks[layer]
-    timeMix(&member, block, layer, adding: pending)
-    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer)
-  }
-
   /// Time mixing of all rows; leaves its output in `frame.delta`.
   ///
   ///     r = R x_r   k = K x_k   v = V x_v   g = G x_g   w = exp(−exp(time_decay + w2 tanh(w1 x_w)))
   ///     y = wkv6(r, k, v, w, g) per head (kernel `wkv6` has the equations)      delta = O y
-  private func timeMix(
-    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
-  ) {
+  func timeMix(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) {
+    let block = weights.blocks[layer]
     let (rows, kernels) = (frame.rows, frame.kernels)
     let state = layer * frame.layout.layer
     tokenShift(&member, block, state, adding: pending)
@@ -179,6 +172,13 @@ final class RWKV6: BlockStack {
       kernels.token_shift(frame.normed[row], previous[row], mu[c][row], D, shifted[c].row(row))
       shifted[c].quantize(row, width: D, kernels)
     }
+  }
+
+  func channelMix(
+    _ member: inout Team.Member, _ layer: Int, _ frame: Frame, adding pending: Frame.Pending
+  ) -> Frame.Pending {
+    let block = weights.blocks[layer]
+    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer, adding: pending)
   }
 
   /// The recurrence of one head over one run.

@@ -73,11 +73,12 @@ final class RWKV7: BlockStack {
       let hidden: Rows
     }
 
-    /// All rows of the frame; adds `frame.delta` first. `state`: where the shift vector is kept.
+    /// All rows of the frame; adds what is pending first. `state`: where the shift vector is kept.
     func run(
-      _ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, _ norm: LayerNorm, state: Int
+      _ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, _ norm: LayerNorm, state: Int,
+      adding pending: Frame.Pending
     ) -> Frame.Pending {
-      frame.normAndShift(&member, adding: .delta, norm, shift: state, mu: [shift], into: [scratch.shifted])
+      frame.normAndShift(&member, adding: pending, norm, shift: state, mu: [shift], into: [scratch.shifted])
       member.multiply(
         [Product(key, scratch.shifted, scratch.hidden, .reluSquared)], rows: frame.rows, frame.kernels)
       return frame.sumHiddenRows(&member, value, scratch.hidden)
@@ -137,11 +138,12 @@ final class RWKV7: BlockStack {
       shifted: shifted[0], hidden: try Rows(rows: T, width: frame.configuration.ffn, in: arena))
   }
 
-  func run(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) -> Frame.Pending {
+  func channelMix(
+    _ member: inout Team.Member, _ layer: Int, _ frame: Frame, adding pending: Frame.Pending
+  ) -> Frame.Pending {
     let block = weights.blocks[layer]
-    timeMix(&member, block, layer, adding: pending)
     let state = layer * frame.layout.layer + frame.layout.channelShift
-    return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state)
+    return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state, adding: pending)
   }
 }
 
@@ -150,9 +152,8 @@ extension RWKV7 {
   ///
   ///     r = R x_r   k = K x_k   v = V x_v   decay = w2 tanh(w1 x_w)   rate = a2 a1 x_a   g = g2 σ(g1 x_g)
   ///     y = wkv7(r, k, v, decay, rate, g) per head (kernel `wkv7` has the equations)      delta = O y
-  private func timeMix(
-    _ member: inout Team.Member, _ block: Block, _ layer: Int, adding pending: Frame.Pending
-  ) {
+  func timeMix(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) {
+    let block = weights.blocks[layer]
     let (rows, kernels) = (frame.rows, frame.kernels)
     let shift = layer * frame.layout.layer
     frame.normAndShift(&member, adding: pending, block.ln1, shift: shift, mu: block.shift, into: shifted)

@@ -144,17 +144,27 @@ final class RWKVX: BlockStack {
 
   // MARK: - Blocks
 
-  func run(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending) -> Frame.Pending {
+  func timeMix(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending) {
     switch order[position] {
-    case .recurrent(let layer): recurrent.run(&member, layer, adding: pending)
+    case .recurrent(let layer): recurrent.timeMix(&member, layer, adding: pending)
     case .attention(let index): attend(&member, index, adding: pending)
     }
   }
 
-  /// One attention block: attention, then channel mixing.
-  private func attend(_ member: inout Team.Member, _ index: Int, adding pending: Frame.Pending)
-    -> Frame.Pending
-  {
+  func channelMix(
+    _ member: inout Team.Member, _ position: Int, _ frame: Frame, adding pending: Frame.Pending
+  ) -> Frame.Pending {
+    switch order[position] {
+    case .recurrent(let layer): return recurrent.channelMix(&member, layer, frame, adding: pending)
+    case .attention(let index):
+      let block = weights.attention[index]
+      let state = frame.layout.layers * frame.layout.layer + index * frame.configuration.embedding
+      return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state, adding: pending)
+    }
+  }
+
+  /// Attention of one block.
+  private func attend(_ member: inout Team.Member, _ index: Int, adding pending: Frame.Pending) {
     let block = weights.attention[index]
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     frame.norm(&member, adding: pending, block.ln1, into: input)
@@ -164,8 +174,6 @@ final class RWKVX: BlockStack {
     for segment in segments { attend(&member, segment, frame.runs[segment.run].caches[index]) }
     member.parallel(rows) { row in mixed.quantize(row, width: D, kernels) }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
-    let state = frame.layout.layers * frame.layout.layer + index * D
-    return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state)
   }
 
   /// Attention of the rows of one segment; appends their keys and values to the cache.
