@@ -181,7 +181,7 @@ def first_failure(output):
 
 
 def main():
-    parser = argparse.ArgumentParser(add_help=True, usage=__doc__)
+    parser = argparse.ArgumentParser(add_help=True, usage=__doc__.replace("%", "%%"))
     parser.add_argument("--only", default="")
     parser.add_argument("--scratch", default="/tmp/mutants")
     parser.add_argument("--timeout", type=int, default=600)

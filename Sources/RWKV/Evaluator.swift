@@ -126,8 +126,8 @@ package final class Evaluator {
     try embed(input)
     try pass(over: runs) { access throws(ModelError) in
       try blocks.prepare()
-      // After the last time mixing only the ends of runs matter, unless all rows are wanted or watched.
-      let shortens = output != .all && team.moments == nil && runs.contains { $0.count > 2 }
+      // After the last time mixing only the ends of runs matter, unless all rows are wanted.
+      let shortens = output != .all && runs.contains { $0.count > 2 }
       if shortens { frame.begin(ends: ends) }
       let last = shortens ? ends : frame
       select(output, last)
@@ -136,12 +136,10 @@ package final class Evaluator {
         for position in 0..<blockCount {
           model.store.acquire(position, access, &member, readers)
           blocks.timeMix(&member, position, adding: pending)
-          pending = .delta
-          if shortens && position == blockCount - 1 {
-            frame.settle(&member, pending, into: ends)
-            pending = .nothing
-          }
-          pending = blocks.channelMix(&member, position, position == blockCount - 1 ? last : frame, adding: pending)
+          let ending = shortens && position == blockCount - 1
+          if ending { frame.settle(&member, .delta, into: ends) }
+          pending = blocks.channelMix(
+            &member, position, ending ? ends : frame, adding: ending ? .nothing : .delta)
         }
         model.store.acquire(blockCount, access, &member, readers)
         head(&member, last, adding: pending)
