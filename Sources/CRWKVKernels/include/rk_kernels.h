@@ -115,7 +115,8 @@ typedef struct {
   void (*add_rows)(int format, const void *rows, const uint8_t *RK_NULLABLE limits, ptrdiff_t columns,
                    const int32_t *index, const float *h, ptrdiff_t n, ptrdiff_t from, ptrdiff_t to, float *y);
   /// The same for T tokens: y[t][c] += Σ_j h[t·ldh + j] · rows[j][c], j of [first, first + count) ascending,
-  /// terms with h = 0 left out. Bit for bit what `add_rows` gives. `scratch`: RK_ADD_ROWS_SCRATCH floats.
+  /// terms with h = 0 left out or added as zeros. Bit for bit what `add_rows` gives, if weights are finite. `scratch`:
+  /// RK_ADD_ROWS_SCRATCH floats.
   void (*add_rows_block)(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
                          const float *h, ptrdiff_t ldh, ptrdiff_t T, ptrdiff_t from, ptrdiff_t to, float *y,
                          ptrdiff_t ldy, float *scratch);
