@@ -341,10 +341,12 @@ final class Frame {
       }
       return .partial(gate: gate)
     }
-    // Tasks of 256 columns, which share activations as integers; where there are few of them, of 128.
-    let tile = teamSize == 1 ? D : D >= 512 * teamSize ? 256 : 128
-    member.parallel((D + tile - 1) / tile) { task in
-      let (from, to) = (task * tile, min(D, (task + 1) * tile))
+    // Tasks of 256 columns, which share activations as integers; of 128 where those would leave members idle.
+    let wide = teamSize == 1 ? 0 : D / 256 / teamSize * teamSize
+    let narrow = teamSize == 1 ? D : 128
+    member.parallel(wide + (D - 256 * wide + narrow - 1) / narrow) { task in
+      let from = task < wide ? 256 * task : 256 * wide + narrow * (task - wide)
+      let to = min(D, from + (task < wide ? 256 : narrow))
       for part in 0..<Self.parts {
         let sums = part == 0 ? delta : partial
         let units = matrix.units(part, of: Self.parts)
