@@ -341,24 +341,25 @@ final class Frame {
       }
       return .partial(gate: gate)
     }
-    // Tasks of 256 columns, which share activations as integers; of 128 where those would leave members idle.
-    let wide = teamSize == 1 ? 0 : D / 256 / teamSize * teamSize
-    let narrow = teamSize == 1 ? D : 128
-    member.parallel(wide + (D - 256 * wide + narrow - 1) / narrow) { task in
-      let from = task < wide ? 256 * task : 256 * wide + narrow * (task - wide)
-      let to = min(D, from + (task < wide ? 256 : narrow))
+    // Tasks of 256 columns, which share activations as integers, for one half of a prompt's rows.
+    let width = teamSize == 1 ? D : 256
+    let tiles = (D + width - 1) / width
+    let halves = RowHalves(rows, teamSize: teamSize)
+    member.parallel(tiles * halves.count) { task in
+      let rows = halves[task / tiles]
+      let (from, to) = (task % tiles * width, min(D, (task % tiles + 1) * width))
       for part in 0..<Self.parts {
         let sums = part == 0 ? delta : partial
         let units = matrix.units(part, of: Self.parts)
-        for row in 0..<rows { (sums[row] + from).update(repeating: 0, count: to - from) }
+        for row in rows { (sums[row] + from).update(repeating: 0, count: to - from) }
         kernels.add_rows_block(
-          matrix.format, matrix.records, D, units.lowerBound, units.count, hidden.values, hidden.stride, rows,
-          from, to, sums.values, sums.stride, scratch)
+          matrix.format, matrix.records, D, units.lowerBound, units.count, hidden[rows.lowerBound],
+          hidden.stride, rows.count, from, to, sums[rows.lowerBound], sums.stride, scratch)
         guard part > 0 else { continue }
-        for row in 0..<rows { kernels.add(partial[row] + from, to - from, delta[row] + from) }
+        for row in rows { kernels.add(partial[row] + from, to - from, delta[row] + from) }
       }
       guard let gate else { return }
-      for row in 0..<rows { kernels.multiply_sigmoid(gate[row] + from, to - from, delta[row] + from) }
+      for row in rows { kernels.multiply_sigmoid(gate[row] + from, to - from, delta[row] + from) }
     }
     return .delta
   }

@@ -81,14 +81,16 @@ struct Product {
     self.activation = activation
   }
 
-  /// Panels [first, first + count) for all `rows` of the block.
-  func compute(first: Int, count: Int, rows: Int, _ kernels: Kernels) {
-    withUnsafePointer(to: input) { input in
-      kernels.matmul(matrix.format, matrix.panels, matrix.columns, first, count, input, rows, output, stride)
+  /// Panels [first, first + count) for some rows of the block.
+  func compute(first: Int, count: Int, rows: Range<Int>, _ kernels: Kernels) {
+    withUnsafePointer(to: input.from(rows.lowerBound)) { input in
+      kernels.matmul(
+        matrix.format, matrix.panels, matrix.columns, first, count, input, rows.count,
+        output + rows.lowerBound * stride, stride)
     }
     guard activation != .none else { return }
     let width = min(16 * count, matrix.rows - 16 * first)
-    for row in 0..<rows {
+    for row in rows {
       let y = output + row * stride + 16 * first
       switch activation {
       case .none: break
@@ -100,8 +102,35 @@ struct Product {
   }
 }
 
+/// The rows that tasks take together: the halves of a prompt, so that each half of a team works on what it has in its caches; otherwise
+/// all of them.
+struct RowHalves {
+  private let rows: Int
+  private let split: Int
+
+  init(_ rows: Int, teamSize: Int) {
+    self.rows = rows
+    split = teamSize > 1 && rows >= 32 ? (rows / 2 + 3) / 4 * 4 : rows
+  }
+
+  var count: Int { split < rows ? 2 : 1 }
+  subscript(_ half: Int) -> Range<Int> { half == 0 ? 0..<split : split..<rows }
+}
+
+extension rk_input {
+  /// The same without the first `row` rows.
+  fileprivate func from(_ row: Int) -> rk_input {
+    let i = row * stride
+    return rk_input(
+      values: values + i, high: high + i, low: low + i, scale: scale + i / 32, sum: sum + i / 16,
+      sum15: sum15 + i / 32, stride: stride)
+  }
+}
+
 extension Team.Member {
   /// One phase: all products, their panels shared out evenly. `last`: one more product, where there is one.
+  ///
+  /// The rows of a prompt are halved first, so that a half of the team works on rows that it has in its caches.
   mutating func multiply<let count: Int>(
     _ products: InlineArray<count, Product>, and last: Product? = nil, rows: Int, _ kernels: Kernels
   ) {
@@ -109,7 +138,10 @@ extension Team.Member {
     for index in products.indices { panels += products[index].matrix.panelCount }
     // A few tasks per member even out what the members get; more would only cost claims.
     let tasks = min(panels, teamSize == 1 ? 1 : 8 * teamSize)
-    parallel(tasks) { task in
+    let halves = RowHalves(rows, teamSize: teamSize)
+    parallel(tasks * halves.count) { task in
+      let rows = halves[task / tasks]
+      let task = task % tasks
       var from = panels * task / tasks
       var left = panels * (task + 1) / tasks - from
       func compute(_ product: Product) {

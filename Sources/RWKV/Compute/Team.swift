@@ -8,13 +8,14 @@ import Synchronization
 /// Dispatch is entered once per evaluation (`run`); every member executes the same code, and each call of
 /// `Member.parallel` is a phase whose tasks the members share. A phase ends when all its tasks are done, not when all
 /// members have arrived: a member that the system has not scheduled holds nothing up. It finds the phases it missed
-/// already over and catches up. Which member runs a task never changes the result.
+/// already over and catches up. Members with an even index take tasks from the front, the others from the back, so that what a task
+/// leaves in a core's cache is mostly there for the same task of the next phase. Which member runs a task never changes the result.
 final class Team: Sendable {
   /// Members at most, 1…
   let size: Int
   /// Where inputs of matrices are gathered: only for calibration.
   let moments: InputMoments?
-  /// Phase number in the upper, next unclaimed task in the lower 32 bits.
+  /// Phase number (24 bits), then how many of its tasks have been claimed from the front and from the back (20 bits each).
   private let ticket = Atomic<UInt64>(0)
   /// Finished tasks of the current phase.
   private let finished = Atomic<Int>(0)
@@ -33,7 +34,7 @@ final class Team: Sendable {
   ///
   /// One evaluation at a time: a team belongs to one session.
   func run(_ body: (inout Member) -> Void) {
-    let first = ticket.load(ordering: .acquiring) >> 32
+    let first = ticket.load(ordering: .acquiring) >> 40
     let count = crew.withLock { $0.next() }
     let start = nanoseconds()
     guard count > 1 else {
@@ -76,17 +77,17 @@ final class Team: Sendable {
 
     /// Shares tasks 0..<count among the members and returns when all are done.
     ///
-    /// All members must call this in the same order with the same count.
+    /// All members must call this in the same order with the same count, less than 2^20.
     @inline(__always)
     mutating func parallel(_ count: Int, _ task: (Int) -> Void) {
       guard count > 0 else { return }
       let current = phase
-      phase = (phase + 1) & 0xffff_ffff
+      phase = (phase + 1) & 0xff_ffff
       if teamSize == 1 {
         for index in 0..<count { task(index) }
         return
       }
-      while let index = team.claim(count, in: current) {
+      while let index = team.claim(count, in: current, fromBack: index % 2 == 1) {
         task(index)
         team.finish(count, in: current)
       }
@@ -94,14 +95,14 @@ final class Team: Sendable {
     }
   }
 
-  private func claim(_ count: Int, in phase: UInt64) -> Int? {
+  private func claim(_ count: Int, in phase: UInt64, fromBack: Bool) -> Int? {
     var seen = ticket.load(ordering: .acquiring)
-    while seen >> 32 == phase {
-      let index = Int(seen & 0xffff_ffff)
-      guard index < count else { return nil }
+    while seen >> 40 == phase {
+      let (front, back) = (Int(seen >> 20 & 0xf_ffff), Int(seen & 0xf_ffff))
+      guard front + back < count else { return nil }
       let (exchanged, original) = ticket.weakCompareExchange(
-        expected: seen, desired: seen + 1, ordering: .acquiringAndReleasing)
-      if exchanged { return index }
+        expected: seen, desired: seen + (fromBack ? 1 : 1 << 20), ordering: .acquiringAndReleasing)
+      if exchanged { return fromBack ? count - 1 - back : front }
       seen = original
     }
     return nil
@@ -110,13 +111,13 @@ final class Team: Sendable {
   private func finish(_ count: Int, in phase: UInt64) {
     guard finished.add(1, ordering: .acquiringAndReleasing).newValue == count else { return }
     finished.store(0, ordering: .relaxed)
-    ticket.store(((phase + 1) & 0xffff_ffff) << 32, ordering: .releasing)
+    ticket.store(((phase + 1) & 0xff_ffff) << 40, ordering: .releasing)
   }
 
   private func wait(for phase: UInt64) {
     var turns = 0
     var start: UInt64 = 0
-    while ticket.load(ordering: .acquiring) >> 32 == phase {
+    while ticket.load(ordering: .acquiring) >> 40 == phase {
       turns += 1
       // Phases last microseconds: look for a while, then let others have the core.
       if turns < 2000 {
