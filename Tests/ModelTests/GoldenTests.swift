@@ -107,7 +107,7 @@ struct InvariantTests {
     }
   }
 
-  /// Of a prompt, only the last row goes through the last channel mixing.
+  /// Of a prompt, only the last rows go through the last channel mixing.
   @Test(arguments: cases + Golden.cases("x-").map { Case(golden: $0, type: .int4) })
   func aPromptLeavesTheLogitsAndTheStateOfItsTokens(_ test: Case) throws {
     let model = try test.golden.model(test.type)
