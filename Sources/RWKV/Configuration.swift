@@ -114,7 +114,7 @@ public struct SparseAttention: Sendable, Equatable {
   var window: Int { chunkSize * topK }
 
   init(_ metadata: Metadata) throws(ModelError) {
-    layers = try metadata.integer("rwkv.x.layers", in: 0...4096)
+    layers = try metadata.integer("rwkv.x.layers", in: 1...4096)
     chunkSize = try metadata.integer("rwkv.x.chunk_size", in: 1...1 << 24)
     topK = try metadata.integer("rwkv.x.top_k", in: 1...1 << 16)
     maximumCache = try metadata.integer("rwkv.x.max_kv_cache", in: 0...1 << 24)

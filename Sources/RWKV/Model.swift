@@ -74,8 +74,13 @@ public final class Model: Sendable {
       self.path = path
       metadata = file.metadata
       identity = file.identity
+      let problems = Blueprint.problems(file.metadata, file.tensors.map(TensorPlan.init))
+      if let problem = problems.first { throw problem }
       configuration = try Configuration(file.metadata)
       tokenizer = try Self.tokenizer(in: file)
+      if let size = tokenizer?.vocabularySize, size > configuration.vocabulary {
+        throw ModelError(.largeTokenizer(tokens: size, vocabulary: configuration.vocabulary))
+      }
       if requiresTokenizer && tokenizer == nil { throw ModelError(.noTokenizer) }
       embeddings = try EmbeddingTable(file, configuration)
       initialState = try InitialState(file, configuration)
@@ -130,17 +135,14 @@ public final class Model: Sendable {
     return try tokenizer(in: file)
   }
 
-  private static func tokenizer(in file: ModelFile) throws(ModelError) -> (any Tokenizer)? {
-    guard case .string(let name)? = file.metadata["tokenizer.kind"] else { return nil }
-    guard let kind = TokenizerKind(rawValue: name) else {
-      throw ModelError(
-        .invalidMetadata(key: "tokenizer.kind", found: name, expected: "world, bpe or bytes"), path: file.path
-      )
+  package static func tokenizer(in file: ModelFile) throws(ModelError) -> (any Tokenizer)? {
+    if let problem = Blueprint.tokenizerProblem(file.metadata, file.tensors.map(TensorPlan.init)) {
+      throw ModelError(problem.reason, path: file.path)
     }
-    if kind == .bytes { return ByteTokenizer() }
-    guard let tensor = file["tokenizer"] else {
-      throw ModelError(.missingTensor("tokenizer"), path: file.path)
+    guard let kind = file.metadata.string("tokenizer.kind").flatMap(TokenizerKind.init(rawValue:)) else {
+      return nil
     }
+    guard kind != .bytes, let tensor = file["tokenizer"] else { return ByteTokenizer() }
     let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.rawBytes, alignment: 1)
     defer { bytes.deallocate() }
     do { try file.read(tensor, into: bytes) } catch { throw ModelError(.file("\(error)")) }

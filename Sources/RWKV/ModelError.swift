@@ -6,11 +6,14 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case missingMetadata(key: String)
     case invalidMetadata(key: String, found: String, expected: String)
     case missingTensor(String)
+    /// A tensor that the model cannot have, and why.
+    case unknownTensor(String, String)
     case wrongShape(tensor: String, found: [Int], expected: [Int])
     case wrongFormat(tensor: String, found: String, expected: String)
     case unsupportedVersion(String)
     case tokenOutOfRange(Int, vocabulary: Int)
     case noTokenizer
+    case largeTokenizer(tokens: Int, vocabulary: Int)
     case wrongState(found: String, expected: String)
     case notFinite(String)
     case invalidBatch(String)
@@ -47,6 +50,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
       "metadata '\(key)' is \(found), expected \(expected); make the file again with rwkv-quantize"
     case .missingTensor(let name):
       "tensor '\(name)' is missing; make the file again with rwkv-quantize"
+    case .unknownTensor(let name, let why):
+      "tensor '\(name)' \(why); make the file again with rwkv-quantize"
     case .wrongShape(let tensor, let found, let expected):
       "tensor '\(tensor)' has shape \(found), expected \(expected); make the file again with rwkv-quantize"
     case .wrongFormat(let tensor, let found, let expected):
@@ -57,6 +62,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
       "token id \(token) is outside the model's vocabulary 0…\(vocabulary - 1); is this the model's tokenizer?"
     case .noTokenizer:
       "the file has no tokenizer; convert the checkpoint again with --tokenizer FILE"
+    case .largeTokenizer(let tokens, let vocabulary):
+      "the tokenizer has \(tokens) tokens, but the model only \(vocabulary) rows; is it the model's tokenizer?"
     case .wrongState(let found, let expected):
       "the initial state has \(found), expected \(expected); was it tuned for a model of this size?"
     case .notFinite(let what):

@@ -23,6 +23,14 @@ public struct TensorPlan: Sendable, Equatable {
   }
 }
 
+extension TensorPlan {
+  package init(_ info: TensorInfo) {
+    self.init(
+      name: info.name, format: info.format, rows: info.rows, columns: info.columns,
+      rowsPerRecord: info.rowsPerRecord, transposed: info.transposed)
+  }
+}
+
 /// A chunk as it will stand in the file, made by `ModelFileWriter.encode`.
 public struct EncodedChunk: Sendable {
   public let tensor: Int

@@ -66,7 +66,7 @@ public enum Conversion {
     // Re-packing in place is safe: the input is replaced when the output is complete.
     if isSameFile(input, output), !isModelFile || options.type != nil { throw .outputIsInput(path: output) }
     let draft = try Draft(input, options, progress)
-    let problems = Architecture.problems(draft.metadata, draft.tensors.map(\.plan))
+    let problems = Blueprint.problems(draft.metadata, draft.tensors.map(\.plan)).map(\.description)
     guard problems.isEmpty else { throw .architecture(path: input, problems: problems) }
     let writer = try draft.writer(output, options, store: options.store)
     var report = ConversionReport(notes: draft.notes)
@@ -359,15 +359,6 @@ extension [String] {
     }
   }
 }
-
-extension TensorPlan {
-  init(_ info: TensorInfo) {
-    self.init(
-      name: info.name, format: info.format, rows: info.rows, columns: info.columns,
-      rowsPerRecord: info.rowsPerRecord, transposed: info.transposed)
-  }
-}
-
 extension Metadata {
   /// Sizes of a checkpoint; for RWKV-X also the published settings of its attention, which are in no checkpoint.
   fileprivate init(_ checkpoint: Checkpoint) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import RWKV
 public import RWKVFormat
 import RWKVTokenizer
 import Synchronization
@@ -19,7 +20,8 @@ public enum Verification {
       if case .system = error.reason { throw .file(error) }
       return ["\(error)"]
     }
-    var problems = Architecture.problems(file.metadata, file.tensors.map(TensorPlan.init))
+    let structure = Blueprint.problems(file.metadata, file.tensors.map(TensorPlan.init)).map(\.description)
+    var problems = structure
     do throws(ModelFileError) { try file.checkPadding() } catch { problems.append("\(error)") }
 
     let found = Mutex([[String]](repeating: [], count: file.tensors.count))
@@ -39,7 +41,8 @@ public enum Verification {
       found.withLock { $0[index] = problems }
     }
     if cancelled.load(ordering: .relaxed) { throw .cancelled }
-    return problems + found.withLock { $0.flatMap(\.self) } + tokenizerProblems(file)
+    problems += found.withLock { $0.flatMap(\.self) }
+    return structure.isEmpty ? problems + tokenizerProblems(file) : problems
   }
 
   /// Checksums and values of one tensor. `advance` gets the bytes of each chunk; false stops.
@@ -72,31 +75,12 @@ public enum Verification {
     return problems
   }
 
+  /// Whether the tokenizer can be used with the model; where it lies in the file has been looked at before.
   private static func tokenizerProblems(_ file: ModelFile) -> [String] {
-    guard let name = file.metadata.string("tokenizer.kind") else {
-      return file["tokenizer"] == nil
-        ? [] : ["there is a tensor 'tokenizer', but no metadata 'tokenizer.kind'"]
-    }
-    guard let kind = TokenizerKind(rawValue: name) else {
-      return ["the tokenizer's kind '\(name)' is unknown"]
-    }
-    var blob: [UInt8] = []
-    if kind != .bytes {
-      guard let tensor = file["tokenizer"], tensor.format == .bytes else {
-        return ["the metadata names a tokenizer, but there is no tensor 'tokenizer' of bytes"]
-      }
-      guard tensor.rawBytes <= 64 << 20 else {
-        return ["the tokenizer has \(tensor.rawBytes) bytes, expected at most 64 MiB"]
-      }
-      let scratch = Scratch()
-      let bytes = scratch.bytes(tensor.rawBytes)
-      do { try file.read(tensor, into: bytes) } catch { return [] }  // reported with the tensors
-      blob = Array(bytes)
-    }
-    do throws(TokenizerError) {
-      let size = try kind.tokenizer(blob: blob).vocabularySize
-      let rows = file.metadata.integer("rwkv.vocabulary") ?? 0
-      return size <= rows ? [] : ["the tokenizer has \(size) tokens, but the model only \(rows) rows"]
+    do throws(ModelError) {
+      guard let size = try Model.tokenizer(in: file)?.vocabularySize else { return [] }
+      let rows = Int(file.metadata.integer("rwkv.vocabulary") ?? 0)
+      return size <= rows ? [] : ["\(ModelError(.largeTokenizer(tokens: size, vocabulary: rows)))"]
     } catch {
       return ["\(error)"]
     }

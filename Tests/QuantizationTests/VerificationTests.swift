@@ -1,3 +1,4 @@
+import RWKV
 import RWKVCheckpoint
 import RWKVFormat
 import Testing
@@ -59,7 +60,13 @@ struct VerificationTests {
     metadata["rwkv.layers"] = .integer(1 << 24)
     #expect(
       try forge(file, metadata: metadata) { _, _, _ in true } == [
-        "metadata 'rwkv.layers' is 16777216, but there are only \(file.tensors.count) tensors"
+        "metadata 'rwkv.layers' is 16777216, expected an integer in 1…4096; make the file again with rwkv-quantize"
+      ])
+    metadata["rwkv.layers"] = .integer(4096)
+    #expect(
+      try forge(file, metadata: metadata) { _, _, _ in true } == [
+        "metadata 'rwkv.layers' is 4096, expected at most the \(file.tensors.count) tensors there are; "
+          + "make the file again with rwkv-quantize"
       ])
     metadata["rwkv.layers"] = nil
     #expect(try forge(file, metadata: metadata) { _, _, _ in true }.contains { $0.contains("rwkv.layers") })
@@ -67,7 +74,54 @@ struct VerificationTests {
       if name == "blocks.0.ln0.weight" { plan.columns -= 1 }  // padded: the same bytes
       return true
     }
-    #expect(problems.count == 1 && problems.first?.contains("expected 1 × 128") == true)
+    #expect(problems.count == 1 && problems.first?.contains("[1, 127], expected [1, 128]") == true)
+  }
+
+  /// A file whose parts contradict each other is refused when it is opened, with the words of `verify`.
+  @Test(arguments: ["v4-hf", "v50-std", "v52-hf", "v6-hf", "v7-std", "x-one"])
+  func opensWhatIsSoundAndNothingElse(name: String) throws {
+    let file = try model(.int4, name)
+    typealias Change = (String, inout TensorPlan, inout [UInt8]) -> Bool
+    func check(_ what: String, _ key: String? = nil, _ value: Metadata.Value? = nil, _ change: Change) throws
+    {
+      var metadata = file.metadata
+      if let key { metadata[key] = value }
+      let problems = try forge(file, metadata: metadata, change)
+      #expect(!problems.isEmpty, "\(what)")
+      do {
+        _ = try Model(path: folder.file("forged.rwkv"), threads: 1)
+        Issue.record("\(what): opened")
+      } catch { #expect(problems.contains { "\(error)".contains($0) }, "\(what): \(error), not \(problems)") }
+    }
+    #expect(try forge(file) { _, _, _ in true } == [])
+    _ = try Model(path: folder.file("forged.rwkv"), threads: 1)
+
+    try check("ffn", "rwkv.ffn", .integer(1)) { _, _, _ in true }
+    try check("fewer layers", "rwkv.layers", .integer(1)) { _, _, _ in true }
+    try check("more layers", "rwkv.layers", .integer(9)) { _, _, _ in true }
+    try check("vocabulary", "rwkv.vocabulary", .integer(7)) { _, _, _ in true }
+    let weights = file.tensors.filter { $0.format != .bytes }
+    for tensor in stride(from: 0, to: weights.count, by: 7).map({ weights[$0] }) {
+      try check("unknown \(tensor.name)") { name, plan, _ in
+        if name == tensor.name { plan.name = "evil.weight" }
+        return true
+      }
+      guard tensor.columns % 32 != 1 else { continue }
+      try check("shape of \(tensor.name)") { name, plan, _ in
+        if name == tensor.name { plan.columns -= 1 }  // padded: the same bytes
+        return true
+      }
+    }
+    guard file.metadata.string("rwkv.version") == "x" else { return }
+    for (key, values) in [
+      ("layers", [0, 4097]), ("chunk_size", [0, 1 << 62]), ("top_k", [0, 1 << 62]),
+      ("max_kv_cache", [1 << 62]),
+      ("min_kv_cache", [1 << 62]), ("kv_window", [1 << 24]),
+    ] {
+      for value in values {
+        try check("\(key) \(value)", "rwkv.x.\(key)", .integer(Int64(value))) { _, _, _ in true }
+      }
+    }
   }
 
   @Test(arguments: [QuantizationType.int4, .int5, .int8, .fp32])
