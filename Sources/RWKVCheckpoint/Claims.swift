@@ -34,9 +34,28 @@ extension Claims {
     ffn = try size("intermediate_size")
     headSize = try size("head_dim", "head_size")
     layerNormEpsilon = config["norm_eps"]?.double ?? config["layer_norm_epsilon"]?.double
-    // fla scales the epsilon of its group norm with the head size; BlinkDL's stays 64e-5.
-    if config["model_type"]?.string == "rwkv7", let epsilon = config["norm_eps"]?.double, let headSize {
+    // Version 7's layouts scale the epsilon of the group norm with the head size; BlinkDL's stays 64e-5.
+    let isVersion7 = [config["model_type"], config["architecture_version"]].contains(.string("rwkv7"))
+    if isVersion7, let epsilon = config["norm_eps"]?.double, let headSize {
       groupNormEpsilon = Double(headSize) * epsilon
+    } else if !isVersion7, let divisor = config["head_size_divisor"]?.double {
+      groupNormEpsilon = 1e-5 * divisor * divisor
+    }
+    try Claims.refuseOtherFunctions(config, file: file)
+  }
+
+  /// Throws where the config asks for another function than the tensors' version computes.
+  private static func refuseOtherFunctions(_ config: JSON, file: String) throws(CheckpointError) {
+    let squaredReLU = ["sqrelu", "relu2", "relu_squared", "squared_relu"]
+    if let activation = config["hidden_act"]?.string, !squaredReLU.contains(activation) {
+      throw CheckpointError(
+        .unsupported, file: file, "asks for an activation that no RWKV model of a known version has",
+        found: "hidden_act \(quoted(activation))", expected: "sqrelu")
+    }
+    if config["embedding_layer_norm_fused"] == .bool(true) {
+      throw CheckpointError(
+        .unsupported, file: file, "says that the first norm is contained in the embedding",
+        found: "embedding_layer_norm_fused", advice: "Convert the checkpoint that still has its first norm")
     }
   }
 

@@ -1,5 +1,5 @@
-/// The one table of names: Hugging Face (v4–v6), fla (v7, old and new), llama.cpp's second v7 style, GGUF,
-/// rwkv.cpp and RWKV-X, all to BlinkDL's. The spellings do not collide, except that
+/// The one table of names: Hugging Face (v4–v6), fla (v7, old and new), transformers' own model and
+/// transformers-rwkv (v7), llama.cpp's second v7 style, GGUF, rwkv.cpp and RWKV-X, all to BlinkDL's. The spellings do not collide, except that
 /// GGUF's need the version.
 enum Names {
   /// Whole names and prefixes outside the blocks.
@@ -10,9 +10,13 @@ enum Names {
     ("output_norm.", "ln_out."),
     ("lm_head.", "head."), ("model.head.", "head."), ("output.", "head."),
     ("rwkv.emb.", "emb."), ("rwkv.head.", "head."),
+    ("rwkv7.emb.", "emb."), ("rwkv7.ln_out.", "ln_out."),
+    ("model.embed_tokens.", "emb."), ("model.embedding_norm.", "blocks.0.ln0."), ("model.emb.", "emb."),
   ]
 
-  private static let blocks = ["blocks.", "rwkv.blocks.", "model.layers.", "model.blocks.", "blk."]
+  private static let blocks = [
+    "blocks.", "rwkv.blocks.", "rwkv7.blocks.", "model.layers.", "model.blocks.", "blk.",
+  ]
 
   /// Parts of a block.
   private static let modules: [(String, String)] = [
@@ -20,6 +24,8 @@ enum Names {
     ("attn_norm.", "ln1."), ("attn_norm_2.", "ln2."), ("ffn_norm.", "ln2."),
     ("attention.", "att."), ("attn.", "att."), ("feed_forward.", "ffn."),
     ("time_mix_ln.", "att.ln_x."),
+    ("input_layernorm.", "ln1."), ("post_attention_layernorm.", "ln2."),
+    ("linear_attn.", "att."), ("mlp.", "ffn."),
   ]
 
   /// Last parts, after the module has been translated. `outputMajor`: a low-rank matrix stored as [out, in].
@@ -123,7 +129,8 @@ enum Names {
   static func style(of tensors: [StoredTensor]) -> String {
     let styles = [
       ("rwkv.emb.weight", "RWKV-X"), ("emb.weight", "BlinkDL"), ("rwkv.embeddings.weight", "Hugging Face"),
-      ("model.embeddings.weight", "fla"), ("token_embd.weight", "llama.cpp"),
+      ("model.embeddings.weight", "fla"), ("rwkv7.emb.weight", "transformers"),
+      ("model.embedding_norm.weight", "transformers-rwkv"), ("token_embd.weight", "llama.cpp"),
     ]
     return styles.first { style in tensors.contains { $0.name == style.0 } }?.1 ?? "unknown"
   }

@@ -42,7 +42,7 @@ extension CheckpointVersion {
       (".ffn.enn.", "the RWKV-8 preview"),
       (".ffn.s_emb", "RWKV-7a (DeepEmbed)"),
       (".self_attn.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
-      (".mlp.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
+      (".ffn.gate_proj.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
       (".time_mixer.", "a grafted model (ARWKV7)"),
       (".ffn_gate.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
     ]

@@ -57,6 +57,34 @@ struct NamesTests {
     try expectSame(renamed, Checkpoint(path: goldens + "/v7-oddlora/model.safetensors"))
   }
 
+  /// The two layouts of 2026 hold the models of two other cases.
+  @Test(arguments: [
+    ("v7-hf-native", "v7-std", "2 safetensors shards, transformers names, BF16"),
+    ("v7-hf-fork", "v7-f32-small", "safetensors, transformers-rwkv names, F32"),
+  ])
+  func newLayoutsReadAsBlinkDL(name: String, original: String, source: String) throws {
+    let checkpoint = try Checkpoint(path: goldens + "/" + name)
+    #expect(checkpoint.source == source)
+    #expect(checkpoint.groupNormEpsilon.map { abs($0 - 64e-5) < 1e-12 } == true)
+    try expectSame(checkpoint, Checkpoint(path: goldens + "/" + original + "/model.safetensors"))
+  }
+
+  @Test func configsThatChangeTheComputationAreHonouredOrRefused() throws {
+    let folder = TemporaryFolder()
+    folder.write("model.safetensors", try contents(goldens + "/v7-f32-small/model.safetensors"))
+    for config in ["{\"hidden_act\": \"silu\"}", "{\"embedding_layer_norm_fused\": true}"] {
+      folder.write("config.json", config.utf8)
+      expectFailure(folder.path, .unsupported, "config.json")
+    }
+    for (config, epsilon) in [
+      ("{\"hidden_act\": \"sqrelu\"}", 64e-5), ("{\"head_size_divisor\": 16}", 256e-5),
+    ] {
+      folder.write("config.json", config.utf8)
+      let found = try #require(try Checkpoint(path: folder.path).groupNormEpsilon)
+      #expect(abs(found - epsilon) < 1e-12)
+    }
+  }
+
   @Test func shardsReadAsOneFile() throws {
     let drafts = try NamesTests.drafts("v7-oddlora/model.safetensors")
     let folder = TemporaryFolder()
