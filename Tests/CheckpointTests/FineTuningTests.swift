@@ -93,6 +93,11 @@ struct FineTuningTests {
       "128×4", "4×64", "128×128")
     expectFailure(
       lora(draft(key + ".lora_A", [4, 128]), draft(key + ".lora_B", [128, 8])), "does not fit its matrix")
+    for rows in [64, 127, 129, 256] {
+      expectFailure(
+        lora(draft(key + ".lora_A", [4, 128]), draft(key + ".lora_B", [rows, 4])),
+        "does not fit its matrix", "\(rows)×4", "128×128")
+    }
     expectFailure(
       lora(draft("blocks.9.att.key.lora_A", [4, 128]), draft("blocks.9.att.key.lora_B", [128, 4])),
       "belongs to no tensor", "blocks.9.att.key.weight")

@@ -280,6 +280,11 @@ struct TorchTests {
     refuse(.malformed, "mark") { $0.op("t") }
     refuse(.malformed, "never kept") { $0.op("h", [9]) }
     refuse(.malformed, "too long") { $0.bytes += [0x8A, 9] + [UInt8](repeating: 1, count: 9) }
+    // A number that the pickle ends in.
+    for length: UInt8 in 1...8 {
+      let rest = [UInt8](repeating: 1, count: Int(length) - 1)
+      refuse(.malformed, "too long") { $0.bytes += [0x8A, length] + rest }
+    }
     refuse(.malformed, "damaged text") { $0.op("X", [255, 255, 255, 255]) }
     refuse(.malformed, "damaged text") { $0.op("X", [1, 0, 0, 0, 0xFF]) }
     refuse(.unsupported, "opcode") { $0.op("i", Array("os\nsystem\n".utf8)) }

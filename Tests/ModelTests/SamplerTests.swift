@@ -52,6 +52,19 @@ struct SamplerTests {
     #expect(Case.all.count == 25)
   }
 
+  @Test("a bias for a token that the vocabulary does not have changes nothing")
+  func biasBeyondTheVocabulary() throws {
+    let logits: [Float] = [1, 2, 3, 4]
+    var plain = try Sampler(SamplingOptions())
+    let expected = try Self.probabilities(&plain, logits)
+    for token in [logits.count, logits.count + 1, 1 << 20] {
+      var sampler = try Sampler(Self.options { $0.logitBias[token] = 100 })
+      #expect(try Self.probabilities(&sampler, logits) == expected)
+    }
+    var last = try Sampler(Self.options { $0.logitBias[logits.count - 1] = -100 })
+    #expect(try Self.probabilities(&last, logits) != expected)
+  }
+
   @Test("what may be drawn, and how likely, is what the reference says", arguments: Case.all)
   func reference(_ item: Case) throws {
     var sampler = try Sampler(item.options, tokenizer: ByteTokenizer())
