@@ -175,6 +175,37 @@ struct ChatTests {
     #expect(shown.contains("User: one\ntwo\n\nAssistant:"), "\(shown)")
   }
 
+  @Test func oneMessageIsAnsweredAndNothingInItIsACommand() throws {
+    let message = folder.file("message")
+    try "/exit\nnow".write(toFile: message, atomically: true, encoding: .utf8)
+    for (index, source) in [["-p", "/exit\nnow"], ["-f", message]].enumerated() {
+      let state = folder.file("\(index).state")
+      let result = try tool.run(["chat", model, "-n", "3", "--seed", "5", "--save-state", state] + source)
+      #expect(result.status == 0, "\(result.errors)")
+      let shown = try tool.run("state", "show", state, "--model", model).output
+      #expect(shown.contains("User: /exit\nnow\n\nAssistant:"), "\(shown)")
+    }
+    #expect(try contents("0.state") == contents("1.state"))
+    #expect(try tool.run("chat", model, "-p", "a", "-f", message).status == 64)
+  }
+
+  @Test func instructionsStayAndAreShown() throws {
+    let chat = try chat("--system", "Be brief.", "-n", "3")
+    chat.expect("/help")
+    for (line, answer) in [
+      ("/system\n", "Be brief."), ("hello\n", "stopped after 3"), ("/show\n", "User: hello"),
+      ("/clear\n", "with the same instructions"), ("/?\n", "/regenerate"), ("again\n", "stopped after 3"),
+      ("/save \(folder.file("s.state"))\n", "tokens"),
+    ] {
+      chat.type(line)
+      chat.expect(answer)
+    }
+    chat.type("/bye\n")
+    #expect(chat.wait() == 0)
+    let shown = try tool.run("state", "show", folder.file("s.state"), "--model", model).output
+    #expect(shown.contains("Be brief.") && shown.contains("User: again") && !shown.contains("hello"))
+  }
+
   @Test func wrongTemplatesAreExplained() throws {
     let own = folder.file("own.template")
     try "user = \"{text}\"\nassistant = 5\n".write(toFile: own, atomically: true, encoding: .utf8)

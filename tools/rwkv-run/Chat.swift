@@ -12,12 +12,22 @@ struct Chat: ParsableCommand {
 
       EXAMPLES
         rwkv-run chat model.rwkv
+        rwkv-run chat model.rwkv -p "Why is the sky blue?"
         rwkv-run chat model.rwkv --think fake --system "Answer in French."
         rwkv-run chat model.rwkv --load-state monday.state --save-state tuesday.state
         printf 'Why is the sky blue?\\n' | rwkv-run chat model.rwkv --temp 0
       """)
 
   @OptionGroup var options: ModelOptions
+
+  @Option(
+    name: [.customShort("p"), .long], parsing: .unconditional,
+    help: "One message: answer it and end. Nothing in it is a command.")
+  var prompt: String?
+
+  @Option(
+    name: [.customShort("f"), .long], help: "File with the one message; - is stdin.", completion: .file())
+  var file: String?
 
   @Option(
     help: ArgumentHelp(
@@ -53,6 +63,7 @@ struct Chat: ParsableCommand {
       throw ValidationError(
         "--system starts a conversation, --load-state goes on with one: give one of them.")
     }
+    if prompt != nil && file != nil { throw ValidationError("Give -p or -f, not both.") }
     if predict < -1 { throw ValidationError("-n must be -1 or more.") }
   }
 
@@ -76,7 +87,8 @@ struct Chat: ParsableCommand {
         conversation.reset(system: system)
       }
       if let loadState { try loop.load(loadState) }
-      let isComplete = try loop.run()
+      let message = try prompt ?? file.map { String(decoding: try readFile($0), as: UTF8.self) }
+      let isComplete = try message.map(loop.run(message:)) ?? loop.run()
       if let saveState { try conversation.save(to: saveState) }
       if !isComplete { throw interruptedExit }
     }

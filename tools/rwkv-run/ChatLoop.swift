@@ -52,6 +52,12 @@ final class ChatLoop {
     return true
   }
 
+  /// One message and its answer: false when Ctrl-C stopped it.
+  func run(message: String) throws -> Bool {
+    try answer(message)
+    return !isInterrupted
+  }
+
   private func react(to message: String) throws {
     do {
       if message.hasPrefix("/") {
@@ -139,17 +145,18 @@ final class ChatLoop {
   // MARK: - Commands
 
   static let help = """
-    /help               this list
+    /help               this list; also /?
     /regenerate         another answer to the last message
     /undo [N]           take back the last message and its answer, or the last N
-    /reset              start anew
-    /system TEXT        start anew with these instructions
+    /reset              start anew, with the same instructions; also /clear
+    /system [TEXT]      the instructions; with a text: start anew with it
+    /show               the whole conversation, as the model has read it
     /save FILE          save the conversation; /load goes on with it, on any machine with this model
     /load FILE          go on with a saved conversation
     /think [NAME]       how to think before answering
     /params [NAME X]    how tokens are chosen; with a name and a number: change it
     /speed              tokens per second of the last answer
-    /exit               leave (Ctrl-D does, too)
+    /exit               leave; /bye, /quit and Ctrl-D do, too
     A message of several lines is pasted, or typed between two \"\"\". Ctrl-C stops an answer.
     """
 
@@ -157,20 +164,16 @@ final class ChatLoop {
     let words = line.split(maxSplits: 1, whereSeparator: \.isWhitespace)
     let argument = words.count > 1 ? String(words[1]) : ""
     switch words[0] {
-    case "/help": say(Self.help)
+    case "/help", "/?": say(Self.help)
     case "/regenerate": try regenerate()
     case "/undo": try undo(argument)
-    case "/reset":
+    case "/reset", "/clear":
       conversation.reset()
-      say("a new conversation")
-    case "/system":
-      guard conversation.template.system != nil else {
-        throw CommandError("template \(conversation.template.name) has no place for instructions")
-      }
-      conversation.reset(system: argument)
       say(
-        argument.isEmpty
-          ? "a new conversation without instructions" : "a new conversation with these instructions")
+        conversation.system.isEmpty
+          ? "a new conversation" : "a new conversation with the same instructions")
+    case "/system": try system(argument)
+    case "/show": say(String(decoding: conversation.transcript, as: UTF8.self))
     case "/save":
       let path = try path(argument, "/save")
       try conversation.save(to: path)
@@ -179,11 +182,22 @@ final class ChatLoop {
     case "/think": try think(argument)
     case "/params": try change(argument)
     case "/speed": say(speed)
-    case "/exit": isOver = true
+    case "/exit", "/bye", "/quit": isOver = true
     default:
       throw CommandError(
         "\(words[0]) is no command; /help lists them. A message may begin with / after a space")
     }
+  }
+
+  private func system(_ text: String) throws {
+    guard conversation.template.system != nil else {
+      throw CommandError("template \(conversation.template.name) has no place for instructions")
+    }
+    guard !text.isEmpty else {
+      return say(conversation.system.isEmpty ? "no instructions" : conversation.system)
+    }
+    conversation.reset(system: text)
+    say("a new conversation with these instructions")
   }
 
   private func path(_ argument: String, _ command: String) throws -> String {
