@@ -82,8 +82,7 @@ struct VerificationTests {
   func opensWhatIsSoundAndNothingElse(name: String) throws {
     let file = try model(.int4, name)
     typealias Change = (String, inout TensorPlan, inout [UInt8]) -> Bool
-    func check(_ what: String, _ key: String? = nil, _ value: Metadata.Value? = nil, _ change: Change) throws
-    {
+    func check(_ what: String, _ key: String? = nil, _ value: MetadataValue? = nil, _ change: Change) throws {
       var metadata = file.metadata
       if let key { metadata[key] = value }
       let problems = try forge(file, metadata: metadata, change)
