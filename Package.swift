@@ -30,6 +30,9 @@ let package = Package(
   name: "rwkv",
   products: [
     .library(name: "RWKV", targets: ["RWKV"]),
+    .library(name: "RWKVChat", targets: ["RWKVChat"]),
+    .library(name: "RWKVTokenizer", targets: ["RWKVTokenizer"]),
+    .library(name: "RWKVQuantization", targets: ["RWKVQuantization"]),
     .library(name: "rwkv", type: .dynamic, targets: ["RWKVExports"]),
     .executable(name: "rwkv-run", targets: ["rwkv-run"]),
     .executable(name: "rwkv-quantize", targets: ["rwkv-quantize"]),

@@ -20,7 +20,7 @@ state.save(folder + "/talk.state")
 again = model.load_state(folder + "/talk.state")
 assert np.array_equal(model.read(again, [1, 2, 3]), model.read(state.copy(), [1, 2, 3]))
 
-text = model.generate(prompt, count=40, temperature=0.8, seed=1)
+text = model.generate(prompt, max_tokens=40, temperature=0.8, seed=1)
 for piece in text:
     print(piece, end="", flush=True)
 print(f"\n[{text.finish_reason}]")

@@ -4,31 +4,33 @@
 
     model = Model("model.rwkv")
     state = model.new_state()
-    for piece in model.generate("The database", state, count=100, temperature=0.8, seed=1):
+    for piece in model.generate("The database", state, max_tokens=100, temperature=0.8, seed=1):
         print(piece, end="", flush=True)
     state.save("talk.state")
 
 Logits and hidden vectors are float32 arrays. A model does one thing at a time; `clone` makes another one over the same
-weights for another thread. States and samplers belong to the model that made them.
+weights for another thread. States and samplers belong to the model that made them. All of them are freed with their last
+reference, by `close`, or at the end of a `with`. Ctrl-C cancels what a model is doing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._library import FAILED, Progress, Receive, RWKVError, error, ids, library, text
 
-__all__ = ["Generation", "Model", "RWKVError", "Sampler", "State"]
+__all__ = ["Generation", "Model", "RWKVError", "Sampler", "State", "quantize"]
 __version__ = "{}.{}.{}".format(*(library.rwkv_version_number() // 1000**place % 1000 for place in (2, 1, 0)))
 
+Self = TypeVar("Self")
+Result = TypeVar("Result")
 FinishReason = Literal["length", "end", "stop", "cancelled"]
 _FINISH: list[FinishReason] = ["length", "end", "stop", "cancelled"]
 
@@ -42,9 +44,19 @@ class _Handle:
         self._handle: int = handle
         self._free: Callable[[int], None] = getattr(library, f"rwkv_{kind}free")
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Frees it now; using it afterwards is an error. What was made from it stays usable."""
         if hasattr(self, "_free"):
             self._free(self._handle)
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class State(_Handle):
@@ -126,22 +138,32 @@ class _Writer:
     """The library's side of a generation. It calls back; here it does so from a thread of its own, which waits while
     nobody asks for the next piece."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int) -> None:
+        self.logits = np.empty(vocabulary, np.float32)
         self.wanted, self.ready = threading.Semaphore(0), threading.Semaphore(0)
         self.goes_on = True
         self.piece: str | None = None
         self.error: RWKVError | None = None
         self.finish_reason: FinishReason | None = None
 
-    def run(self, context: int, *arguments: object) -> None:
+    def run(self, context: int, state: int, tokens: NDArray[np.uint32], *arguments: object) -> None:
         self.wanted.acquire()
         if self.goes_on:
-            end = library.rwkv_generate(context, *arguments, Receive(self.receive), None)
-            if end == 0:
+            # Read here, where `close` can end it, not by the generation.
+            read = tokens.size == 0 or library.rwkv_state_eval(
+                context, state, tokens.ctypes.data, tokens.size, self.logits.ctypes.data, Progress(self.reads_on), None
+            )
+            end = library.rwkv_generate(context, state, *arguments, Receive(self.receive), None) if read else 0
+            if end == 0 and not self.goes_on:
+                self.finish_reason = "cancelled"
+            elif end == 0:
                 self.error = error(context)
             else:
                 self.finish_reason = _FINISH[end - 1]
         self.ready.release()
+
+    def reads_on(self, _done: float, _: object) -> bool:
+        return self.goes_on
 
     def receive(self, address: int, length: int, _: object) -> bool:
         self.piece = ctypes.string_at(address, length).decode()
@@ -157,14 +179,13 @@ class Generation(Iterator[str]):
     reference, or by `close`.
     """
 
-    def __init__(self, model: Model, state: State, sampler: Sampler, prompt: bytes, count: int, stops: list[bytes]):
+    def __init__(self, model: Model, state: State, sampler: Sampler, prompt: bytes, limit: int, stops: list[bytes]):
         self._held = (model, state, sampler)
-        self._writer = _Writer()
+        self._writer = _Writer(model.vocabulary)
         strings = (ctypes.c_char_p * len(stops))(*stops)
-        handles = (model._handle, state._handle, sampler._handle)
-        self._thread = threading.Thread(
-            target=self._writer.run, args=(*handles, prompt, len(prompt), count, strings, len(stops)), daemon=True
-        )
+        tokens = model.encode(prompt)
+        arguments = (model._handle, state._handle, tokens, sampler._handle, None, 0, limit, strings, len(stops))
+        self._thread = threading.Thread(target=self._writer.run, args=arguments, daemon=True)
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -194,6 +215,12 @@ class Generation(Iterator[str]):
             self._writer.wanted.release()
             self._thread.join()
 
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __del__(self) -> None:
         if hasattr(self, "_thread"):
             self.close()
@@ -215,13 +242,18 @@ class Model(_Handle):
         what the machine has left; a model that needs more is read from its file for each token. progress: gets the
         share done, from any thread, and returns False to cancel.
         """
-        with _reporting(progress) as report:
-            handle = (
+
+        def open(report: object) -> int:
+            handle: int | None = (
                 library.rwkv_open(os.fsencode(path), threads, report, None)
                 if memory_limit is None
                 else library.rwkv_open_with_memory_limit(os.fsencode(path), threads, memory_limit, report, None)
             )
-        self._take(handle)
+            if not handle:
+                raise error(None)
+            return handle
+
+        self._take(_interruptible(progress, open))
 
     def _take(self, handle: int | None) -> None:
         super().__init__(handle, "", None)
@@ -301,10 +333,15 @@ class Model(_Handle):
     ) -> NDArray[np.float32]:
         """Reads tokens into a state; the logits [V] of the token after the last."""
         list, logits = ids(tokens), np.empty(self.vocabulary, np.float32)
-        with _reporting(progress) as report:
-            good = library.rwkv_state_eval(
+
+        def read(report: object) -> bool:
+            good: bool = library.rwkv_state_eval(
                 self._handle, state._handle, list.ctypes.data, list.size, logits.ctypes.data, report, None
             )
+            return good
+
+        # One token is read at once, without a thread.
+        good = _interruptible(progress, read) if list.size > 1 or progress else read(Progress())
         return self._checked(good, logits)
 
     def read_vectors(self, state: State, vectors: ArrayLike) -> NDArray[np.float32]:
@@ -343,23 +380,31 @@ class Model(_Handle):
         self,
         prompt: str | bytes = "",
         state: State | None = None,
-        count: int = 256,
-        stop: Sequence[str] = (),
+        max_tokens: int = 256,
+        stop: str | Sequence[str] = (),
         sampler: Sampler | None = None,
         bias: dict[int, float] | None = None,
         **options: float,
     ) -> Generation:
-        """Reads a prompt and writes up to `count` tokens after it, piece by piece.
+        """Reads a prompt and writes up to `max_tokens` tokens after it, piece by piece.
 
         state: what the prompt continues; it is advanced. Without one the text starts from nothing. The prompt may be
-        empty if this model read or wrote something with this state last. stop: texts that end the generation and are
-        not part of it. Options: those of `Sampler`, or a sampler that goes on from one call to the next.
+        empty if this model read or wrote something with this state last. stop: a text, or several, that end the generation and
+        are not part of it. Options: those of `Sampler`, or a sampler that goes on from one call to the next.
         """
         if sampler is not None and (options or bias):
             raise TypeError("give a sampler or its options, not both")
         data = prompt.encode() if isinstance(prompt, str) else prompt
+        stops = [stop] if isinstance(stop, str) else stop
         chooser = sampler or Sampler(self, bias, **options)
-        return Generation(self, state or self.new_state(), chooser, data, count, [text.encode() for text in stop])
+        return Generation(self, state or self.new_state(), chooser, data, max_tokens, [text.encode() for text in stops])
+
+
+def quantize(source: str | os.PathLike[str], destination: str | os.PathLike[str], type: str = "int4") -> None:
+    """Converts a checkpoint, or a `.rwkv` file of type FP32 or FP16, into a `.rwkv` file, which replaces an existing one
+    when it is complete. type: int4, int5, int8, FP16 or FP32."""
+    if not library.rwkv_quantize_model_file(os.fsencode(source), os.fsencode(destination), type.encode()):
+        raise error(None)
 
 
 def _size(size: int, context: int | None) -> int:
@@ -368,18 +413,37 @@ def _size(size: int, context: int | None) -> int:
     return size
 
 
-@contextlib.contextmanager
-def _reporting(progress: Callable[[float], bool | None] | None) -> Iterator[object]:
-    """A C function that calls `progress`. Its exception cannot pass through C: it cancels, and is raised afterwards."""
+def _interruptible(progress: Callable[[float], bool | None] | None, call: Callable[[object], Result]) -> Result:
+    """Runs `call(report)` in a thread and waits for it, so that Ctrl-C is noticed: it cancels at the next report.
+
+    `report` is a C function that calls `progress`. Its exception cannot pass through C: it cancels too, and is raised
+    afterwards.
+    """
+    goes_on = True
+    results: list[Result] = []
     failures: list[BaseException] = []
 
-    def call(done: float, _: object) -> bool:
+    def report(done: float, _: object) -> bool:
         try:
-            return progress is None or progress(done) is not False
+            return goes_on and (progress is None or progress(done) is not False)
         except BaseException as failure:
             failures.append(failure)
             return False
 
-    yield Progress(call) if progress else Progress()
+    def run() -> None:
+        try:
+            results.append(call(Progress(report)))
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        thread.join()
+    except BaseException:
+        goes_on = False
+        thread.join()
+        raise
     if failures:
         raise failures[0]
+    return results[0]

@@ -30,6 +30,7 @@ def _load() -> ctypes.CDLL:
         ("get_last_error_text", size, [pointer, pointer, size]),
         ("open", pointer, [text, id, Progress, pointer]),
         ("open_with_memory_limit", pointer, [text, id, size, Progress, pointer]),
+        ("quantize_model_file", yes, [text, text, text]),
         ("clone_context", pointer, [pointer, id]),
         ("free", None, [pointer]),
         ("get_name", size, [pointer, pointer, size]),

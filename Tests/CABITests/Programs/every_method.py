@@ -7,12 +7,13 @@ All models are byte-level with 256 tokens; the large one has some MiB of weights
 
 import math
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from librwkv import Model, RWKVError, Sampler, __version__
+from librwkv import Model, RWKVError, Sampler, __version__, quantize
 
 path, other_path, hybrid_path, large_path, folder = sys.argv[1:]
 HELLO = list(b"hello world")
@@ -113,7 +114,7 @@ def sampling(model: Model) -> None:
     assert Sampler(model, temperature=0).sample(logits) == np.argmax(logits)
     only = Sampler(model, bias={token: -math.inf for token in range(256) if token != 120})
     assert only.sample(logits) == 120
-    json = "".join(model.generate("hello", model.new_state(), count=40, only_json=1, seed=1)).lstrip()
+    json = "".join(model.generate("hello", model.new_state(), max_tokens=40, only_json=1, seed=1)).lstrip()
     assert json[0] in "[{", json
     refuses(RWKVError, "no option is called 'heat'", lambda: Sampler(model, heat=1))
     refuses(RWKVError, "temperature is -1", lambda: Sampler(model, temperature=-1))
@@ -122,27 +123,28 @@ def sampling(model: Model) -> None:
 
 def generation(model: Model) -> None:
     greedy: dict[str, Any] = {"temperature": 0, "presence_penalty": 0, "frequency_penalty": 0}
-    whole = model.generate("hello", count=30, **greedy)
+    whole = model.generate("hello", max_tokens=30, **greedy)
     expected = "".join(whole)
     assert whole.finish_reason == "length" and next(whole, None) is None
 
     # Left in the middle, the state is where the last piece ends; the model is free again.
     state = model.new_state()
-    text = model.generate("hello", state, count=30, **greedy)
+    text = model.generate("hello", state, max_tokens=30, **greedy)
     start = next(text) + next(text)
     refuses(RWKVError, "busy", lambda: model.read(state, HELLO))
     text.close()
     assert text.finish_reason == "cancelled" and next(text, None) is None
     written = len(model.encode(start))
     assert expected.startswith(start) and written < 30
-    for piece in model.generate("hello", count=30, **greedy):  # noqa: B007
+    for piece in model.generate("hello", max_tokens=30, **greedy):  # noqa: B007
         break
     assert expected.startswith(piece)
 
     # Other characters may stand for bytes that are none.
     stop = next(character for character in expected if character.isascii())
-    stopped = model.generate("hello", count=30, stop=["never", stop], **greedy)
+    stopped = model.generate("hello", max_tokens=30, stop=["never", stop], **greedy)
     assert "".join(stopped) == expected[: expected.index(stop)] and stopped.finish_reason == "stop"
+    assert "".join(model.generate("hello", max_tokens=30, stop=stop, **greedy)) == expected[: expected.index(stop)]
     sampler = Sampler(model, seed=1)
     pieces = [*model.generate("hello", state, 5, sampler=sampler), *model.generate("", state, 5, sampler=sampler)]
     assert pieces
@@ -151,6 +153,37 @@ def generation(model: Model) -> None:
     model.generate("never started").close()
 
 
+def closing() -> None:
+    with Model(path) as model, model.new_state() as state, Sampler(model) as sampler:
+        logits = model.read(state, HELLO)
+        with model.generate("hello", state, 20, sampler=sampler) as text:
+            next(text)
+        assert text.finish_reason == "cancelled"
+    for use in (lambda: model.encode("x"), lambda: state.copy(), lambda: sampler.sample(logits)):
+        refuses(RWKVError, "not alive", use)
+    model.close()
+
+
+def interrupting() -> None:
+    """Ctrl-C cancels a long reading, also that of a prompt, and leaves the model usable."""
+    model = Model(large_path)
+    for long in (
+        lambda: model.read(model.new_state(), HELLO * 1_000_000),
+        lambda: next(model.generate("hello" * 1_000_000)),
+    ):
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        refuses(KeyboardInterrupt, "", long)
+        assert np.isfinite(model.read(model.new_state(), HELLO)).all()
+
+
+def quantizing() -> None:
+    quantize(large_path, folder + "/python.rwkv", "int8")
+    with Model(folder + "/python.rwkv") as small:
+        assert small.weight_size < Model(large_path).weight_size / 2
+    refuses(RWKVError, "int3", lambda: quantize(large_path, folder + "/never.rwkv", "int3"))
+
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
 model, other, hybrid = opening(), Model(other_path), Model(hybrid_path)
 little_memory()
 text(model)
@@ -158,3 +191,6 @@ states(model, other, hybrid)
 for one in (model, hybrid):
     sampling(one)
     generation(one)
+closing()
+interrupting()
+quantizing()
