@@ -1,8 +1,19 @@
 // SPDX-License-Identifier: MIT
 
 /// A typed value of a model's metadata.
-public enum MetadataValue: Sendable, Equatable {
+public enum MetadataValue: Sendable, Equatable, CustomStringConvertible {
   case bool(Bool), integer(Int64), number(Double), string(String), integers([Int64])
+
+  /// The value alone; text within quotes.
+  public var description: String {
+    switch self {
+    case .bool(let value): "\(value)"
+    case .integer(let value): "\(value)"
+    case .number(let value): "\(value)"
+    case .string(let value): "'\(value)'"
+    case .integers(let values): "\(values)"
+    }
+  }
 }
 
 /// What a model file says about itself: keys (`a-z 0-9 . _`, at most 64) and typed values. formats/rwkv-v1.md 2.1.
