@@ -54,12 +54,15 @@ public final class Session {
   }
 
   /// Reads a sequence of tokens and hands out the logits after each: `body(index, logits)`, logits [V].
+  ///
+  /// - Parameter progress: called with the tokens read so far; false stops.
   public func forEachLogits(
-    _ tokens: [Int], _ body: (Int, UnsafeBufferPointer<Float>) -> Void
+    _ tokens: [Int], progress: (Int) -> Bool = { _ in true },
+    _ body: (Int, UnsafeBufferPointer<Float>) -> Void
   ) throws(ModelError) {
     try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
       for row in 0..<count { body(end - count + row, evaluator.logits(row)) }
-      return true
+      return progress(end)
     }
   }
 
@@ -77,12 +80,15 @@ public final class Session {
   }
 
   /// Reads a sequence of tokens and hands out the hidden vector after each: `body(index, hidden)`, hidden [D].
+  ///
+  /// - Parameter progress: called with the tokens read so far; false stops.
   public func forEachHidden(
-    _ tokens: [Int], _ body: (Int, UnsafeBufferPointer<Float>) -> Void
+    _ tokens: [Int], progress: (Int) -> Bool = { _ in true },
+    _ body: (Int, UnsafeBufferPointer<Float>) -> Void
   ) throws(ModelError) {
     try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
       for row in 0..<count { body(end - count + row, evaluator.hidden(row)) }
-      return true
+      return progress(end)
     }
   }
 

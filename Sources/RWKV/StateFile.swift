@@ -15,13 +15,14 @@ extension State {
   /// Tokens that can be saved with a state.
   public static let maximumTokens = 1 << 24
 
-  /// Writes the state to a file, which appears complete or not at all and replaces an older one.
+  /// Writes the state to a file, which appears complete or not at all and replaces an older one. A symbolic link
+  /// stays, and its file is replaced; devices and pipes are written to.
   ///
   /// - Parameter tokens: what has been read, for programs that continue the text; only carried along.
   public func save(to path: String, tokens: [Int] = []) throws(StateFileError) {
     do {
       let bytes = try encoded(tokens: tokens)
-      let file = try OutputFile(path: path, overwrite: true)
+      let file = try OutputFile(path: path, overwrite: true, acceptsStreams: true)
       try file.write(bytes, at: 0)
       try file.finish()
     } catch let error as ModelFileError {

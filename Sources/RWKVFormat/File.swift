@@ -40,6 +40,13 @@ package final class File: Sendable {
     modified = timespec()
   }
 
+  /// Opens a device or a pipe for `append`.
+  init(streamingTo path: String) throws(ModelFileError) {
+    descriptor = try File.call("open") { open(path, O_WRONLY | O_CLOEXEC) }
+    size = 0
+    modified = timespec()
+  }
+
   /// Creates a file that has no name yet (`name` gives it one) and vanishes with the process. Nil where that cannot be.
   init?(unnamedIn directory: String) {
     // O_TMPFILE, whose definition Swift cannot import; the descriptor gets its name by way of /proc.
@@ -99,6 +106,21 @@ package final class File: Sendable {
         done += count
       } else if errno != EINTR {
         throw ModelFileError(.system(call: "write", errno: errno), offset: offset)
+      }
+    }
+  }
+
+  /// Writes after what was written before.
+  func append(_ bytes: [UInt8]) throws(ModelFileError) {
+    var done = 0
+    while done < bytes.count {
+      let count = bytes.withUnsafeBytes {
+        Glibc.write(descriptor, $0.baseAddress.map { $0 + done }, bytes.count - done)
+      }
+      if count >= 0 {
+        done += count
+      } else if errno != EINTR {
+        throw ModelFileError(.system(call: "write", errno: errno))
       }
     }
   }

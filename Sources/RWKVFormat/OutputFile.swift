@@ -7,28 +7,49 @@ import Synchronization
 /// The bytes go to a file without a name in the folder of the destination, which `finish` syncs and names: however the
 /// process ends before, nothing is left. File systems that cannot do that get `.NAME.PID.partial`, which the object
 /// removes when it goes without `finish`. Errors do not name the path; that is the caller's part.
+///
+/// A symbolic link stays, and its file is replaced. Devices and pipes are never replaced: they are refused, or written
+/// to as the bytes come where the caller writes them in order.
 package final class OutputFile: Sendable {
-  private let path: String
+  /// What a path stands for.
+  package enum Destination {
+    /// A regular file, there or not, by a path that is no link.
+    case file(String)
+    /// A device or a pipe.
+    case stream
+  }
+
+  /// Nil for a stream.
+  private let path: String?
   private let partialPath: String
   private let overwrite: Bool
   private let file: File
   private let finished = Atomic<Bool>(false)
 
-  package init(path: String, overwrite: Bool) throws(ModelFileError) {
-    try Self.checkDestination(path, overwrite)
-    (self.path, self.overwrite) = (path, overwrite)
-    partialPath = Self.partialPath(for: path)
-    if let unnamed = File(unnamedIn: Self.directory(of: path)) {
-      file = unnamed
-    } else {
-      file = try File(creating: partialPath)
+  /// - Parameter acceptsStreams: whether devices and pipes are written to; if so, each write must begin where the one
+  ///   before ended.
+  package init(path: String, overwrite: Bool, acceptsStreams: Bool = false) throws(ModelFileError) {
+    self.overwrite = overwrite
+    switch try Self.destination(path) {
+    case .stream:
+      guard acceptsStreams else { throw ModelFileError(.notRegularFile) }
+      (self.path, partialPath) = (nil, "")
+      file = try File(streamingTo: path)
+    case .file(let target):
+      if !overwrite, access(target, F_OK) == 0 { throw ModelFileError(.exists) }
+      (self.path, partialPath) = (target, Self.partialPath(for: target))
+      if let unnamed = File(unnamedIn: Self.directory(of: target)) {
+        file = unnamed
+      } else {
+        file = try File(creating: partialPath)
+      }
     }
   }
 
-  deinit { if !finished.load(ordering: .relaxed) { unlink(partialPath) } }
+  deinit { if path != nil, !finished.load(ordering: .relaxed) { unlink(partialPath) } }
 
   package func write(_ bytes: [UInt8], at offset: UInt64) throws(ModelFileError) {
-    try file.write(bytes, at: offset)
+    if path == nil { try file.append(bytes) } else { try file.write(bytes, at: offset) }
   }
 
   /// A name under which the file can be opened as long as this object lives.
@@ -39,12 +60,42 @@ package final class OutputFile: Sendable {
 
   /// Waits until all is on the disk and gives the file its name. Once.
   package func finish() throws(ModelFileError) {
+    guard let path else { return }
     try file.synchronize()
-    try Self.checkDestination(path, overwrite)
+    // What has appeared under the name since.
+    guard case .file(path) = try Self.destination(path) else { throw ModelFileError(.notRegularFile) }
+    if !overwrite, access(path, F_OK) == 0 { throw ModelFileError(.exists) }
     try file.name(partialPath)
     try File.call("rename") { rename(partialPath, path) }
     finished.store(true, ordering: .relaxed)
     try File.synchronizeDirectory(Self.directory(of: path))
+  }
+
+  /// Follows links to what a path stands for, which need not exist. What has no place that could be written to is an
+  /// error: a folder, a name that is too long, links in a circle.
+  package static func destination(_ path: String) throws(ModelFileError) -> Destination {
+    var target = path
+    for _ in 0..<40 {
+      var status = stat()
+      if lstat(target, &status) != 0 {
+        if errno == ENOENT { return .file(target) }
+        throw ModelFileError(.system(call: "create", errno: errno))
+      }
+      switch status.st_mode & S_IFMT {
+      case S_IFREG: return .file(target)
+      case S_IFDIR: throw ModelFileError(.system(call: "create", errno: EISDIR))
+      case S_IFLNK: break
+      default: return .stream
+      }
+      // What another program has opened, /dev/stdout above all, is its own whatever it is.
+      if target.hasPrefix("/proc/") { return .stream }
+      var buffer = [CChar](repeating: 0, count: Int(PATH_MAX))
+      let count = readlink(target, &buffer, buffer.count)
+      guard count > 0 else { throw ModelFileError(.system(call: "readlink", errno: errno)) }
+      let link = String(decoding: buffer[..<count].map(UInt8.init(bitPattern:)), as: UTF8.self)
+      target = link.hasPrefix("/") ? link : directory(of: target) + "/" + link
+    }
+    throw ModelFileError(.system(call: "create", errno: ELOOP))
   }
 
   private static func directory(of path: String) -> String {
@@ -52,18 +103,11 @@ package final class OutputFile: Sendable {
     return slash == path.startIndex ? "/" : String(path[..<slash])
   }
 
+  /// A long name is cut, so that the additions fit.
   private static func partialPath(for path: String) -> String {
     let name = path.split(separator: "/", omittingEmptySubsequences: false).last.map(String.init) ?? path
-    return String(path.dropLast(name.count)) + ".\(name).\(getpid()).partial"
-  }
-
-  private static func checkDestination(_ path: String, _ overwrite: Bool) throws(ModelFileError) {
-    var status = stat()
-    guard lstat(path, &status) == 0 else { return }
-    let kind = status.st_mode & S_IFMT
-    if kind == S_IFDIR { throw ModelFileError(.system(call: "create", errno: EISDIR)) }
-    // Not even asked to: a device must not be replaced by a file.
-    guard kind == S_IFREG || kind == S_IFLNK else { throw ModelFileError(.notRegularFile) }
-    if !overwrite { throw ModelFileError(.exists) }
+    var short = name
+    while short.utf8.count > 200 { short.removeLast() }
+    return String(path.dropLast(name.count)) + ".\(short).\(getpid()).partial"
   }
 }

@@ -132,7 +132,8 @@ struct Convert: ParsableCommand {
       )
     }
     try requireFile(input)
-    try requireWritable(output)
+    try requireWritable(
+      output, besides: [input, recipe, calibrate, tokenizer, tuning.lora, tuning.timeState])
     if !force, access(output, F_OK) == 0 {
       throw CommandError("\(output): exists already; choose another name, or --force to overwrite it")
     }

@@ -58,6 +58,9 @@ struct Chat: ParsableCommand {
   @Option(help: "Save the conversation here when it ends.", completion: .file())
   var saveState: String?
 
+  @Flag(help: "Save the conversation over a file that is no saved state, too.")
+  var force = false
+
   func validate() throws {
     if system != nil && loadState != nil {
       throw ValidationError(
@@ -70,7 +73,7 @@ struct Chat: ParsableCommand {
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
-      if let saveState { try requireWritable(saveState) }
+      if let saveState { try requireStateFile(saveState, force: force, besides: [options.model]) }
       let model = try options.open(requiresTokenizer: !printTemplate)
       if printTemplate { return try printSource(template ?? ChatTemplate.name(for: model)) }
       let tokenizer = try model.requireTokenizer()
@@ -90,7 +93,7 @@ struct Chat: ParsableCommand {
       let message = try prompt ?? file.map { String(decoding: try readFile($0), as: UTF8.self) }
       let isComplete = try message.map(loop.run(message:)) ?? loop.run()
       if let saveState { try conversation.save(to: saveState) }
-      if !isComplete { throw interruptedExit }
+      if !isComplete || isTerminated { throw interruptedExit }
     }
   }
 

@@ -39,13 +39,13 @@ final class ChatLoop {
         isOver = true
       case .interrupted:
         note("")
-        if isLeaving { return false }
+        if isLeaving || isTerminated { return false }
         isLeaving = true
         say("(Ctrl-C again, or /exit, leaves)")
       case .text(let message):
         isLeaving = false
         try react(to: message)
-        if isInterrupted && !editor.isInteractive { return false }
+        if isInterrupted && !editor.isInteractive || isTerminated { return false }
         forgetInterrupt()
       }
     }

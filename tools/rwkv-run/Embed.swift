@@ -58,7 +58,7 @@ struct Embed: ParsableCommand {
       let texts =
         lines ? bytes.split(whereSeparator: isLineEnd).map(Array.init) : bytes.isEmpty ? [] : [bytes]
       guard !texts.isEmpty else { throw CommandError("\(file ?? "-p"): there is no text") }
-      if let outputPath { try requireWritable(outputPath) }
+      if let outputPath { try requireWritable(outputPath, besides: [options.model, file]) }
       let model = try options.open(requiresTokenizer: true)
       let tokenizer = try model.requireTokenizer()
       let session = try Session(model, threads: options.threadCount)
@@ -88,14 +88,14 @@ struct Embed: ParsableCommand {
     session.state.reset()
     switch pooling {
     case .last:
-      try session.prefill(tokens)
+      try session.prefill(tokens) { _ in !isInterrupted }
       return Array(session.hidden)
     case .state:
-      try session.prefill(tokens)
+      try session.prefill(tokens) { _ in !isInterrupted }
       return session.state.wkv(session.model.configuration.layers - 1)
     case .mean:
       var sums = [Double](repeating: 0, count: session.model.configuration.embedding)
-      try session.forEachHidden(tokens) { _, hidden in
+      try session.forEachHidden(tokens, progress: { _ in !isInterrupted }) { _, hidden in
         for (channel, value) in hidden.enumerated() { sums[channel] += Double(value) }
       }
       return sums.map { Float($0 / Double(tokens.count)) }

@@ -47,6 +47,9 @@ struct Generate: ParsableCommand {
   @Option(help: "Save the state at the end to this file.", completion: .file())
   var saveState: String?
 
+  @Flag(help: "Save the state over a file that is no saved state, too.")
+  var force = false
+
   @Flag(
     name: .customLong("json"), help: "One JSON object per piece of text, and a last one with the figures.")
   var asJSON = false
@@ -78,7 +81,7 @@ struct Generate: ParsableCommand {
     try requireNoOtherArguments()
     catchInterrupts()
     try reporting("rwkv-run") {
-      if let saveState { try requireWritable(saveState) }
+      if let saveState { try requireStateFile(saveState, force: force, besides: [options.model, file]) }
       let model = try options.open(requiresTokenizer: true)
       let tokenizer = try model.requireTokenizer()
       let saved = try loadState.map { try model.loadAnyState($0) }

@@ -1,5 +1,7 @@
+import Glibc
 import RWKV
 import RWKVCheckpoint
+import RWKVFormat
 import Terminal
 
 extension Model {
@@ -22,5 +24,20 @@ extension Model {
       }
       return SavedState(state: try newState(timeStates: tuned), tokens: [])
     }
+  }
+}
+
+/// Refuses to save a state where none can be written: see `requireWritable`; and, unless `force`, over a file that holds
+/// something else than a state.
+func requireStateFile(_ path: String, force: Bool, besides inputs: [String?]) throws {
+  try requireWritable(path, besides: inputs)
+  guard !force, case .file(let file) = try OutputFile.destination(path) else { return }
+  var status = stat()
+  guard stat(file, &status) == 0, status.st_size > 0 else { return }
+  do {
+    _ = try StateSummary(path: file)
+  } catch {
+    guard case .notStateFile = error.reason else { return }
+    throw CommandError("\(path): holds something else than a saved state; choose another name, or --force")
   }
 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import RWKV
+import RWKVFormat
 import Terminal
 
 struct Logits: ParsableCommand {
@@ -36,29 +37,38 @@ struct Logits: ParsableCommand {
     catchInterrupts()
     try reporting("rwkv-run") {
       let ids = try parseTokens()
+      try requireWritable(output, besides: [options.model, isList ? nil : tokens])
       let model = try options.open()
       let session = try Session(model, threads: options.threadCount)
-      let V = model.configuration.vocabulary
-      var values: [Float] = []
-      values.reserveCapacity(ids.count * V)
+      let file = try LogitsFile(output, rows: ids.count, vocabulary: model.configuration.vocabulary)
+      let progress = ProgressLine()
+      defer { progress.clear() }
+      let begin = now()
       let step = mode == .decode ? 1 : chunk ?? max(1, ids.count)
       for start in stride(from: 0, to: ids.count, by: step) {
         if isInterrupted { throw interruptedExit }
         let part = Array(ids[start..<min(start + step, ids.count)])
         if mode == .decode {
           try session.decode(part[0])
-          values += session.logits
+          file.append(session.logits)
         } else {
-          try session.forEachLogits(part) { _, logits in values += logits }
+          try session.forEachLogits(
+            part,
+            progress: { done in
+              progress.update("reading", start + done, of: ids.count, since: begin)
+              return !isInterrupted
+            }, { _, logits in file.append(logits) })
         }
+        if let error = file.error { throw error }
       }
-      try writeSafetensors(values, [ids.count, V])
+      try file.finish()
     }
   }
 
+  private var isList: Bool { tokens.allSatisfy { $0.isNumber || $0 == "," || $0 == " " } }
+
   /// "1,2,3" or a file with [1, 2, 3].
   private func parseTokens() throws -> [Int] {
-    let isList = tokens.allSatisfy { $0.isNumber || $0 == "," || $0 == " " }
     let text = isList ? tokens : String(decoding: try readFile(tokens), as: UTF8.self)
     let inner = text.filter { !$0.isWhitespace && $0 != "[" && $0 != "]" }
     return try inner.split(separator: ",").map { word in
@@ -68,14 +78,43 @@ struct Logits: ParsableCommand {
       return id
     }
   }
+}
 
-  private func writeSafetensors(_ values: [Float], _ shape: [Int]) throws {
-    var header =
-      "{\"logits\":{\"dtype\":\"F32\",\"shape\":[\(shape[0]),\(shape[1])],\"data_offsets\":[0,\(values.count * 4)]}}"
+/// A .safetensors file with one F32 tensor 'logits' [rows, vocabulary], written row by row.
+private final class LogitsFile {
+  private let path: String
+  private let file: OutputFile
+  private var end: UInt64 = 0
+  /// The first that a row met.
+  private(set) var error: ModelFileError?
+
+  init(_ path: String, rows: Int, vocabulary: Int) throws(ModelFileError) {
+    self.path = path
+    var header = "{\"logits\":{\"dtype\":\"F32\",\"shape\":[\(rows),\(vocabulary)],"
+    header += "\"data_offsets\":[0,\(rows * vocabulary * 4)]}}"
     header += String(repeating: " ", count: (8 - header.utf8.count % 8) % 8)
-    var bytes = withUnsafeBytes(of: UInt64(header.utf8.count).littleEndian) { Array($0) }
-    bytes += header.utf8
-    values.withUnsafeBytes { bytes += $0 }
-    try write(bytes, to: output)
+    do {
+      file = try OutputFile(path: path, overwrite: true, acceptsStreams: true)
+    } catch {
+      throw error.inFile(path)
+    }
+    append(withUnsafeBytes(of: UInt64(header.utf8.count).littleEndian) { Array($0) } + header.utf8)
+    if let error { throw error }
+  }
+
+  func append(_ logits: UnsafeBufferPointer<Float>) { append(Array(UnsafeRawBufferPointer(logits))) }
+
+  private func append(_ bytes: [UInt8]) {
+    guard error == nil else { return }
+    do {
+      try file.write(bytes, at: end)
+      end += UInt64(bytes.count)
+    } catch {
+      self.error = error.inFile(path)
+    }
+  }
+
+  func finish() throws(ModelFileError) {
+    do { try file.finish() } catch { throw error.inFile(path) }
   }
 }

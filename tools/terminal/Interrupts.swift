@@ -4,20 +4,28 @@ import Glibc
 import Synchronization
 
 private let interrupted = Atomic<Bool>(false)
+private let terminated = Atomic<Bool>(false)
 /// Whether a line is being typed, which Ctrl-C does not interrupt by itself.
 private let isReadingLine = Atomic<Bool>(false)
 
 /// Whether Ctrl-C was pressed; long work looks at it and stops in order.
 package var isInterrupted: Bool { interrupted.load(ordering: .relaxed) }
 
+/// Whether the program was asked to end (SIGTERM); never forgotten.
+package var isTerminated: Bool { terminated.load(ordering: .relaxed) }
+
 /// Makes Ctrl-C set `isInterrupted`; a second one ends the program at once, except while a line is typed. A terminal
-/// that is closed counts as Ctrl-C.
+/// that is closed counts as Ctrl-C, and so does SIGTERM, which ends the program in order everywhere.
 package func catchInterrupts() {
   signal(SIGPIPE, SIG_IGN)
   // Only what a signal handler may call.
   signal(SIGINT) { _ in
     let isSecond = interrupted.exchange(true, ordering: .relaxed)
     if isSecond && !isReadingLine.load(ordering: .relaxed) { _exit(130) }
+  }
+  signal(SIGTERM) { _ in
+    if terminated.exchange(true, ordering: .relaxed) { _exit(143) }
+    interrupted.store(true, ordering: .relaxed)
   }
   let before = signal(SIGHUP) { _ in interrupted.store(true, ordering: .relaxed) }
   let isIgnored = unsafeBitCast(before, to: Int.self) == unsafeBitCast(SIG_IGN, to: Int.self)
@@ -34,7 +42,7 @@ package func forgetInterrupt() { interrupted.store(false, ordering: .relaxed) }
 func waitForInputUnlessInterrupted(milliseconds: Int?) -> Bool? {
   var (signals, before) = (sigset_t(), sigset_t())
   sigemptyset(&signals)
-  for signal in [SIGINT, SIGHUP] { sigaddset(&signals, signal) }
+  for signal in [SIGINT, SIGHUP, SIGTERM] { sigaddset(&signals, signal) }
   pthread_sigmask(SIG_BLOCK, &signals, &before)
   defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
   while !interrupted.exchange(false, ordering: .relaxed) {
@@ -59,5 +67,5 @@ func whileReadingLine<Result>(_ body: () -> Result) -> Result {
   return body()
 }
 
-/// Exit code after Ctrl-C.
-package let interruptedExit = ExitCode(130)
+/// Exit code after Ctrl-C, or SIGTERM.
+package var interruptedExit: ExitCode { ExitCode(isTerminated ? 143 : 130) }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 package import ArgumentParser
 import Glibc
+import RWKVFormat
 
 /// Refuses a path where there is nothing, with names beside it that its writer may have meant.
 /// - Parameter ending: of files that are worth naming if no name is near.
@@ -10,21 +11,34 @@ package func requireFile(_ path: String, ending: String? = nil) throws {
 }
 
 /// Refuses a path where no file can be written, before the work of which it is to hold the result.
-package func requireWritable(_ path: String) throws {
-  guard !isElsewhere(path) else { return }
-  var status = stat()
-  let isFolder = stat(path, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
-  let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "."
-  guard !isFolder, access(folder, W_OK) == 0 else {
-    throw CommandError("\(path): \(String(cString: strerror(isFolder ? EISDIR : errno)))")
+/// - Parameter inputs: files and folders that the work reads: none of them, and nothing in them but older .rwkv files, is
+///   written over.
+package func requireWritable(_ path: String, besides inputs: [String?]) throws {
+  let target: String
+  do {
+    guard case .file(let file) = try OutputFile.destination(path) else { return }
+    target = file
+  } catch {
+    throw error.inFile(path)
+  }
+  let folder = target.lastIndex(of: "/").map { String(target[...$0]) } ?? "."
+  guard access(folder, W_OK) == 0 else {
+    throw CommandError("\(path): \(String(cString: strerror(errno)))")
+  }
+  guard let output = identity(target) else { return }
+  for input in inputs.compactMap({ $0 }) {
+    let files = [input] + contents(ofFolder: input).filter { !$0.hasSuffix(".rwkv") }.map { input + "/" + $0 }
+    guard files.contains(where: { identity($0).map { $0 == output } ?? false }) else { continue }
+    throw CommandError(
+      "\(path): this file is read by the same command; choose another name for what is written")
   }
 }
 
-/// Whether a path stands for something that is written to as it is: a device, a pipe, a link.
-package func isElsewhere(_ path: String) -> Bool {
+/// What tells a file from all others, whatever its names are.
+private func identity(_ path: String) -> [UInt64]? {
   var status = stat()
-  guard lstat(path, &status) == 0 else { return false }
-  return ![S_IFREG, S_IFDIR].contains(status.st_mode & S_IFMT)
+  guard stat(path, &status) == 0 else { return nil }
+  return [UInt64(status.st_dev), UInt64(status.st_ino)]
 }
 
 /// ": did you mean …?"

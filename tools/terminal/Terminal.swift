@@ -81,7 +81,7 @@ package final class ProgressLine: Sendable {
   }
 }
 
-/// Ends with exit code 1 and the error's text on stderr, or 130 after Ctrl-C.
+/// Ends with exit code 1 and the error's text on stderr, 130 after Ctrl-C or 143 after SIGTERM.
 ///
 /// Output that was lost is an error too, except where its reader has seen enough (`| head`).
 package func reporting<Result>(_ tool: String, _ body: () throws -> Result) throws -> Result {
