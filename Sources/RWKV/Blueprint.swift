@@ -260,7 +260,7 @@ package struct Blueprint {
       ModelError(.wrongFormat(tensor: tensor.name, found: found, expected: expected))
     }
     guard storage.accepts(tensor.format) else {
-      return problem(tensor.format.name, { if case .floats = storage { "F32" } else { "weights" } }())
+      return problem(tensor.format.name, tensor.format == .bytes ? "weights" : "F32")
     }
     guard tensor.rowsPerRecord == storage.rowsPerRecord else {
       return problem("\(tensor.rowsPerRecord) rows per record", "\(storage.rowsPerRecord)")

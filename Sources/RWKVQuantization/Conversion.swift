@@ -359,6 +359,7 @@ extension [String] {
     }
   }
 }
+
 extension Metadata {
   /// Sizes of a checkpoint; for RWKV-X also the published settings of its attention, which are in no checkpoint.
   fileprivate init(_ checkpoint: Checkpoint) {
