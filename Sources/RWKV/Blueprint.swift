@@ -27,6 +27,8 @@ package struct Blueprint {
       case .rows(let transposed), .panels(let transposed): transposed
       }
     }
+    /// What `accepts` takes, in words.
+    var formats: String { if case .floats = self { "F32" } else { "weights" } }
     func accepts(_ format: WeightFormat) -> Bool {
       if case .floats = self { format == .f32 } else { format != .bytes }
     }
@@ -260,7 +262,7 @@ package struct Blueprint {
       ModelError(.wrongFormat(tensor: tensor.name, found: found, expected: expected))
     }
     guard storage.accepts(tensor.format) else {
-      return problem(tensor.format.name, tensor.format == .bytes ? "weights" : "F32")
+      return problem(tensor.format.name, storage.formats)
     }
     guard tensor.rowsPerRecord == storage.rowsPerRecord else {
       return problem("\(tensor.rowsPerRecord) rows per record", "\(storage.rowsPerRecord)")
