@@ -49,7 +49,7 @@ package struct Blueprint {
   private var requirements: [Requirement] = []
 
   /// Largest tokenizer [bytes].
-  private static let tokenizerBytes = 64 << 20
+  static let tokenizerBytes = 16 << 20
 
   /// What makes tensors differ from what a model with this metadata has; empty if it can be run.
   package static func problems(_ metadata: Metadata, _ tensors: [TensorPlan]) -> [ModelError] {

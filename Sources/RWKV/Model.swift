@@ -143,10 +143,15 @@ public final class Model: Sendable {
       return nil
     }
     guard kind != .bytes, let tensor = file["tokenizer"] else { return ByteTokenizer() }
-    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: tensor.rawBytes, alignment: 1)
-    defer { bytes.deallocate() }
-    do { try file.read(tensor, into: bytes) } catch { throw ModelError(.file("\(error)")) }
-    do { return try kind.tokenizer(blob: Array(bytes)) } catch {
+    var failure: ModelFileError?
+    let blob = [UInt8](unsafeUninitializedCapacity: tensor.rawBytes) { bytes, count in
+      do throws(ModelFileError) { try file.read(tensor, into: UnsafeMutableRawBufferPointer(bytes)) } catch {
+        failure = error
+      }
+      count = failure == nil ? tensor.rawBytes : 0
+    }
+    if let failure { throw ModelError(.file("\(failure)")) }
+    do { return try kind.tokenizer(blob: blob) } catch {
       throw ModelError(.file("\(file.path): tokenizer: \(error)"))
     }
   }

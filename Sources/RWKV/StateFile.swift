@@ -13,7 +13,7 @@ public struct SavedState {
 
 extension State {
   /// Tokens that can be saved with a state.
-  public static let maximumTokens = 1 << 24
+  public static let maximumTokens = 1 << 22
 
   /// Writes the state to a file, which appears complete or not at all and replaces an older one. A symbolic link
   /// stays, and its file is replaced; devices and pipes are written to.

@@ -2,9 +2,13 @@
 /// RWKV-7. Only the few numbers that describe the model are kept of the metadata; nothing in it is
 /// interpreted.
 enum GGUF {
-  private static let maximumEntries = 65_536
+  static let maximumEntries = 4096
+  /// Length of a key [bytes].
+  static let maximumKey = 1024
+  /// Length of any other text [bytes]; but for the architecture's name they are passed over.
   private static let maximumText = 16 << 20
-  private static let maximumArray = 1 << 22
+  /// Elements of all arrays together.
+  static let maximumElements = 1 << 22
 
   /// ggml's type numbers.
   private static let types: [UInt32: SourceType] = [
@@ -36,9 +40,10 @@ enum GGUF {
     let count = try reader.count(UInt64.self, limit: StoredTensor.maximumTensors, of: "number of tensors")
     let entries = try reader.count(UInt64.self, limit: maximumEntries, of: "number of metadata entries")
     var metadata: [String: Value] = [:]
+    var elements = maximumElements
     for _ in 0..<entries {
-      let key = try text(&reader, limit: 65_535, of: "key")
-      let value = try value(&reader, type: reader.integer(UInt32.self), key: key)
+      let key = try text(&reader, limit: maximumKey, of: "key")
+      let value = try value(&reader, type: reader.integer(UInt32.self), key: key, elements: &elements)
       guard metadata.updateValue(value, forKey: key) == nil else {
         throw file.malformed("has the metadata key \(quoted(key)) twice")
       }
@@ -76,7 +81,7 @@ enum GGUF {
   }
 
   private static func value(
-    _ reader: inout ByteReader, type: UInt32, key: String
+    _ reader: inout ByteReader, type: UInt32, key: String, elements: inout Int
   ) throws(CheckpointError) -> Value {
     switch type {
     case 0: return .integer(Int(try reader.integer(UInt8.self)))
@@ -90,13 +95,12 @@ enum GGUF {
       try reader.skip(1)
       return .other
     case 8:
-      let length = try reader.count(UInt64.self, limit: maximumText, of: "length of a text")
       // Only the architecture's name is read; templates and the like are passed over.
-      if key == "general.architecture" { return .text(try reader.text(length, of: "text")) }
-      try reader.skip(length)
+      if key == "general.architecture" { return .text(try text(&reader, limit: maximumKey, of: "text")) }
+      try reader.skip(reader.count(UInt64.self, limit: maximumText, of: "length of a text"))
       return .other
     case 9:
-      try skipArray(&reader, key: key)
+      try skipArray(&reader, key: key, elements: &elements)
       return .other
     case 10: return .integer(Int(clamping: try reader.integer(UInt64.self)))
     case 11: return .integer(Int(bitPattern: UInt(try reader.integer(UInt64.self))))
@@ -105,10 +109,13 @@ enum GGUF {
     }
   }
 
-  /// Vocabularies and merges. Arrays of arrays are not allowed.
-  private static func skipArray(_ reader: inout ByteReader, key: String) throws(CheckpointError) {
+  /// Vocabularies and merges. Arrays of arrays are not allowed. `elements`: how many there may still be.
+  private static func skipArray(
+    _ reader: inout ByteReader, key: String, elements: inout Int
+  ) throws(CheckpointError) {
     let type = try reader.integer(UInt32.self)
-    let count = try reader.count(UInt64.self, limit: maximumArray, of: "array length")
+    let count = try reader.count(UInt64.self, limit: elements, of: "array length")
+    elements -= count
     let widths: [UInt32: Int] = [0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8]
     if let width = widths[type] {
       try reader.skip(count * width)

@@ -26,8 +26,11 @@ enum JSON: Sendable, Equatable {
     var offset: Int
   }
 
+  /// The longest key or text [bytes].
+  static let maximumText = 1 << 20
+
   /// Reads one JSON text (RFC 8259), strictly: no duplicate keys, nesting at most `depth`, at most a million
-  /// values.
+  /// values, no text longer than `maximumText`.
   init(parsing bytes: [UInt8], depth: Int) throws(SyntaxError) {
     var parser = JSONParser(bytes: bytes)
     self = try parser.value(depth: depth)
@@ -123,6 +126,7 @@ private struct JSONParser {
       if byte == UInt8(ascii: "+") || byte == UInt8(ascii: "-") { position += 1 }
       try digits()
     }
+    guard position - start <= 1024 else { throw error("a number of more than 1024 characters") }
     return String(decoding: bytes[start..<position], as: UTF8.self)
   }
 
@@ -138,8 +142,21 @@ private struct JSONParser {
     var text: [UInt8] = []
     while let next = byte, next != UInt8(ascii: "\"") {
       guard next >= 0x20 else { throw error("control character in a string") }
-      position += 1
-      if next == UInt8(ascii: "\\") { try escape(into: &text) } else { text.append(next) }
+      if next == UInt8(ascii: "\\") {
+        position += 1
+        try escape(into: &text)
+      } else {
+        let start = position
+        while let next = byte, next >= 0x20, next != UInt8(ascii: "\""), next != UInt8(ascii: "\\"),
+          position - start <= JSON.maximumText
+        {
+          position += 1
+        }
+        text += bytes[start..<position]
+      }
+      guard text.count <= JSON.maximumText else {
+        throw error("a text of more than \(JSON.maximumText) bytes")
+      }
     }
     guard byte != nil else { throw error("unfinished string") }
     position += 1

@@ -60,7 +60,10 @@ struct Pickle {
   private var stack: [Int] = []
   private var marks: [Int] = []
   private var memo: [Int: Int] = [:]
+  /// Members of all tuples and dictionaries.
+  private var members = 0
 
+  /// Of objects, of names that the memo keeps, and of members.
   private static let maximumObjects = 1 << 20
   private static let maximumStack = 100_000
 
@@ -101,7 +104,8 @@ struct Pickle {
         )
       }
       guard stack.count <= Pickle.maximumStack, objects.count <= Pickle.maximumObjects,
-        memo.count <= Pickle.maximumObjects, marks.count <= Pickle.maximumStack
+        memo.count <= Pickle.maximumObjects, members <= Pickle.maximumObjects,
+        marks.count <= Pickle.maximumStack
       else { throw Failure(problem: "is too large at \(position)") }
     }
   }
@@ -173,6 +177,7 @@ struct Pickle {
       throw Failure(problem: "takes from an empty stack at \(position)")
     }
     defer { stack.removeLast(count) }
+    members += count
     return Array(stack.suffix(count))
   }
 

@@ -20,12 +20,19 @@ struct StoredTensor: Sendable {
   static let maximumCount = 1 << 40
   /// The most tensors a checkpoint may have.
   static let maximumTensors = 65_536
+  /// The longest name [bytes]; our files have no room for a longer one.
+  static let maximumName = 255
 
   /// Number of values. Containers call `validated` before they hand out a tensor, so this cannot overflow.
   var count: Int { shape.reduce(1, *) }
 
-  /// Checks what every container must guarantee: 1–8 axes, none empty, and the values inside the file.
+  /// Checks what every container must guarantee: a short name, 1–8 axes, none empty, and the values inside the file.
   func validated() throws(CheckpointError) -> StoredTensor {
+    guard (1...StoredTensor.maximumName).contains(name.utf8.count) else {
+      throw file.malformed(
+        "has a name of an impossible length", tensor: name, found: "\(name.utf8.count) bytes",
+        expected: "1 to \(StoredTensor.maximumName)")
+    }
     guard (1...8).contains(shape.count), shape.allSatisfy({ $0 > 0 }), let count = product(shape),
       count <= StoredTensor.maximumCount, (shape.last ?? 0) % type.blockLength == 0,
       let bytes = type.byteCount(count)

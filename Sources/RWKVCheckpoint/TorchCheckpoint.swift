@@ -5,6 +5,9 @@ enum TorchCheckpoint {
     "data.pkl", "byteorder", "version", ".format_version", ".storage_alignment", ".data/serialization_id",
   ]
 
+  /// Length of `data.pkl` [bytes].
+  static let maximumPickle = 16 << 20
+
   static func read(_ file: InputFile) throws(CheckpointError) -> [StoredTensor] {
     let zip = try Zip(file)
     let prefix = zip.entries[0].name.prefix { $0 != "/" } + "/"
@@ -23,7 +26,7 @@ enum TorchCheckpoint {
     if let entry = entries["byteorder"], try zip.contents(entry, limit: 16) != Array("little".utf8) {
       throw CheckpointError(.unsupported, file: file.path, "was written by a big-endian machine")
     }
-    let bytes = try zip.contents(description, limit: 64 << 20)
+    let bytes = try zip.contents(description, limit: maximumPickle)
     var described: [(name: String, tensor: Pickle.Tensor)] = []
     do throws(Pickle.Failure) {
       described = try Pickle.tensors(bytes)

@@ -65,6 +65,11 @@ public enum Conversion {
     let isModelFile = try hasModelFileMagic(input)
     // Re-packing in place is safe: the input is replaced when the output is complete.
     if isSameFile(input, output), !isModelFile || options.type != nil { throw .outputIsInput(path: output) }
+    if isModelFile {
+      let problems = try Verification.problems(of: input, threads: max(1, options.threads)) { _ in progress(0)
+      }
+      guard problems.isEmpty else { throw .unsound(problems) }
+    }
     let draft = try Draft(input, options, progress)
     let problems = Blueprint.problems(draft.metadata, draft.tensors.map(\.plan)).map(\.description)
     guard problems.isEmpty else { throw .architecture(path: input, problems: problems) }

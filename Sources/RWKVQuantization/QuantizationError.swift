@@ -20,6 +20,8 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
   case vocabularyTooLarge(tokenizer: String, tokens: Int, rows: Int)
   /// Tensors are missing, unexpected or of the wrong shape.
   case architecture(path: String, problems: [String])
+  /// A `.rwkv` file that is to be converted or re-packed has these problems.
+  case unsound([String])
   case outputIsInput(path: String)
   /// A comparison of models that differ in more than their weights.
   case differentModels(path: String, reference: String)
@@ -50,6 +52,7 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
         + "the right one with --tokenizer"
     case .architecture(let path, let problems):
       "\(path): \(problems.joined(separator: "\n  "))"
+    case .unsound(let problems): problems.joined(separator: "\n  ")
     case .outputIsInput(let path):
       "\(path): OUTPUT is INPUT; choose another name for the output"
     case .differentModels(let path, let reference):

@@ -12,20 +12,26 @@ struct Trie: Sendable {
   private var label: [UInt8] = [0]
   private var value: [Int32] = []
 
-  /// The node's subtree is `order[range]`, tokens that agree in their first `depth` bytes.
+  /// The most nodes. Long tokens without common beginnings would make one for each of their bytes.
+  static let maximumNodes = 1 << 20
+
+  /// The node's subtree is `order[start..<end]`, tokens that agree in their first `depth` bytes.
   private struct Pending {
-    var range: Range<Int>
-    let depth: Int
+    let start, end, depth: UInt32
+
+    init(_ range: Range<Int>, depth: Int) {
+      (start, end, self.depth) = (UInt32(range.lowerBound), UInt32(range.upperBound), UInt32(depth))
+    }
   }
 
   /// Builds the trie of the non-empty tokens of `table` whose ids satisfy `included`; no two may be equal.
   init(unique table: TokenTable, where included: (Int) -> Bool) throws(TokenizerError) {
     let order = Self.sorted(table, where: included)
-    var queue = [Pending(range: 0..<order.count, depth: 0)]
+    var queue = [Pending(0..<order.count, depth: 0)]
     var next = 0
     while next < queue.count {
-      let depth = queue[next].depth
-      var range = queue[next].range
+      let depth = Int(queue[next].depth)
+      var range = Int(queue[next].start)..<Int(queue[next].end)
       firstChild.append(UInt32(queue.count))
       value.append(-1)
       // Sorted order puts the token that ends here before those that continue.
@@ -41,8 +47,12 @@ struct Trie: Sendable {
         var end = start + 1
         while end < range.upperBound, table.bytes[Int(table.starts[order[end]]) + depth] == byte { end += 1 }
         label.append(byte)
-        queue.append(Pending(range: start..<end, depth: depth + 1))
+        queue.append(Pending(start..<end, depth: depth + 1))
         range = end..<range.upperBound
+      }
+      guard queue.count <= Self.maximumNodes else {
+        throw TokenizerError(
+          .vocabulary, "the tokens are too long and too different: over \(Self.maximumNodes) beginnings")
       }
       next += 1
     }
@@ -63,10 +73,13 @@ struct Trie: Sendable {
     }
     keys.sort { a, b in
       if a.prefix != b.prefix { return a.prefix < b.prefix }
-      let left = table.token(a.id)
-      let right = table.token(b.id)
-      if left.elementsEqual(right) { return a.id < b.id }
-      return left.lexicographicallyPrecedes(right)
+      let (left, right) = (table.range(of: a.id), table.range(of: b.id))
+      let common = min(left.count, right.count)
+      for index in 8..<max(8, common) {
+        let (x, y) = (table.bytes[left.lowerBound + index], table.bytes[right.lowerBound + index])
+        if x != y { return x < y }
+      }
+      return left.count != right.count ? left.count < right.count : a.id < b.id
     }
     return keys.map(\.id)
   }

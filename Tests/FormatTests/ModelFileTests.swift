@@ -38,6 +38,24 @@ struct ModelFileTests {
     Sample("bytes", .bytes, 1_100_001, 1, by: 1),
   ]
 
+  /// Compression saves something for some chunks of a tensor only.
+  @Test func aTensorOfStoredAndCompressedChunksIsReadButNotMapped() throws {
+    let folder = TemporaryFolder()
+    let plan = TensorPlan(name: "w", format: .f32, rows: 512, columns: 1024, rowsPerRecord: 16)
+    let (noise, smooth) = (Sample(plan, noise: true, seed: 1), Sample(plan, noise: false, seed: 1))
+    for noiseFirst in [true, false] {
+      let half = noise.raw.count / 2
+      let parts =
+        noiseFirst ? [noise.raw[..<half], smooth.raw[half...]] : [smooth.raw[..<half], noise.raw[half...]]
+      let sample = Sample(raw: parts.flatMap { $0 }, plan: plan)
+      let file = try writeModel([sample], to: folder.file("m"), overwrite: true)
+      let codecs = file.chunks.map(\.codec)
+      #expect(codecs.contains(.stored) && codecs.contains(.zstd))
+      #expect(file.storedOffset(of: file.tensors[0]) == nil)
+      #expect(same(try contents(of: file.tensors[0], in: file), sample.raw))
+    }
+  }
+
   @Test func chunksFollowTheRules() throws {
     let file = try writeModel(Self.large, to: folder.file("large.rwkv"))
     for (sample, tensor) in zip(Self.large, file.tensors) {

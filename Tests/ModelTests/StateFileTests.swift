@@ -105,11 +105,22 @@ struct StateFileTests {
     #expect { try model.loadState(bytes: forged) } throws: { "\($0)".contains("the length of the state is") }
   }
 
+  @Test func asManyTokensAsTheBoundAllowsCanBeKept() throws {
+    let model = try Self.cases[3].model(.int8)
+    let flat = [UInt32](repeating: 0, count: model.newState().layout.count)
+    let tokens = [UInt32](repeating: 3, count: State.maximumTokens)
+    let saved = try model.loadState(bytes: forge(model, tokens + flat, tokens: tokens.count))
+    #expect(saved.tokens.count == 4_194_304 && saved.tokens.last == 3)
+    #expect {
+      try model.loadState(bytes: forge(model, tokens + [3] + flat, tokens: tokens.count + 1))
+    } throws: { "\($0)".contains("the number of tokens is 4194305, expected 0 to 4194304") }
+  }
+
   /// A state file of these words, with everything around them right.
-  private func forge(_ model: Model, _ words: [UInt32]) -> [UInt8] {
+  private func forge(_ model: Model, _ words: [UInt32], tokens: Int = 0) -> [UInt8] {
     let planes = (0..<4).flatMap { byte in words.map { UInt8(truncatingIfNeeded: $0 >> (8 * UInt32(byte))) } }
     let frame = planes.withUnsafeBytes { ZstdFrame.compress($0) }
-    return StateHeader(model, tokens: 0, words: words.count, frame: frame).encoded() + frame
+    return StateHeader(model, tokens: tokens, words: words.count, frame: frame).encoded() + frame
   }
 
   @Test func hostileContentsBehindRightChecksumsAreRefused() throws {

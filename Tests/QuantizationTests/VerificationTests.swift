@@ -1,8 +1,8 @@
 import RWKV
 import RWKVCheckpoint
-import RWKVFormat
 import Testing
 
+@testable import RWKVFormat
 @testable import RWKVQuantization
 
 @Suite("Verification")
@@ -157,6 +157,38 @@ struct VerificationTests {
       return true
     }
     #expect(problems.count == 1 && problems.first?.contains(expected) == true, "\(problems)")
+  }
+
+  /// Re-packing would give what is broken new, right checksums.
+  @Test(arguments: [
+    (QuantizationType.int8, "emb.weight", 0, UInt8(0xFF)), (.int4, "blocks.0.ffn.value.weight", 16, 0x20),
+    (.fp32, "blocks.1.ln1.weight", 3, 0x7F), (.fp16, "head.weight", 1, 0x7F),
+  ])
+  func whatIsBrokenIsNotRepacked(type: QuantizationType, name: String, place: Int, byte: UInt8) throws {
+    let problems = try forge(model(type)) { tensor, _, bytes in
+      guard tensor == name else { return true }
+      bytes[place] = byte
+      if place > 0, byte != 0x20 { bytes[place - 1] = 0xFF }
+      if place == 0 { bytes[1] = 0xFF }
+      return true
+    }
+    #expect(problems.count == 1)
+    for type in [nil, QuantizationType.int4] {
+      #expect {
+        try convert(folder.file("forged.rwkv"), to: folder.file("again.rwkv"), type)
+      } throws: { "\($0)" == problems.first }
+    }
+    #expect(!folder.contents.contains("again.rwkv"))
+    // A tensor whose checksum, or whose padding, is another.
+    let sound = try convert(golden("v7-std"), to: folder.file("sound.rwkv"), type)
+    let end = sound.chunks[0].offset + UInt64(sound.chunks[0].length)
+    try #require(sound.chunks[1].offset > end)
+    var bytes = readBytes(sound.path)
+    bytes[Int(end)] = 1
+    writeBytes(bytes, folder.file("forged.rwkv"))
+    #expect { try convert(folder.file("forged.rwkv"), to: folder.file("again.rwkv")) } throws: {
+      "\($0)".contains("padding after a chunk")
+    }
   }
 
   @Test func paddingMayBeZero() throws {

@@ -54,6 +54,36 @@ struct WorldTokenizerTests {
     #expect(try WorldTokenizer(vocabulary: text).encode("ababc") == [257, 258])
   }
 
+  @Test("long tokens without common beginnings are refused before they fill the memory")
+  func manyBeginnings() throws {
+    func blob(_ rest: Int) -> [UInt8] {
+      // 16 tokens of 65,535 bytes that differ in their first, one of `rest` bytes, and all single bytes.
+      let lengths = [Int](repeating: 65_535, count: 15) + [rest]
+      var blob: [UInt8] = [16, 1, 0, 0] + (0...255).flatMap { [1, 0, UInt8($0)] }
+      for (first, length) in lengths.enumerated() {
+        blob += [UInt8(length & 0xFF), UInt8(length >> 8), UInt8(first)]
+        blob += [UInt8](repeating: 7, count: length - 1)
+      }
+      return blob
+    }
+    // The root, 256 bytes, and what follows the first byte of each token.
+    let most = (1 << 20) - 257 - 15 * 65_534 + 1
+    #expect(try WorldTokenizer(blob: blob(most)).vocabularySize == 272)
+    #expect(throws: TokenizerError.self) { try WorldTokenizer(blob: blob(most + 1)) }
+  }
+
+  @Test("equal beginnings are told apart by what follows")
+  func commonBeginnings() throws {
+    let words = ["abcdefgh", "abcdefghi", "abcdefghij", "abcdefghx", "abcdefgha", "abcdefg"]
+    let lines = words.enumerated().map { "\(257 + $0) '\($1)' \($1.utf8.count)" }
+    let tokenizer = try WorldTokenizer(
+      vocabulary: Self.vocabulary(lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]))
+    for (index, word) in words.enumerated() { #expect(tokenizer.encode(word) == [257 + index], "\(word)") }
+    #expect(throws: TokenizerError.self) {
+      try WorldTokenizer(vocabulary: Self.vocabulary("257 'abcdefghij' 10", "258 'abcdefghij' 10"))
+    }
+  }
+
   @Test("id 0 may have text like any other")
   func idZero() throws {
     let blob: [UInt8] = [0, 1, 0, 0] + (0...255).flatMap { [1, 0, UInt8($0)] }
