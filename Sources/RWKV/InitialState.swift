@@ -7,7 +7,7 @@ struct InitialState: Sendable {
 
   /// Of a file's tensors `blocks.N.att.time_state`; nil if it has none.
   init?(_ file: ModelFile, _ configuration: Configuration) throws(ModelError) {
-    guard file[Self.name(0)] != nil else { return nil }
+    guard (0..<configuration.layers).contains(where: { file[Self.name($0)] != nil }) else { return nil }
     var stored: [[Float]] = []
     for layer in 0..<configuration.layers {
       guard let tensor = file[Self.name(layer)] else { throw ModelError(.missingTensor(Self.name(layer))) }

@@ -34,7 +34,7 @@ public struct CheckpointTensor: Sendable {
   let source: StoredTensor
   /// nil: the file has the values row by row. Otherwise it has them column by column, in groups of this many
   /// rows.
-  let groupRows: Int?
+  var groupRows: Int?
 }
 
 /// A foreign checkpoint under one uniform view: BlinkDL names, our orientation, values as they were trained.
@@ -61,6 +61,8 @@ public final class Checkpoint: Sendable {
   public let tensors: [CheckpointTensor]
   /// For people: "safetensors, fla names, BF16".
   public let source: String
+  /// What was done about tensors that are unneeded or absent, one sentence each.
+  public let remarks: [String]
 
   let stripes = Mutex(RecentValues<Stripe>())
   let updates = Mutex(RecentValues<LowRankUpdate.Factors>())
@@ -86,6 +88,19 @@ public final class Checkpoint: Sendable {
         }
       }
     }
+    try WebRWKV.undo(&sources, file: path)
+    var remarks: [String] = []
+    for (name, tensor) in sources.sorted(by: { $0.key < $1.key }) where tensor.type.isInteger {
+      sources[name] = nil
+      remarks.append("tensor \(quoted(tensor.name)) is of integers and left out")
+    }
+    if sources["head.weight"] == nil, let table = sources["emb.weight"],
+      !sources.keys.contains(where: { $0.hasPrefix("head.") || $0.hasPrefix("reranker.") })
+    {
+      sources["head.weight"] = table
+      remarks.append("no head.weight: the head is the embedding")
+    }
+    self.remarks = remarks
     try fineTuning.merge(into: &sources)
     version = try CheckpointVersion.detect(sources, file: path)
     let model = try ModelAssembly(version: version, sources: sources, claims: container.claims, file: path)

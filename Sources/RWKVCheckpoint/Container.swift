@@ -17,8 +17,10 @@ struct Container: Sendable {
     }
     if status.st_mode & S_IFMT == S_IFDIR {
       try self.init(directory: path)
+      tensors = Names.unwrapped(tensors)
     } else {
       try self.init(file: InputFile(path: path))
+      tensors = Names.unwrapped(tensors)
       // A downloaded pair of model.safetensors and config.json may be given by the first's name.
       let parts = path.split(separator: "/", omittingEmptySubsequences: false)
       if let name = parts.last, name == "model.safetensors" || name == "pytorch_model.bin" {
@@ -79,15 +81,8 @@ struct Container: Sendable {
   /// The usual name, or the only file with a checkpoint's extension.
   private static func onlyFile(in directory: String) throws(CheckpointError) -> String {
     if let name = wholeFiles.first(where: { access(directory + $0, F_OK) == 0 }) { return name }
-    var names: [String] = []
-    if let stream = opendir(directory) {
-      while let entry = readdir(stream) {
-        let name = withUnsafePointer(to: &entry.pointee.d_name) {
-          $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-        }
-        if [".safetensors", ".pth", ".gguf"].contains(where: name.hasSuffix) { names.append(name) }
-      }
-      closedir(stream)
+    let names = names(in: directory).filter {
+      [".safetensors", ".pth", ".gguf"].contains(where: $0.hasSuffix)
     }
     guard names.count == 1 else {
       throw CheckpointError(
@@ -97,6 +92,19 @@ struct Container: Sendable {
       )
     }
     return names[0]
+  }
+
+  static func names(in directory: String) -> [String] {
+    var names: [String] = []
+    guard let stream = opendir(directory) else { return names }
+    defer { closedir(stream) }
+    while let entry = readdir(stream) {
+      names.append(
+        withUnsafePointer(to: &entry.pointee.d_name) {
+          $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+        })
+    }
+    return names
   }
 
   /// Shards: `weight_map` names the file of every tensor. Both sides must agree exactly.

@@ -12,10 +12,10 @@ public struct FineTuning: Sendable {
   /// checkpoint's.
   public struct LoRA: Sendable {
     public var path: String
-    /// `lora_alpha` of the training, which is not in the file.
-    public var alpha: Double
+    /// `lora_alpha` of the training, which is not in the file; nil for a PEFT folder, whose adapter_config.json has it.
+    public var alpha: Double?
 
-    public init(path: String, alpha: Double) {
+    public init(path: String, alpha: Double? = nil) {
       (self.path, self.alpha) = (path, alpha)
     }
   }
@@ -30,7 +30,9 @@ public struct FineTuning: Sendable {
   func merge(into sources: inout [String: StoredTensor]) throws(CheckpointError) {
     if let lora { try lora.merge(into: &sources) }
     if let state {
-      for (name, tensor) in try TimeStates.tensors(path: state) { sources[name] = tensor }
+      let states = try TimeStates.tensors(path: state)
+      try TimeStates.check(states, against: sources, path: state)
+      for (name, tensor) in states { sources[name] = tensor }
     }
   }
 }
@@ -43,7 +45,10 @@ extension FineTuning.LoRA {
 
   fileprivate func merge(into sources: inout [String: StoredTensor]) throws(CheckpointError) {
     var pairs: [String: Pair] = [:]
-    for stored in try Container(path: path).tensors {
+    let tensors = try Container(path: path).tensors.map(Self.plain)
+    try refuseOthers(tensors)
+    let scale = try scale()
+    for stored in tensors {
       let isA = stored.name.hasSuffix(".lora_A")
       guard isA || stored.name.hasSuffix(".lora_B") else {
         for (name, source) in try Names.sources(of: stored) {
@@ -65,9 +70,59 @@ extension FineTuning.LoRA {
     }
     for (name, pair) in pairs.sorted(by: { $0.key < $1.key }) {
       guard var target = sources[name] else { continue }
-      target.update = try update(name, pair, of: target)
+      target.update = try update(name, pair, of: target, scale: scale)
       sources[name] = target
     }
+  }
+
+  /// PEFT's `X.lora_A.weight` and Ai00's `X.lora.0` [inputs, rank] and `X.lora.1` as RWKV-PEFT has them.
+  private static func plain(_ stored: StoredTensor) -> StoredTensor {
+    var tensor = stored
+    for factor in ["lora_A", "lora_B"] {
+      for suffix in [".weight", ".default.weight"] where stored.name.hasSuffix("." + factor + suffix) {
+        tensor.name = String(stored.name.dropLast(suffix.count))
+      }
+    }
+    if stored.name.hasSuffix(".lora.1") { tensor.name = stored.name.dropLast(6) + "lora_B" }
+    if stored.name.hasSuffix(".lora.0"), stored.shape.count == 2 {
+      tensor.name = stored.name.dropLast(6) + "lora_A"
+      tensor.shape.reverse()
+      tensor.isColumnMajor.toggle()
+    }
+    return tensor
+  }
+
+  /// Adapters that are added by another rule than a LoRA.
+  private func refuseOthers(_ tensors: [StoredTensor]) throws(CheckpointError) {
+    let rules = [
+      (".disha", "DiSHA"), (".bone", "Bone"), ("init_lora_", "the initial half of PiSSA"),
+      (".lora_magnitude_vector", "DoRA"),
+    ]
+    for (sign, rule) in rules {
+      guard let tensor = tensors.first(where: { $0.name.holds(sign) }) else { continue }
+      throw CheckpointError(
+        .unsupported, file: path, tensor: tensor.name, "belongs to an adapter of \(rule), which is no LoRA",
+        advice: "Merge it with the program that trained it and convert the result")
+    }
+    if let initial = try initialPiSSA(tensors) {
+      throw CheckpointError(
+        .unsupported, file: path,
+        "is the trained half of a PiSSA, which is no LoRA: \(initial) lies beside it",
+        advice: "Merge it with the program that trained it and convert the result")
+    }
+  }
+
+  /// The file beside this one that has this adapter's factors as they were before the training.
+  private func initialPiSSA(_ tensors: [StoredTensor]) throws(CheckpointError) -> String? {
+    guard let one = tensors.first(where: { $0.name.hasSuffix(".lora_A") }) else { return nil }
+    let folder = path.lastIndex(of: "/").map { String(path[...$0]) } ?? "./"
+    let initial = one.name.dropLast(6) + "init_lora_A"
+    for name in Container.names(in: folder).sorted()
+    where name.holds("pissa") && folder + name != path {
+      guard let beside = try? Container(path: folder + name).tensors else { continue }
+      if beside.contains(where: { $0.name.hasSuffix(initial) && $0.shape == one.shape }) { return name }
+    }
+    return nil
   }
 
   private func unknown(_ tensor: StoredTensor, _ name: String) -> CheckpointError {
@@ -76,9 +131,51 @@ extension FineTuning.LoRA {
       expected: "a checkpoint with \(quoted(name))", advice: "Is this LoRA of another model or version?")
   }
 
-  private func update(_ name: String, _ pair: Pair, of target: StoredTensor) throws(CheckpointError)
-    -> LowRankUpdate
-  {
+  /// What a product of that rank is multiplied by: alpha / rank, or what PEFT's adapter_config.json says.
+  private func scale() throws(CheckpointError) -> @Sendable (_ rank: Int) -> Double {
+    let configuration = path + (path.hasSuffix("/") ? "" : "/") + "adapter_config.json"
+    guard Container.names(in: path).contains("adapter_config.json") else {
+      guard let alpha else {
+        throw CheckpointError(
+          .mismatch, file: path, "does not say which lora_alpha it was trained with", advice: "Give the alpha"
+        )
+      }
+      return { alpha / Double($0) }
+    }
+    let file = try InputFile(path: configuration)
+    let json = try file.json(limit: 1 << 20, depth: 16)
+    func isSet(_ key: String) -> Bool {
+      switch json[key] {
+      case nil, .null?, .bool(false)?: false
+      case .object(let members)?: !members.isEmpty
+      default: true
+      }
+    }
+    if let type = json["peft_type"]?.string, type != "LORA" {
+      throw CheckpointError(
+        .unsupported, file: file.path, "is of an adapter that is no LoRA", found: quoted(type),
+        expected: "LORA")
+    }
+    if let key = ["use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out"].first(where: isSet) {
+      throw CheckpointError(
+        .unsupported, file: file.path, "sets \(key), by which the adapter is no plain LoRA",
+        advice: "Merge it with PEFT and convert the result")
+    }
+    if let initial = json["init_lora_weights"]?.string, initial != "gaussian" {
+      throw CheckpointError(
+        .unsupported, file: file.path, "changed the checkpoint before the training", found: quoted(initial),
+        advice: "Merge it with PEFT and convert the result")
+    }
+    guard let alpha = alpha ?? json["lora_alpha"]?.double else {
+      throw CheckpointError(.malformed, file: file.path, "has no lora_alpha")
+    }
+    let isRankStabilized = isSet("use_rslora")
+    return { alpha / (isRankStabilized ? Double($0).squareRoot() : Double($0)) }
+  }
+
+  private func update(
+    _ name: String, _ pair: Pair, of target: StoredTensor, scale: (Int) -> Double
+  ) throws(CheckpointError) -> LowRankUpdate {
     guard let a = pair.a, let b = pair.b else {
       throw CheckpointError(
         .mismatch, file: path, tensor: (pair.a ?? pair.b)?.name ?? name, "stands alone",
@@ -94,7 +191,7 @@ extension FineTuning.LoRA {
         expected: "the shape of \(quoted(name)), \(shapeText(weight))",
         advice: "Is this LoRA of another model or version?")
     }
-    return LowRankUpdate(a: a, b: b, scale: Float(alpha / Double(a.shape[0])))
+    return LowRankUpdate(a: a, b: b, scale: Float(scale(a.shape[0])))
   }
 }
 
@@ -164,17 +261,59 @@ public enum TimeStates {
     return states
   }
 
+  /// Whether they are for these layers and this width, all of them.
+  static func check(
+    _ states: [String: StoredTensor], against sources: [String: StoredTensor], path: String
+  ) throws(CheckpointError) {
+    let layers = (sources.keys.compactMap(blockNumber).max() ?? -1) + 1
+    let found = (states.keys.compactMap(blockNumber).max() ?? -1) + 1
+    guard found <= layers else {
+      throw CheckpointError(
+        .mismatch, file: path, "is the state of a larger model", found: "states of \(found) layers",
+        expected: "\(layers), as the checkpoint has")
+    }
+    for layer in 0..<layers {
+      let name = "blocks.\(layer).att.time_state"
+      guard let state = states[name] else {
+        throw CheckpointError(
+          .mismatch, file: path, "lacks the state of layer \(layer)", found: "\(states.count) states",
+          expected: "\(layers), one for each layer of the checkpoint")
+      }
+      if let width = sources["emb.weight"]?.shape.last, state.shape[0] * state.shape[1] != width {
+        throw CheckpointError(
+          .mismatch, file: path, tensor: state.name, "is the state of a model of another size",
+          found: shapeText(state.shape), expected: "heads × head size of \(width), the embedding size")
+      }
+    }
+  }
+
+  /// `blocks.3.att.…` → 3
+  private static func blockNumber(_ name: String) -> Int? {
+    name.hasPrefix("blocks.") ? Int(name.dropFirst(7).prefix { $0 != "." }) : nil
+  }
+
   /// The tensors by their names.
   static func tensors(path: String) throws(CheckpointError) -> [String: StoredTensor] {
     var found: [String: StoredTensor] = [:]
-    for stored in try Container(path: path).tensors {
-      for (name, tensor) in try Names.sources(of: stored) where name.hasSuffix(".att.time_state") {
+    let container = try Container(path: path)
+    for stored in container.tensors {
+      for (name, var tensor) in try Names.sources(of: stored) where name.hasSuffix(".att.time_state") {
         guard tensor.shape.count == 3, tensor.shape[1] == tensor.shape[2], !tensor.isColumnMajor,
           tensor.count <= 1 << 28
         else {
           throw CheckpointError(
             .mismatch, file: path, tensor: stored.name, "has an unexpected shape",
             found: shapeText(tensor.shape), expected: "heads × head size × head size")
+        }
+        if container.kind == "safetensors", tensor.type == .f16 {
+          // web-rwkv's converter exchanges the axes and writes F16; nothing in the file says so.
+          guard path.hasSuffix(".st") else {
+            throw CheckpointError(
+              .unsupported, file: path, tensor: stored.name,
+              "is F16 in safetensors: whether its axes are exchanged, as converters to .st do, cannot be told",
+              advice: "Give the file that was trained, or name it .st if such a converter wrote it")
+          }
+          tensor.isOutputMajor = true
         }
         guard found.updateValue(tensor, forKey: name) == nil else {
           throw CheckpointError(.mismatch, file: path, tensor: stored.name, "occurs twice")
@@ -203,6 +342,10 @@ extension StoredTensor {
       }
     }
     if let failure { throw failure }
+    if shape.count == 3, isOutputMajor {
+      let n = shape[2]
+      return stored.indices.map { stored[$0 / (n * n) * n * n + $0 % n * n + $0 / n % n] }
+    }
     guard isColumnMajor else { return stored }
     let (rows, columns) = (shape[0], shape[1])
     return stored.indices.map { stored[$0 % columns * rows + $0 / columns] }

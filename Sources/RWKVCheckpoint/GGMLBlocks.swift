@@ -4,7 +4,6 @@ extension SourceType {
   func decodeBlock(_ source: UnsafeRawPointer, into target: UnsafeMutablePointer<Float>) {
     let bytes = source.assumingMemoryBound(to: UInt8.self)
     switch self {
-    case .f32, .f16, .bf16: decode(source, count: 1, into: target)
     // d | 32 × int8
     case .q8_0:
       let d = half(source, 0)
@@ -22,6 +21,7 @@ extension SourceType {
     case .q4_K: decodeQ4K(bytes, high: nil, low: 16, target)
     case .q5_K: decodeQ4K(bytes, high: 16, low: 48, target)
     case .q6_K: decodeQ6K(bytes, target)
+    default: decode(source, count: 1, into: target)
     }
   }
 

@@ -210,7 +210,9 @@ struct ModelAssembly {
 
   /// Optional, in state-tuned files.
   private mutating func addInitialState(_ att: String) throws(CheckpointError) {
-    if sources[att + "time_state"] != nil { try add(att + "time_state", .state, embedding, headSize) }
+    guard let source = sources[att + "time_state"] else { return }
+    try add(att + "time_state", .state, embedding, headSize)
+    if source.isOutputMajor { tensors[tensors.count - 1].groupRows = headSize }
   }
 
   private mutating func addLowRank(

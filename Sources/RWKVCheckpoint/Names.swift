@@ -106,6 +106,21 @@ enum Names {
     return (block, leaf)
   }
 
+  /// What trainers put before every name, without.
+  static func unwrapped(_ tensors: [StoredTensor]) -> [StoredTensor] {
+    var tensors = tensors
+    while let first = tensors.first?.name,
+      let prefix = wrappers.first(where: { first.hasPrefix($0) }),
+      tensors.allSatisfy({ $0.name.hasPrefix(prefix) }),
+      prefix != "model." || tensors.contains(where: { $0.name == "model.emb.weight" })
+    {
+      for index in tensors.indices { tensors[index].name.removeFirst(prefix.count) }
+    }
+    return tensors
+  }
+
+  private static let wrappers = ["_forward_module.", "_orig_mod.", "module.", "base_model.model.", "model."]
+
   /// Cuts a tensor along its first axis.
   private static func slices(
     _ tensor: StoredTensor, parts: [String]

@@ -29,12 +29,26 @@ struct Pickle {
     case float = "torch FloatStorage"
     case half = "torch HalfStorage"
     case bfloat16 = "torch BFloat16Storage"
+    case double = "torch DoubleStorage"
+    case long = "torch LongStorage"
+    case int = "torch IntStorage"
+    case short = "torch ShortStorage"
+    case char = "torch CharStorage"
+    case byte = "torch ByteStorage"
+    case bool = "torch BoolStorage"
 
     var storageType: SourceType? {
       switch self {
       case .float: .f32
       case .half: .f16
       case .bfloat16: .bf16
+      case .double: .f64
+      case .long: .i64
+      case .int: .i32
+      case .short: .i16
+      case .char: .i8
+      case .byte: .u8
+      case .bool: .bool
       default: nil
       }
     }
@@ -44,6 +58,7 @@ struct Pickle {
   private enum Object {
     case none
     case bool
+    case number
     case integer(Int)
     case text(String)
     case tuple([Int])
@@ -74,17 +89,44 @@ struct Pickle {
     guard pickle.stack.count == 1, case .dictionary(let entries) = pickle.objects[pickle.stack[0]] else {
       throw Failure(unsupported: true, problem: "holds no dictionary of tensors")
     }
-    var tensors: [(String, Tensor)] = []
+    for wrapper in wrappers {
+      for entry in entries {
+        if case .text(wrapper) = pickle.objects[entry.key],
+          case .dictionary(let inner) = pickle.objects[entry.value],
+          !inner.isEmpty
+        {
+          return try pickle.tensors(of: inner, prefix: "", depth: 0)
+        }
+      }
+    }
+    return try pickle.tensors(of: entries, prefix: "", depth: 0)
+  }
+
+  /// Under which trainers keep the weights, beside the state of the training.
+  private static let wrappers = ["module", "state_dict", "model_state_dict", "model"]
+
+  /// Of a dictionary, and of those within it under names joined by dots.
+  private func tensors(
+    of entries: [(key: Int, value: Int)], prefix: String, depth: Int
+  ) throws(Failure) -> [(name: String, tensor: Tensor)] {
+    var found: [(name: String, tensor: Tensor)] = []
     for entry in entries {
-      guard case .text(let name) = pickle.objects[entry.key] else {
+      guard case .text(let key) = objects[entry.key] else {
         throw Failure(unsupported: true, problem: "has a key that is no text")
       }
-      guard case .tensor(let tensor) = pickle.objects[entry.value] else {
+      let name = prefix + key
+      switch objects[entry.value] {
+      case .tensor(let tensor): found.append((name, tensor))
+      case .dictionary(let inner) where depth < 4:
+        found += try tensors(of: inner, prefix: name + ".", depth: depth + 1)
+        guard found.count <= StoredTensor.maximumTensors else {
+          throw Failure(problem: "has too many tensors")
+        }
+      default:
         throw Failure(unsupported: true, problem: "has something else than a tensor at \(quoted(name))")
       }
-      tensors.append((name, tensor))
     }
-    return tensors
+    return found
   }
 
   private init(bytes: [UInt8]) { self.bytes = bytes }
@@ -92,8 +134,8 @@ struct Pickle {
   // MARK: The machine
 
   private mutating func run() throws(Failure) {
-    guard try byte() == 0x80, try byte() == 2 else {
-      throw Failure(unsupported: true, problem: "is no pickle of protocol 2")
+    guard try byte() == 0x80, try (2...5).contains(byte()) else {
+      throw Failure(unsupported: true, problem: "is no pickle of protocol 2 to 5")
     }
     while true {
       let code = try byte()
@@ -121,18 +163,25 @@ struct Pickle {
     case 0x8A: push(.integer(try long()))  // LONG1
     case UInt8(ascii: "X"): push(.text(try text(length: Int(try integer(UInt32.self)))))
     case UInt8(ascii: "U"), 0x8C: push(.text(try text(length: Int(try byte()))))  // SHORT_BIN[UNI]CODE
+    case 0x95: _ = try integer(UInt64.self)  // FRAME
+    case UInt8(ascii: "G"):  // BINFLOAT
+      _ = try integer(UInt64.self)
+      push(.number)
     case UInt8(ascii: ")"): push(.tuple([]))
     case UInt8(ascii: "]"): push(.list)
     case UInt8(ascii: "}"): push(.dictionary([]))
     case UInt8(ascii: "c"):
-      let name = try line() + " " + line()
-      guard let global = Global(rawValue: name) else {
-        throw Failure(unsupported: true, problem: "refers to \(quoted(name)), which no plain checkpoint does")
-      }
-      push(.global(global))
+      try pushGlobal(try line() + " " + line())
     default: return false
     }
     return true
+  }
+
+  private mutating func pushGlobal(_ name: String) throws(Failure) {
+    guard let global = Global(rawValue: name) else {
+      throw Failure(unsupported: true, problem: "refers to \(quoted(name)), which no plain checkpoint does")
+    }
+    push(.global(global))
   }
 
   /// Opcodes that work on the stack and the memo; false for another opcode.
@@ -143,6 +192,13 @@ struct Pickle {
     case 0x85, 0x86, 0x87: push(.tuple(try pop(Int(code) - 0x84)))  // TUPLE1…3
     case UInt8(ascii: "q"): memo[Int(try byte())] = try top()
     case UInt8(ascii: "r"): memo[Int(try integer(UInt32.self))] = try top()
+    case 0x94: memo[memo.count] = try top()  // MEMOIZE
+    case 0x93:  // STACK_GLOBAL
+      let parts = try pop(2)
+      guard case .text(let module) = objects[parts[0]], case .text(let name) = objects[parts[1]] else {
+        throw Failure(problem: "has a name that is no text at \(position)")
+      }
+      try pushGlobal(module + " " + name)
     case UInt8(ascii: "h"): try recall(Int(try byte()))
     case UInt8(ascii: "j"): try recall(Int(try integer(UInt32.self)))
     case UInt8(ascii: "s"): try setItems(try pop(2))

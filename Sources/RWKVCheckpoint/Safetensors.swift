@@ -16,6 +16,7 @@ enum Safetensors {
     var tensors: [StoredTensor] = []
     var ends: [Int] = []
     for (name, value) in members where name != "__metadata__" {
+      if isEmpty(value) { continue }
       let (tensor, end) = try self.tensor(name, value, file: file, start: start)
       tensors.append(tensor)
       ends.append(end)
@@ -35,6 +36,14 @@ enum Safetensors {
       throw file.malformed("has a wrong length", found: "\(file.size) bytes", expected: "\(position)")
     }
     return order.map { tensors[$0] }
+  }
+
+  /// Without values; nothing needs such a tensor.
+  private static func isEmpty(_ value: JSON) -> Bool {
+    guard let axes = value["shape"]?.array, let offsets = value["data_offsets"]?.array, offsets.count == 2,
+      let begin = offsets[0].unsigned
+    else { return false }
+    return axes.contains { $0.unsigned == 0 } && offsets[1].unsigned == begin
   }
 
   private static func tensor(

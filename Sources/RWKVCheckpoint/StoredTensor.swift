@@ -9,7 +9,8 @@ struct StoredTensor: Sendable {
   var offset: Int
   /// True for a 2-D tensor whose values lie column by column (a transposed view in a torch file).
   var isColumnMajor = false
-  /// True where a low-rank matrix is stored as [out, in]; BlinkDL has [in, out].
+  /// True where a low-rank matrix is stored as [out, in]; BlinkDL has [in, out]. Of a state: its last two axes are
+  /// exchanged.
   var isOutputMajor = false
   /// What the file's writer did to the values.
   var transform = ValueTransform.none

@@ -39,7 +39,7 @@ enum TorchCheckpoint {
     guard described.count <= StoredTensor.maximumTensors else { throw file.malformed("has too many tensors") }
     var names: Set<String> = []
     var tensors: [StoredTensor] = []
-    for (name, tensor) in described {
+    for (name, tensor) in described where !tensor.shape.contains(0) {
       guard names.insert(name).inserted else { throw file.malformed("occurs twice", tensor: name) }
       tensors.append(try place(tensor, name, entries: entries, file: file))
     }

@@ -255,6 +255,7 @@ private struct Draft {
     } catch {
       throw .checkpoint(error)
     }
+    notes += checkpoint.remarks
     let source = CheckpointSource(checkpoint, path: path)
     let type = options.type ?? .int4
     self.source = source

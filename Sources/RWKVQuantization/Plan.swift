@@ -66,18 +66,23 @@ struct Exactness: Equatable {
   var bf16 = true
   /// All values round to finite numbers in F16.
   var f16Range = true
+  /// The sums of the squared errors.
+  var f16Error = 0.0
+  var bf16Error = 0.0
 
-  /// The 16-bit format that loses least: F16 unless only BF16 is exact, or F16 would overflow.
+  /// The 16-bit format that loses least.
   var halfFormat: WeightFormat {
     if f16 { return .f16 }
     if bf16 { return .bf16 }
-    return f16Range ? .f16 : .bf16
+    return f16Range && f16Error <= bf16Error ? .f16 : .bf16
   }
 
   mutating func formUnion(_ other: Exactness) {
     f16 = f16 && other.f16
     bf16 = bf16 && other.bf16
     f16Range = f16Range && other.f16Range
+    f16Error += other.f16Error
+    bf16Error += other.bf16Error
   }
 
   init() {}
@@ -95,6 +100,17 @@ struct Exactness: Equatable {
     f16 = inexactF16 == 0 && largest <= Float(65504).bitPattern
     bf16 = lowBits == 0
     f16Range = largest < Float(65520).bitPattern
+    guard !f16, !bf16, f16Range else { return }
+    for value in values {
+
+      let magnitude = Double(abs(value).binade)
+      let f16Step = max(magnitude * 0x1p-10, 0x1p-24)
+      let inF16 = Double(value) - (Double(value) / f16Step).rounded(.toNearestOrEven) * f16Step
+      let inBF16 =
+        Double(value) - (Double(value) / magnitude * 0x1p7).rounded(.toNearestOrEven) * magnitude * 0x1p-7
+      f16Error += inF16 * inF16
+      if magnitude > 0 { bf16Error += inBF16 * inBF16 }
+    }
   }
 
   /// The bits of a non-negative F32 that have no place in an F16 of its magnitude: 13 bits of the significand,

@@ -155,7 +155,7 @@ struct Convert: ParsableCommand {
 
 /// Files of fine-tuning that are merged into the checkpoint.
 struct TuningOptions: ParsableArguments {
-  @Option(help: "A LoRA of RWKV-PEFT's form to merge; needs --lora-alpha.", completion: .file())
+  @Option(help: "A LoRA to merge: a file, which needs --lora-alpha, or a PEFT folder.", completion: .file())
   var lora: String?
 
   @Option(help: "The lora_alpha of its training: the sum is W + alpha / rank · B A.")
@@ -168,9 +168,9 @@ struct TuningOptions: ParsableArguments {
   var timeState: String?
 
   func validate() throws {
-    if (lora == nil) != (loraAlpha == nil) {
+    if lora == nil, loraAlpha != nil {
       throw ValidationError(
-        "--lora and --lora-alpha go together: the file does not say which alpha it was trained with.")
+        "--lora-alpha goes with --lora.")
     }
     if let loraAlpha, !loraAlpha.isFinite { throw ValidationError("--lora-alpha must be a number.") }
   }
@@ -178,7 +178,7 @@ struct TuningOptions: ParsableArguments {
   var files: FineTuning {
     FineTuning(
       state: timeState,
-      lora: lora.flatMap { path in loraAlpha.map { FineTuning.LoRA(path: path, alpha: $0) } })
+      lora: lora.map { FineTuning.LoRA(path: $0, alpha: loraAlpha) })
   }
 }
 
