@@ -45,8 +45,9 @@ extension FineTuning.LoRA {
 
   fileprivate func merge(into sources: inout [String: StoredTensor]) throws(CheckpointError) {
     var pairs: [String: Pair] = [:]
-    let tensors = try Container(path: path).tensors.map(Self.plain)
-    try refuseOthers(tensors)
+    let stored = try Container(path: path).tensors
+    try refuseOthers(stored)
+    let tensors = stored.map(Self.plain)
     let scale = try scale()
     for stored in tensors {
       let isA = stored.name.hasSuffix(".lora_A")
