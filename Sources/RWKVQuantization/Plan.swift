@@ -102,7 +102,6 @@ struct Exactness: Equatable {
     f16Range = largest < Float(65520).bitPattern
     guard !f16, !bf16, f16Range else { return }
     for value in values {
-
       let magnitude = Double(abs(value).binade)
       let f16Step = max(magnitude * 0x1p-10, 0x1p-24)
       let inF16 = Double(value) - (Double(value) / f16Step).rounded(.toNearestOrEven) * f16Step

@@ -123,7 +123,9 @@ struct FineTuningTests {
     expectFailure(FineTuning(state: base), "is no state-tuned file")
     expectFailure(FineTuning(state: states(shape: [2, 32, 64])), "2×32×64")
     expectFailure(FineTuning(state: states(shape: [1, 64, 64])), "blocks.0.att.time_state", "1×64×64")
-    expectFailure(FineTuning(state: states(layers: 0..<4)), "blocks")
+    expectFailure(FineTuning(state: states(layers: 0..<4)), "larger model", "4 layers", "3")
+    expectFailure(FineTuning(state: states(layers: 0..<2)), "lacks the state of layer 2")
+    expectFailure(FineTuning(state: states(layers: 1..<3)), "lacks the state of layer 0")
     #expect(throws: CheckpointError.self) { try TimeStates.read(path: states(layers: 1..<3)) }
   }
 }

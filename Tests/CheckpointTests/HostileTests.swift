@@ -39,6 +39,7 @@ struct HostileTests {
     refuse(header: header(entry("a", "0", "4e0")), data: 4, "data_offsets")
     refuse(header: header(entry("a", "9007199254740993", "9007199254740997")), data: 4, "data_offsets")
     refuse(header: header(entry("a", "99999999999999999999", "4")), data: 4, "data_offsets")
+    refuse(header: header(entry("a", "0", "4", shape: "[0]")), data: 4, "impossible shape")
     refuse(header: header(entry("a", "0", "4", shape: "[]")), data: 4, "impossible shape")
     refuse(header: header(entry("a", "0", "4", shape: "[-1]")), data: 4, "impossible shape")
     // 2³² · 2³² and 2⁶¹ · 4 · 2 wrap to 0.
@@ -51,6 +52,10 @@ struct HostileTests {
     refuse(
       header: "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", data: 4,
       "needs dtype")
+    // Empty tensors are passed over.
+    let empty = header(entry("a", "0", "0", shape: "[0]"), entry("b", "0", "4"))
+    expectFailure(
+      folder.write("model", safetensors(header: empty, data: [0, 0, 0, 0])), .unsupported, "'b'")
     for type in ["F4", "C64", "F8_E8M0"] {
       let text = "{\"a\":{\"dtype\":\"\(type)\",\"shape\":[1],\"data_offsets\":[0,4]}}"
       expectFailure(folder.write("model", safetensors(header: text, data: [0, 0, 0, 0])), .unsupported, type)

@@ -366,6 +366,7 @@ struct TorchTests {
     tensor(.malformed, "outside its storage", offset: -1)
     tensor(.malformed, "outside its storage", offset: .max)
     tensor(.malformed, "outside its storage", shape: [-2, -2])
+    tensor(.unsupported, "no RWKV model", shape: [0, 2])  // empty: passed over
     tensor(.malformed, "outside its storage", shape: [1 << 32, 1 << 32])
     tensor(.malformed, "outside its storage", shape: [.max, 2])
     tensor(.unsupported, "gaps", strides: [.max, 1])

@@ -43,4 +43,64 @@ struct WebRWKVTests {
     for (bits, value) in cases { #expect(float(e4m3: bits) == value) }
     #expect(float(e4m3: 0x7F).isNaN)
   }
+
+  // MARK: Files of other programs
+
+  private static let cases = shared + "/field-cases/"
+  private static let areThere = exists(cases)
+
+  /// Every value is the golden's, rounded to F16.
+  @Test(.enabled(if: areThere, "needs ../shared"), arguments: ["v52-std", "v6-std", "v7-std"])
+  func valuesAreTheGoldens(name: String) throws {
+    let original = try Checkpoint(path: #require(golden(name)) + "/model.safetensors")
+    let read = try Checkpoint(path: Self.cases + "F01-\(name).st")
+    #expect(read.version == original.version && read.tensors.map(\.name) == original.tensors.map(\.name))
+    for (a, b) in zip(original.tensors, read.tensors) {
+      #expect(a.rows == b.rows && a.columns == b.columns)
+      #expect(try values(original, a).map { Float(Float16($0)) } == values(read, b), "\(a.name)")
+    }
+  }
+
+  @Test(.enabled(if: areThere, "needs ../shared"))
+  func tunedStatesAreTheSameFromBothForms() throws {
+    let trained = try TimeStates.read(path: Self.cases + "F02-state-v7-std.pth")
+    let converted = try TimeStates.read(path: Self.cases + "F02-state-v7-std.st")
+    #expect(trained.map { $0.map { Float(Float16($0)) } } == converted)
+    let (first, second) = try (
+      Checkpoint(path: base, fineTuning: FineTuning(state: Self.cases + "F02-state-v7-std.pth")),
+      Checkpoint(path: base, fineTuning: FineTuning(state: Self.cases + "F02-state-v7-std.st"))
+    )
+    for (a, b) in zip(first.tensors, second.tensors) where a.role == .state {
+      #expect(try values(first, a).map { Float(Float16($0)) } == values(second, b))
+    }
+  }
+
+  /// The nearest of the 254 numbers, for every value of the matrices that are F8.
+  @Test(.enabled(if: areThere, "needs ../shared"))
+  func eightBitFloatsAreTheGoldens() throws {
+    let original = try Checkpoint(path: base)
+    let read = try Checkpoint(path: Self.cases + "M02-fp8.safetensors")
+    let numbers = (0..<256).map { float(e4m3: UInt8($0)) }.filter(\.isFinite)
+    for (a, b) in zip(original.tensors, read.tensors) {
+      let (x, y) = (try values(original, a), try values(read, b))
+      guard b.sourceType == .f8e4m3 else {
+        #expect(x == y, "\(a.name)")
+        continue
+      }
+      for (x, y) in zip(x, y).prefix(2000) {
+        #expect(numbers.allSatisfy { abs($0 - x) >= abs(y - x) }, "\(a.name): \(x)")
+      }
+    }
+    #expect(read.tensors.contains { $0.sourceType == .f8e4m3 })
+  }
+
+  @Test(.enabled(if: areThere, "needs ../shared"))
+  func aHeadThatIsMissingIsTheEmbedding() throws {
+    let (original, read) = try (Checkpoint(path: base), Checkpoint(path: Self.cases + "M03-tied-no-head.pth"))
+    let table = try #require(original.tensors.first { $0.role == .embedding })
+    for (a, b) in zip(original.tensors, read.tensors) {
+      #expect(try values(original, a.role == .head ? table : a) == values(read, b), "\(a.name)")
+    }
+    #expect(read.remarks == ["no head.weight: the head is the embedding"])
+  }
 }
