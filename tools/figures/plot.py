@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Draws the plots in docs/images from what measure.sh measured. Needs matplotlib.
+"""Draws the plots in docs/images. Needs matplotlib.
 
-usage: plot.py MEASUREMENTS docs/images
+usage: plot.py docs [MEASUREMENTS]
+
+Speed and quality beside other engines are drawn from the tables in docs/performance.md and docs/quality.md, so that a
+figure stands in one place. MEASUREMENTS/depth.jsonl is what `measure.sh OUT depth MODEL` wrote.
 """
 import json
 import os
+import re
 import sys
 
 import matplotlib
@@ -12,73 +16,101 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
+# Placeholders, which `save` makes follow the reader's theme.
+INK, LINE = "#010203", "#040506"
+OURS, THEIRS, OTHERS = "#3a86c8", "#d9822b", "#7a9a5b"
 matplotlib.rcParams.update({
-    "svg.hashsalt": "rwkv", "svg.fonttype": "none", "font.size": 11, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "figure.figsize": (6.4, 3.8),
+    "svg.hashsalt": "rwkv", "svg.fonttype": "none", "font.size": 12, "figure.figsize": (8.4, 4.2),
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "grid.color": LINE, "axes.edgecolor": LINE, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
+    "ytick.color": INK, "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none",
 })
-COLOUR = "#2f6f9f"
-
-
-def lines(folder, name):
-    path = os.path.join(folder, name)
-    if not os.path.exists(path):
-        return []
-    with open(path) as file:
-        return [json.loads(line) for line in file]
+THEME = """<style>
+svg { --ink: #1f2328; --line: #c8ccd1; font-family: system-ui, sans-serif }
+@media (prefers-color-scheme: dark) { svg { --ink: #e6edf3; --line: #444c56 } }
+</style>
+"""
 
 
 def save(figure, folder, name):
-    figure.tight_layout()
-    # No date, so that the same measurements give the same file.
-    figure.savefig(os.path.join(folder, name), metadata={"Date": None})
-    print(os.path.join(folder, name))
+    path = os.path.join(folder, "images", name)
+    # No date, so that the same figures give the same file.
+    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight", transparent=True)
+    with open(path) as file:
+        drawing = file.read()
+    drawing = drawing.replace(INK, "var(--ink)").replace(LINE, "var(--line)").replace("<defs>", THEME + "<defs>", 1)
+    with open(path, "w") as file:
+        file.write(drawing)
+    print(path)
 
 
-def label(axes, x, y, text):
-    axes.annotate(text, (x, y), textcoords="offset points", xytext=(7, 5))
+def table(folder, document, first):
+    """The cells of the first table in a document whose header begins with `first`."""
+    with open(os.path.join(folder, document)) as file:
+        lines = file.read().split("\n")
+    start = next(i for i, line in enumerate(lines) if line.startswith("| " + first))
+    rows = []
+    for line in lines[start + 2:]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("**", "") for cell in line.strip("|").split("|")])
+    return rows
 
 
-def quality(rows, folder):
+def speed(folder):
+    rows = [row for row in table(folder, "performance.md", "model, two threads") if "INT4" in row[0]]
     figure, axes = plt.subplots()
-    rows = [row for row in rows if row[1]["kl"] > 0]  # fp16 loses nothing here
-    bits = [shown["memory_bits_per_weight"] for shown, _ in rows]
-    kl = [compared["kl"] for _, compared in rows]
-    axes.semilogy(bits, kl, "o-", color=COLOUR)
-    for (shown, _), x, y in zip(rows, bits, kl):
-        label(axes, x, y, shown["metadata"]["quantization.type"])
-    axes.set_xlim(right=max(bits) + 0.7)
-    axes.set_ylim(top=max(kl) * 1.6)
-    axes.set_xlabel("bits per weight in memory, all tensors")
-    axes.set_ylabel("KL(exact ‖ type), nats per token")
-    axes.set_title("Trained model of 5.4 M parameters, held-out text")
-    save(figure, folder, "quality.svg")
-
-
-def speed(rows, folder):
-    figure, axes = plt.subplots()
-    megabytes = [row["weight_bytes_per_token"] / 1e6 for row in rows]
-    rates = [row["tokens_per_second"] for row in rows]
-    axes.errorbar(
-        megabytes, rates, [[rate - row["min"] for rate, row in zip(rates, rows)],
-                           [row["max"] - rate for rate, row in zip(rates, rows)]], fmt="o", color=COLOUR, capsize=3)
-    for row, x, y in zip(rows, megabytes, rates):
-        label(axes, x, y, os.path.basename(row["model"]).removesuffix(".rwkv"))
-    limits = [row["limit_tokens_per_second"] for row in rows]
-    axes.plot(megabytes, limits, "_", color="grey", markersize=14)
-    label(axes, megabytes[-1], limits[-1], "what the memory's bandwidth allows")
-    axes.set_ylim(0, max(limits) * 1.12)
-    axes.set_xlim(right=max(megabytes) * 1.35)
-    axes.set_xlabel("weights read per token, MB")
-    axes.set_ylabel("tokens per second")
-    axes.set_title(f"Writing, {rows[0]['threads']} threads")
+    engines = [("this runtime", OURS, 1), ("llama.cpp, Q4_K_M", THEIRS, 2), ("rwkv.cpp, Q4_0", OTHERS, 4)]
+    for engine, (name, colour, column) in enumerate(engines):
+        rates = [float(row[column].split()[0]) if row[column] else 0 for row in rows]
+        shares = [100 * rate / float(row[1]) for rate, row in zip(rates, rows)]
+        places = [row - 0.27 * engine for row in range(len(rows), 0, -1)]
+        axes.barh(places, shares, 0.25, color=colour, label=name)
+        for place, share, rate in zip(places, shares, rates):
+            axes.text(share + 1, place, f"{rate:g} tokens/s" if rate else "not measured", va="center", fontsize=10)
+    axes.set_yticks([row - 0.27 for row in range(len(rows), 0, -1)], [row[0].replace(", INT4", "") for row in rows])
+    axes.set_xlim(0, 125)
+    axes.set_xlabel("writing speed, this runtime = 100")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     save(figure, folder, "speed.svg")
 
 
-def depth(rows, folder):
+def quality(folder):
+    """Bits of all tensors together: bytes of the table, over the weights of the model in examples/model."""
+    weights = 5_354_752
+    figure, axes = plt.subplots()
+    series = {"ours": ([], [], []), "calibrated": ([], [], []), "ggml": ([], [], [])}
+    for name, size, kl, *_ in table(folder, "quality.md", "weights"):
+        if "small" in name:
+            continue
+        kind = "ggml" if name.startswith("Q") else "calibrated" if "calibrated" in name else "ours"
+        names, bits, losses = series[kind]
+        names.append(re.sub(" r / l|, calibrated", "", name))
+        bits.append(8 * int(size.split(" / ")[0].replace(",", "")) / weights)
+        losses.append(float(kl.split(" / ")[0]))
+    styles = [("ours", "o-", OURS, "this runtime"), ("calibrated", "s--", OURS, "this runtime, calibrated"),
+              ("ggml", "D", THEIRS, "ggml's types, rwkv.cpp's choice of tensors")]
+    for kind, style, colour, label in styles:
+        names, bits, losses = series[kind]
+        axes.semilogy(bits, losses, style, color=colour, label=label)
+        for name, x, y in zip(names, bits, losses):
+            if kind != "calibrated":
+                axes.annotate(name, (x, y), textcoords="offset points", xytext=(8, 4), fontsize=10)
+    axes.set_xlim(right=max(max(bits) for _, bits, _ in series.values()) + 0.8)
+    axes.set_xlabel("bits per weight, all tensors")
+    axes.set_ylabel("KL(exact ‖ type), nats per token")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=10)
+    save(figure, folder, "quality.svg")
+
+
+def depth(folder, measurements):
+    with open(os.path.join(measurements, "depth.jsonl")) as file:
+        rows = [json.loads(line) for line in file]
     figure, axes = plt.subplots()
     depths = [int(row["test"].partition("@d")[2] or 0) for row in rows]
     times = [1000 / row["tokens_per_second"] for row in rows]
-    axes.plot(range(len(rows)), times, "o-", color=COLOUR)
+    axes.plot(range(len(rows)), times, "o-", color=OURS)
     axes.set_xticks(range(len(rows)), [f"{d:,}" for d in depths])
     axes.set_ylim(0, max(times) * 1.2)
     axes.set_xlabel("tokens read before")
@@ -88,11 +120,11 @@ def depth(rows, folder):
 
 
 def main():
-    measurements, folder = sys.argv[1:]
-    for name, draw in [("quality", quality), ("speed", speed), ("depth", depth)]:
-        rows = lines(measurements, name + ".jsonl")
-        if rows:
-            draw(rows, folder)
+    folder, *measurements = sys.argv[1:]
+    speed(folder)
+    quality(folder)
+    for folder_of_measurements in measurements:
+        depth(folder, folder_of_measurements)
 
 
 main()
