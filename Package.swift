@@ -54,14 +54,19 @@ let package = Package(
 
     // The C interface: a header, and what is behind it. librwkv.so exports the header's functions and nothing else.
     .target(name: "CRWKVABI"),
+    .target(name: "CRWKVHost"),
     .target(
       name: "RWKVExports",
-      dependencies: ["CRWKVABI", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVTokenizer"],
+      dependencies: [
+        "CRWKVABI", "CRWKVHost", "RWKV", "RWKVChat", "RWKVQuantization", "RWKVFormat", "RWKVTokenizer",
+      ],
       exclude: ["exports.map"], swiftSettings: swiftSettings,
       linkerSettings: [
+        // With the linker that comes with Swift: gold, the default, lists Swift's symbols all the same.
         .unsafeFlags(
           [
-            "-Xlinker", "--version-script=\(Context.packageDirectory)/Sources/RWKVExports/exports.map",
+            "-use-ld=lld", "-Xlinker",
+            "--version-script=\(Context.packageDirectory)/Sources/RWKVExports/exports.map",
             "-Xlinker", "-soname=librwkv.so.0",
           ], .when(platforms: [.linux]))
       ]),
@@ -69,7 +74,9 @@ let package = Package(
     // What both tools need to talk to people.
     .target(
       name: "Terminal",
-      dependencies: ["RWKVFormat", .product(name: "ArgumentParser", package: "swift-argument-parser")],
+      dependencies: [
+        "CRWKVABI", "RWKVFormat", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+      ],
       path: "tools/terminal", swiftSettings: swiftSettings),
     tool(
       "rwkv-run",
@@ -111,7 +118,7 @@ let package = Package(
       "QuantizationTests",
       ["RWKVQuantization", "RWKV", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
     .testTarget(
-      name: "CABITests", dependencies: ["RWKV", "RWKVQuantization", "RWKVFormat"],
+      name: "CABITests", dependencies: ["CRWKVABI", "RWKV", "RWKVQuantization", "RWKVFormat"],
       exclude: ["Programs", "exported-symbols.txt"], swiftSettings: swiftSettings),
     .testTarget(
       name: "CommandTests", dependencies: ["rwkv-quantize", "rwkv-run"], exclude: ["Programs"],

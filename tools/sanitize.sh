@@ -109,8 +109,8 @@ for kind in $wanted; do
       convert .build
       # Older valgrinds give up on debug information of this kind.
       strip --strip-debug .build/debug/librwkv.so -o "$place/librwkv-plain.so"
-      tools/pkg-config.sh "$place/pc" "$place/librwkv-plain.so" >/dev/null
-      PKG_CONFIG_PATH="$place/pc" make -C examples/c-embed -s --always-make
+      tools/install-library.sh "$place/librwkv-plain.so" "$place/installed"
+      PKG_CONFIG_PATH="$place/installed/lib/pkgconfig" make -C examples/c-embed -s --always-make
       check "examples/c-embed (valgrind)" valgrind --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
         examples/c-embed/embed "$place/v7.rwkv" "hello world" 20
       make -C examples/c-embed -s clean

@@ -269,14 +269,14 @@ package final class Evaluator {
     UnsafeBufferPointer(start: logits + index * logitsStride, count: model.configuration.vocabulary)
   }
 
-  /// −ln p(target) of the rows of logits, at the targets' indices in `losses`.
-  func losses(_ targets: ArraySlice<Int>, into losses: inout [Double]) {
-    losses.withUnsafeMutableBufferPointer { buffer in
-      nonisolated(unsafe) let losses = buffer
+  /// How well the rows of logits predict the targets, at the targets' indices in `scores`.
+  func scores(_ targets: ArraySlice<Int>, into scores: inout [TokenScore]) {
+    scores.withUnsafeMutableBufferPointer { buffer in
+      nonisolated(unsafe) let scores = buffer
       team.run { member in
         member.parallel(targets.count) { row in
           let index = targets.startIndex + row
-          losses[index] = crossEntropy(logits(row), target: targets[index])
+          scores[index] = TokenScore(logits(row), target: targets[index])
         }
       }
     }

@@ -22,3 +22,19 @@ public func divergence(_ reference: UnsafeBufferPointer<Float>, _ model: UnsafeB
   }
   return difference / pSum - log(pSum) + log(qSum)
 }
+
+/// How well logits predict a token.
+public struct TokenScore: Sendable, Equatable {
+  /// ln p(target) of a softmax over the logits.
+  public var logProbability = 0.0
+  /// The token with the largest logit, the first of equals.
+  public var mostLikely = 0
+}
+
+extension TokenScore {
+  init(_ logits: UnsafeBufferPointer<Float>, target: Int) {
+    var best = 0
+    for (token, logit) in logits.enumerated() where logit > logits[best] { best = token }
+    self.init(logProbability: -crossEntropy(logits, target: target), mostLikely: best)
+  }
+}

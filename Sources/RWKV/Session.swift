@@ -7,7 +7,7 @@ public final class Session {
   public let model: Model
   /// What the model remembers. Replace its contents with `assign`, or fork it with `copy`.
   public let state: State
-  private let evaluator: Evaluator
+  let evaluator: Evaluator
 
   /// - Parameters:
   ///   - state: where to go on from, of the same model; it is the session's own from then on. Nil: from the start.
@@ -66,17 +66,25 @@ public final class Session {
     }
   }
 
-  /// Reads a sequence of tokens and says how well each of them predicted its target: −ln p(target) [nats].
+  /// Reads a sequence of tokens and says how well each of them predicted its target.
   ///
   /// The same numbers for any number of threads.
-  public func losses(_ tokens: [Int], targets: [Int]) throws(ModelError) -> [Double] {
+  /// - Parameter progress: called with the tokens read so far; reading stops when it returns false.
+  public func scores(
+    _ tokens: [Int], targets: [Int], progress: (Int) -> Bool = { _ in true }
+  ) throws(ModelError) -> [TokenScore] {
     precondition(tokens.count == targets.count)
-    var losses = [Double](repeating: 0, count: tokens.count)
+    var scores = [TokenScore](repeating: TokenScore(), count: tokens.count)
     try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
-      evaluator.losses(targets[(end - count)..<end], into: &losses)
-      return true
+      evaluator.scores(targets[(end - count)..<end], into: &scores)
+      return progress(end)
     }
-    return losses
+    return scores
+  }
+
+  /// −ln p(target) [nats] of each token's target; otherwise as `scores`.
+  public func losses(_ tokens: [Int], targets: [Int]) throws(ModelError) -> [Double] {
+    try scores(tokens, targets: targets).map { -$0.logProbability }
   }
 
   /// Reads a sequence of tokens and hands out the hidden vector after each: `body(index, hidden)`, hidden [D].

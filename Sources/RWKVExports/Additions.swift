@@ -121,7 +121,7 @@ public func rwkv_get_metadata(
 // MARK: - Text
 
 extension ContextObject {
-  fileprivate func tokenizer() throws -> any Tokenizer {
+  func tokenizer() throws -> any Tokenizer {
     guard let tokenizer = model.tokenizer else {
       throw Failure(
         RWKV_ERROR_MODEL, RWKV_ERROR_PARAM_MISSING,
@@ -169,45 +169,66 @@ public func rwkv_generate(
   _ promptLength: Int, _ maxTokens: Int, _ stops: UnsafePointer<UnsafePointer<CChar>?>?, _ stopCount: Int,
   _ receive: rwkv_text?, _ user: UnsafeMutableRawPointer?
 ) -> rwkv_finish {
+  rwkv_generate_observed(
+    ctx, state, sampler, prompt, promptLength, maxTokens, stops, stopCount, nil, receive, user)
+}
+
+@c @implementation
+public func rwkv_generate_observed(
+  _ ctx: OpaquePointer?, _ state: OpaquePointer?, _ sampler: OpaquePointer?, _ prompt: UnsafePointer<CChar>?,
+  _ promptLength: Int, _ maxTokens: Int, _ stops: UnsafePointer<UnsafePointer<CChar>?>?, _ stopCount: Int,
+  _ observe: rwkv_token?, _ receive: rwkv_text?, _ user: UnsafeMutableRawPointer?
+) -> rwkv_finish {
   use(ctx, RWKV_FINISH_ERROR) { context in
     let state = try Handles.get(state, StateObject.self)
     let sampler = try Handles.get(sampler, SamplerObject.self)
     try state.check(context)
-    let tokenizer = try context.tokenizer()
     guard let receive else { throw Failure.null("receive") }
-    let tokens = tokenizer.encode(try bytes(prompt, promptLength, "prompt"))
-    let stops = try (0..<max(0, stopCount)).map { index in
-      guard let stops else { throw Failure.null("stops") }
-      return try text(stops[index], "a stop string")
-    }
+    let tokens = try context.tokenizer().encode(bytes(prompt, promptLength, "prompt"))
+    let stops = try texts(stops, stopCount, "stops")
     return try state.exclusively {
       try sampler.exclusively {
-        let session = Session(context.evaluator, state.state)
-        if !tokens.isEmpty {
-          context.latest = nil
-          try session.prefill(tokens)
-        } else if context.latest !== state.state {
-          throw Failure(
-            RWKV_ERROR_ARGS, "the prompt is empty, and this context did not evaluate the state last")
-        }
-        context.latest = nil
-        sampler.hasStarted = true
-        let limit = maxTokens < 0 ? Int.max : maxTokens
-        let reason = try session.generate(limit, with: &sampler.sampler, tokenizer: tokenizer, stop: stops) {
-          ($0 + [0]).withUnsafeBufferPointer { text in
-            text.withMemoryRebound(to: CChar.self) { receive($0.baseAddress, $0.count - 1, user) }
-          }
-        }
-        context.latest = state.state
-        return
-          switch reason
-        {
-        case .length: RWKV_FINISH_LENGTH
-        case .end: RWKV_FINISH_END
-        case .stop: RWKV_FINISH_STOP
-        case .cancelled: RWKV_FINISH_CANCELLED
-        }
+        try context.begin(tokens, state.state)
+        return try context.generate(
+          maxTokens < 0 ? Int.max : maxTokens, from: state.state, with: sampler, stop: stops,
+          observe: observe.map { observe in
+            { observe(UInt32($0.id), -crossEntropy($0.logits, target: $0.id), $0.logits.baseAddress, user) }
+          },
+          receive: { receive($0, $1, user) })
       }
+    }
+  }
+}
+
+extension ContextObject {
+  /// Reads a prompt; an empty one is for a state that was evaluated last.
+  fileprivate func begin(_ prompt: [Int], _ state: State) throws {
+    if prompt.isEmpty && latest !== state {
+      throw Failure(RWKV_ERROR_ARGS, "the prompt is empty, and this context did not evaluate the state last")
+    }
+    latest = nil
+    if !prompt.isEmpty { try Session(evaluator, state).prefill(prompt) }
+  }
+
+  /// Writes after what `state` has read.
+  fileprivate func generate(
+    _ limit: Int, from state: State, with sampler: SamplerObject, stop: [String],
+    observe: ((ChosenToken) -> Void)?, receive: (UnsafePointer<CChar>?, Int) -> Bool
+  ) throws -> rwkv_finish {
+    sampler.hasStarted = true
+    let reason = try Session(evaluator, state).generate(
+      limit, with: &sampler.sampler, tokenizer: tokenizer(), stop: stop, observe: observe
+    ) {
+      ($0 + [0]).withUnsafeBufferPointer { text in
+        text.withMemoryRebound(to: CChar.self) { receive($0.baseAddress, $0.count - 1) }
+      }
+    }
+    latest = state
+    return switch reason {
+    case .length: RWKV_FINISH_LENGTH
+    case .end: RWKV_FINISH_END
+    case .stop: RWKV_FINISH_STOP
+    case .cancelled: RWKV_FINISH_CANCELLED
     }
   }
 }

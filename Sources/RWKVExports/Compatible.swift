@@ -153,10 +153,10 @@ public func rwkv_quantize_model_file(
   begin(false) {
     let types: [String: QuantizationType] = [
       "Q4_0": .int4, "Q4_1": .int4, "Q4_K": .int4, "Q5_0": .int5, "Q5_1": .int5, "Q5_K": .int5,
-      "Q8_0": .int8, "int4": .int4, "int5": .int5, "int8": .int8, "FP16": .fp16, "FP32": .fp32,
+      "Q8_0": .int8, "INT4": .int4, "INT5": .int5, "INT8": .int8, "FP16": .fp16, "FP32": .fp32,
     ]
     let name = try text(format, "format_name")
-    guard let type = types[name] else {
+    guard let type = types[name.uppercased()] else {
       throw Failure(
         RWKV_ERROR_ARGS, RWKV_ERROR_DATA_TYPE,
         "format '\(name)' is unknown, expected one of \(types.keys.sorted().joined(separator: ", "))")

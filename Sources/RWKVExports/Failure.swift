@@ -92,10 +92,12 @@ final class ErrorSlot: Sendable {
     if let slot = pthread_getspecific(key) {
       return Unmanaged<ErrorSlot>.fromOpaque(slot).takeUnretainedValue()
     }
-    let slot = ErrorSlot(prints: false)
+    let slot = ErrorSlot(prints: printsFromTheStart)
     pthread_setspecific(key, Unmanaged.passRetained(slot).toOpaque())
     return slot
   }
+
+  private static let printsFromTheStart = getenv("RWKV_PRINT_ERRORS").map { String(cString: $0) } == "1"
 
   private static let key: pthread_key_t = {
     var key = pthread_key_t()

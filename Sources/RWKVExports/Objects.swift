@@ -133,3 +133,12 @@ func bytes(_ pointer: UnsafePointer<CChar>?, _ count: Int, _ name: String) throw
   guard let pointer else { throw Failure.null(name) }
   return UnsafeBufferPointer(start: pointer, count: count).map(UInt8.init(bitPattern:))
 }
+
+/// A list of 0-terminated strings.
+func texts(_ pointers: UnsafePointer<UnsafePointer<CChar>?>?, _ count: Int, _ name: String) throws -> [String]
+{
+  try (0..<max(0, count)).map { index in
+    guard let pointers else { throw Failure.null(name) }
+    return try text(pointers[index], "\(name)[\(index)]")
+  }
+}

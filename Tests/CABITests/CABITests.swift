@@ -1,3 +1,4 @@
+import CRWKVABI
 import Foundation
 import RWKV
 import RWKVQuantization
@@ -94,7 +95,7 @@ struct CABITests {
   @Test func exactlyTheHeadersFunctionsAreExported() throws {
     let place = try Workplace.shared.get()
     let symbols = try Self.shell(
-      "nm -D --defined-only --extern-only \(place.path)/librwkv.so | awk '{print $3}' | sort")
+      "nm -D --defined-only \(place.path)/librwkv.so | awk '{print $3}' | sort")
     let expected = try String(
       contentsOf: Self.root.appending(path: "Tests/CABITests/exported-symbols.txt"), encoding: .utf8)
     #expect(symbols.output == expected)
@@ -116,6 +117,56 @@ struct CABITests {
     let place = try Workplace.shared.get()
     try place.compile("c++ -std=c++11 -x c++", "every_function.c", to: "every_function_cpp")
     try place.run("every_function_cpp \(place.arguments)")
+  }
+
+  @Test func wholeTextsWorkFromCAndCPlusPlus() throws {
+    let place = try Workplace.shared.get()
+    for (compiler, program) in [("cc -std=c99", "texts"), ("c++ -std=c++11 -x c++", "texts_cpp")] {
+      try place.compile(compiler, "texts.c", to: program)
+      try Self.require(
+        "RWKV_PRINT_ERRORS=1 LD_LIBRARY_PATH=\(place.path) \(place.path)/\(program) \(place.path)/model.rwkv "
+          + "\(place.path)/other.rwkv \(place.path)/out")
+    }
+    let session = try Session(Model(path: place.path + "/model.rwkv", threads: 1), threads: 1)
+    let vector = try session.embedding("hello world".utf8.map { Int($0) })
+    let written = try Data(contentsOf: URL(filePath: place.path + "/out/vector"))
+    #expect(written == vector.withUnsafeBytes { Data($0) })
+  }
+
+  /// For programs that say "see standard error": the text of the error is there, where the environment asks for it.
+  @Test(arguments: [("1", true), ("0", false), ("", false)])
+  func errorsArePrintedWhereTheEnvironmentAsksForIt(_ value: String, _ prints: Bool) throws {
+    let place = try Workplace.shared.get()
+    try place.compile("cc -std=c99", "opens.c", to: "opens")
+    let result = try Self.shell(
+      "RWKV_PRINT_ERRORS=\(value) LD_LIBRARY_PATH=\(place.path) \(place.path)/opens /nonexistent/model")
+    #expect(result.status == 1)
+    #expect(result.output == (prints ? "rwkv: /nonexistent/model: No such file or directory\n" : ""))
+  }
+
+  @Test func anInstalledLibraryIsFoundByPkgConfigAndCMake() throws {
+    let place = try Workplace.shared.get()
+    let prefix = place.path + "/moved"
+    try Self.require(
+      "tools/install-library.sh \(place.path)/librwkv.so \(prefix).at && rm -rf \(prefix) && mv \(prefix).at \(prefix)"
+    )
+    let version = try Self.shell("PKG_CONFIG_PATH=\(prefix)/lib/pkgconfig pkg-config --modversion rwkv")
+      .output
+    #expect(version == "\(RWKV_VERSION_MAJOR).\(RWKV_VERSION_MINOR).\(RWKV_VERSION_PATCH)\n")
+    guard try Self.shell("command -v cmake").status == 0 else { return }
+    let project = """
+      cmake_minimum_required(VERSION 3.13)
+      project(opens C)
+      find_package(rwkv \(version.trimmingCharacters(in: .whitespacesAndNewlines)) REQUIRED)
+      add_executable(opens \(Self.programs)/opens.c)
+      target_link_libraries(opens rwkv::rwkv)
+      """
+    try FileManager.default.createDirectory(atPath: prefix + "/project", withIntermediateDirectories: true)
+    try project.write(toFile: prefix + "/project/CMakeLists.txt", atomically: true, encoding: .utf8)
+    let built = prefix + "/project/build"
+    try Self.require(
+      "cmake -S \(prefix)/project -B \(built) -DCMAKE_PREFIX_PATH=\(prefix) && cmake --build \(built)")
+    try Self.require("\(built)/opens \(place.path)/model.rwkv")
   }
 
   /// What a program wrote after reading "hello world" equals what Swift computes, bit for bit.
@@ -143,13 +194,12 @@ struct CABITests {
 
   @Test func examplesInCBuildAndRun() throws {
     let place = try Workplace.shared.get()
-    let library = try FileManager.default.destinationOfSymbolicLink(atPath: place.path + "/librwkv.so")
-    try Self.require("tools/pkg-config.sh \(place.path)/pc \(library)")
+    try Self.require("tools/install-library.sh \(place.path)/librwkv.so \(place.path)/installed")
     for (name, arguments) in [
       ("embed", "model.rwkv 'hello world' 20"), ("batch", "hybrid.rwkv 9 hello world again"),
     ] {
       let make = "make -C examples/c-\(name) -s --always-make"
-      try Self.require("CFLAGS=-Werror PKG_CONFIG_PATH=\(place.path)/pc \(make)")
+      try Self.require("CFLAGS=-Werror PKG_CONFIG_PATH=\(place.path)/installed/lib/pkgconfig \(make)")
       defer { _ = try? Self.shell("make -C examples/c-\(name) -s clean") }
       try Self.require("examples/c-\(name)/\(name) \(place.path)/\(arguments)")
       let wrong = try Self.shell("examples/c-\(name)/\(name) /nonexistent 1 x")

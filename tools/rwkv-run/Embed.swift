@@ -1,6 +1,6 @@
-import ArgumentParser
+public import ArgumentParser
 import Glibc
-import RWKV
+public import RWKV
 import RWKVFormat
 import RWKVTokenizer
 import Terminal
@@ -20,10 +20,6 @@ struct Embed: ParsableCommand {
         rwkv-run embed model.rwkv -p "a text"
         rwkv-run embed model.rwkv -f sentences.txt --lines --out vectors.npy
       """)
-
-  enum Pooling: String, ExpressibleByArgument, CaseIterable {
-    case mean, last, state
-  }
 
   @OptionGroup var options: ModelOptions
 
@@ -67,12 +63,12 @@ struct Embed: ParsableCommand {
       var vectors: [Float] = []
       for (index, text) in texts.enumerated() {
         if isInterrupted { throw interruptedExit }
-        let tokens = tokenizer.encode(text) + [0]
-        let vector = normalized(try vector(tokens, session))
+        let tokens = tokenizer.encode(text)
+        let vector = try session.embedding(tokens, pooling: pooling) { _ in !isInterrupted }
         if outputPath == nil {
           output(
             JSON.object([
-              ("tokens", .integer(tokens.count - 1)),
+              ("tokens", .integer(tokens.count)),
               ("embedding", .array(vector.map { .exactNumber(Double($0)) })),
             ]).description)
         } else {
@@ -82,29 +78,6 @@ struct Embed: ParsableCommand {
       }
       if let outputPath { try write(npy(vectors, rows: texts.count), to: outputPath) }
     }
-  }
-
-  private func vector(_ tokens: [Int], _ session: Session) throws -> [Float] {
-    session.state.reset()
-    switch pooling {
-    case .last:
-      try session.prefill(tokens) { _ in !isInterrupted }
-      return Array(session.hidden)
-    case .state:
-      try session.prefill(tokens) { _ in !isInterrupted }
-      return session.state.wkv(session.model.configuration.layers - 1)
-    case .mean:
-      var sums = [Double](repeating: 0, count: session.model.configuration.embedding)
-      try session.forEachHidden(tokens, progress: { _ in !isInterrupted }) { _, hidden in
-        for (channel, value) in hidden.enumerated() { sums[channel] += Double(value) }
-      }
-      return sums.map { Float($0 / Double(tokens.count)) }
-    }
-  }
-
-  private func normalized(_ vector: [Float]) -> [Float] {
-    let length = vector.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
-    return length > 0 ? vector.map { Float(Double($0) / length) } : vector
   }
 
   /// NumPy's format 1.0: magic, version, length of the header, header, values.
@@ -118,3 +91,5 @@ struct Embed: ParsableCommand {
     return bytes
   }
 }
+
+extension Pooling: ExpressibleByArgument {}

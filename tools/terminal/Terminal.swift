@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
+import CRWKVABI
 import Glibc
 import Synchronization
 
-/// The version of the programs and the library.
-package let version = "0.1.0"
+/// The version of the programs and the library, as rwkv.h has it.
+package let version = "\(RWKV_VERSION_MAJOR).\(RWKV_VERSION_MINOR).\(RWKV_VERSION_PATCH)"
 
 /// Why standard output could not be written, as an `errno`: the first time that it failed.
 private let outputFailure = Atomic<Int32>(0)

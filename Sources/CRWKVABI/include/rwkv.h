@@ -44,9 +44,20 @@
  * (rwkv_get_last_error_text) are then kept with the context that was passed; without one (no context, or none that is
  * alive) with the calling thread, where passing NULL finds them. Flags of earlier errors are forgotten when the next
  * model is opened or converted (those of the thread) or the next evaluation begins (those of its context). Nothing is
- * printed unless asked for with rwkv_set_print_errors, and nothing aborts.
+ * printed unless asked for with rwkv_set_print_errors, or by RWKV_PRINT_ERRORS=1 in the environment, which is
+ * rwkv_set_print_errors(NULL, true) in each thread from the start; and nothing aborts.
  *
  * A function that fails leaves state_out, logits_out and the like in an unspecified condition, unless it says more.
+ *
+ * SIGNALS
+ *
+ * While a program uses a model, its file is mapped into memory. The first model that is opened installs a handler for
+ * SIGBUS, which comes when such a file is cut short by somebody else: the call that reads it fails then instead of the
+ * process. A SIGBUS from elsewhere goes to the handler that was there before. No other signal is touched.
+ *
+ * VERSIONS
+ *
+ * What a later version added says so: "Since 0.2". Everything else is there since 0.1.
  */
 #ifndef RWKV_H
 #define RWKV_H
@@ -62,7 +73,7 @@
 #endif
 
 #define RWKV_VERSION_MAJOR 0
-#define RWKV_VERSION_MINOR 1
+#define RWKV_VERSION_MINOR 2
 #define RWKV_VERSION_PATCH 0
 /* Comparable with rwkv_version_number(). */
 #define RWKV_VERSION_NUMBER (RWKV_VERSION_MAJOR * 1000000 + RWKV_VERSION_MINOR * 1000 + RWKV_VERSION_PATCH)
@@ -181,8 +192,8 @@ RWKV_API void rwkv_init_state(const struct rwkv_context * ctx, float * state);
 RWKV_API void rwkv_free(struct rwkv_context * ctx);
 
 /* Converts a model (any checkpoint, or a .rwkv file of type FP32 or FP16) into a quantized .rwkv file, replacing an
- * existing one when it is complete. format_name: Q4_0, Q4_1, Q4_K or int4; Q5_0, Q5_1, Q5_K or int5; Q8_0 or int8; FP16;
- * FP32. rwkv.cpp's names choose the type of ours with as many bits. */
+ * existing one when it is complete. format_name, in any case: Q4_0, Q4_1, Q4_K or int4; Q5_0, Q5_1, Q5_K or int5;
+ * Q8_0 or int8; FP16; FP32. rwkv.cpp's names choose the type of ours with as many bits. */
 RWKV_API bool rwkv_quantize_model_file(
     const char * model_file_path_in, const char * model_file_path_out, const char * format_name);
 
@@ -273,6 +284,18 @@ RWKV_API bool rwkv_state_eval(
     struct rwkv_context * ctx, struct rwkv_state * state, const uint32_t * tokens, size_t count, float * logits_out,
     rwkv_progress progress, void * user);
 
+/* The same with the logits after each token: logits_out has count times rwkv_get_logits_len floats. Since 0.2. */
+RWKV_API bool rwkv_state_eval_each(
+    struct rwkv_context * ctx, struct rwkv_state * state, const uint32_t * tokens, size_t count, float * logits_out,
+    rwkv_progress progress, void * user);
+
+/* Reads count tokens into a state and says how well each of them predicted the token of the same index in targets:
+ * logprobs_out gets count natural logarithms of the targets' probabilities, best_out (or NULL) the most likely tokens.
+ * To score a text, targets are its tokens shifted by one. Since 0.2. */
+RWKV_API bool rwkv_state_score(
+    struct rwkv_context * ctx, struct rwkv_state * state, const uint32_t * tokens, const uint32_t * targets,
+    size_t count, double * logprobs_out, uint32_t * best_out, rwkv_progress progress, void * user);
+
 /* Reads count vectors of rwkv_get_n_embed finite floats each that stand in for rows of the embedding table: what an
  * encoder of images or sound made for this model. */
 RWKV_API bool rwkv_state_eval_vectors(
@@ -287,6 +310,13 @@ RWKV_API bool rwkv_eval_batch(
 /* The hidden vector from which the last logits of this context were made (of a batch: the last), rwkv_get_n_embed
  * floats: an embedding of what was read. An error if no logits were asked for. */
 RWKV_API bool rwkv_get_hidden(struct rwkv_context * ctx, float * hidden_out);
+
+/* The vector of length bytes of text, rwkv_get_n_embed floats: the mean of the hidden vectors after each of its tokens
+ * and token 0, scaled to length 1, as `rwkv-run embed` writes it. Dot products of such vectors tell how alike texts are.
+ * Uses no state. Since 0.2. */
+RWKV_API bool rwkv_embed(
+    struct rwkv_context * ctx, const char * text, size_t length, float * vector_out, rwkv_progress progress,
+    void * user);
 
 /* Saves a state with the count tokens that led to it (NULL, 0: without), to a file that appears complete or not at all,
  * or to memory. It is compressed, has checksums, and loads only with the same model. */
@@ -367,6 +397,32 @@ RWKV_API enum rwkv_finish rwkv_generate(
     struct rwkv_context * ctx, struct rwkv_state * state, struct rwkv_sampler * sampler, const char * prompt,
     size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_text receive,
     void * user);
+
+/* A token that was chosen, the natural logarithm of its probability before penalties and sampling, and the logits of
+ * which it is (rwkv_get_logits_len, valid during the call). */
+typedef void (*rwkv_token)(uint32_t token, double logprob, const float * logits, void * user);
+
+/* The same, with observe called for each token before the state reads it; NULL: not. The text of a token that may begin
+ * a stop string comes later than the token, or never. Since 0.2. */
+RWKV_API enum rwkv_finish rwkv_generate_observed(
+    struct rwkv_context * ctx, struct rwkv_state * state, struct rwkv_sampler * sampler, const char * prompt,
+    size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_token observe,
+    rwkv_text receive, void * user);
+
+/* ---- conversations. template_name: a template's name ("g1", "world", "raven", "none"), or the text of one as
+ * `rwkv-run chat --template` takes it, or NULL for the one that the model was most likely trained with. ---- */
+
+/* The text that a model reads before it answers the last of count messages. roles: "system", "user" or "assistant";
+ * contents: 0-terminated texts. If the last message is the assistant's, its answer goes on from there. thinking: a way
+ * of answering that the template knows ("off", "on", "short", "long", "fake"); NULL: its first. Since 0.2. */
+RWKV_API size_t rwkv_apply_template(
+    const struct rwkv_context * ctx, const char * template_name, const char * thinking, const char * const * roles,
+    const char * const * contents, size_t count, char * buffer, size_t size);
+
+/* What ends an answer, for the stops of rwkv_generate: the number of texts, and each of them. Since 0.2. */
+RWKV_API size_t rwkv_get_template_stop_count(const struct rwkv_context * ctx, const char * template_name);
+RWKV_API size_t rwkv_get_template_stop(
+    const struct rwkv_context * ctx, const char * template_name, size_t index, char * buffer, size_t size);
 
 #ifdef __cplusplus
 }

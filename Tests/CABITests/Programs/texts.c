@@ -1,0 +1,199 @@
+/* What rwkv.h has for whole texts: logits and scores after each token, vectors, conversations, observed generation;
+ * and what the library does to the program that loads it. C99 and C++.
+ *
+ *     texts MODEL OTHER_MODEL FOLDER
+ *
+ * The models are byte-level with 256 tokens. Writes the vector of "hello world" to FOLDER/vector. */
+#define _POSIX_C_SOURCE 200809L
+#include "rwkv.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHECK(condition) check((condition) ? 1 : 0, #condition, __LINE__)
+#define FAILS(ctx, word, condition) check_error((ctx), (word), (condition) ? 1 : 0, __LINE__)
+
+static int failures = 0;
+
+static void check(int holds, const char * condition, int line) {
+    if (holds) return;
+    fprintf(stderr, "line %d: %s\n", line, condition);
+    failures++;
+}
+
+/* The call failed, and the error says why. */
+static void check_error(struct rwkv_context * ctx, const char * word, int failed, int line) {
+    char text[512] = "";
+    check(failed, "the call fails", line);
+    rwkv_get_last_error_text(ctx, text, sizeof text);
+    check(strstr(text, word) != NULL, text, line);
+    check(rwkv_get_last_error(ctx) != RWKV_ERROR_NONE, "the error has flags", line);
+}
+
+enum { count = 150, V = 256 }; /* more tokens than one block */
+static uint32_t tokens[count + 1];
+
+static bool cancel(double done, void * user) { return done > 2 || user == &failures; }
+
+static double logprob(const float * logits, uint32_t token) {
+    double sum = 0;
+    int i;
+    for (i = 0; i < V; i++) sum += exp((double) logits[i]);
+    return logits[token] - log(sum);
+}
+
+static void test_each(struct rwkv_context * ctx, struct rwkv_context * other) {
+    static float each[count][V], one[V];
+    static double scores[count];
+    static uint32_t best[count];
+    struct rwkv_state * state = rwkv_state_new(ctx), * same = rwkv_state_new(ctx);
+    int i, k;
+    for (i = 0; i <= count; i++) tokens[i] = (uint32_t) (i * i + 7) % V;
+    CHECK(rwkv_state_eval_each(ctx, state, tokens, count, each[0], NULL, NULL));
+    CHECK(rwkv_state_reset(state));
+    CHECK(rwkv_state_score(ctx, state, tokens, tokens + 1, count, scores, best, NULL, NULL));
+    for (i = 0; i < count; i++) {
+        int most = 0;
+        CHECK(rwkv_state_eval(ctx, same, tokens + i, 1, one, NULL, NULL));
+        CHECK(memcmp(one, each[i], sizeof one) == 0);
+        CHECK(fabs(scores[i] - logprob(one, tokens[i + 1])) < 1e-9);
+        for (k = 0; k < V; k++) most = one[k] > one[most] ? k : most;
+        CHECK(best[i] == (uint32_t) most);
+    }
+    CHECK(rwkv_state_reset(state));
+    CHECK(rwkv_state_score(ctx, state, tokens, tokens + 1, 3, scores, NULL, NULL, NULL));
+    FAILS(ctx, "cancelled", !rwkv_state_eval_each(ctx, state, tokens, count, each[0], cancel, NULL));
+    FAILS(ctx, "cancelled", !rwkv_state_score(ctx, state, tokens, tokens, count, scores, NULL, cancel, NULL));
+    FAILS(ctx, "logits_out is NULL", !rwkv_state_eval_each(ctx, state, tokens, count, NULL, NULL, NULL));
+    FAILS(ctx, "logprobs_out is NULL", !rwkv_state_score(ctx, state, tokens, tokens, 2, NULL, NULL, NULL, NULL));
+    FAILS(ctx, "tokens is NULL", !rwkv_state_score(ctx, state, tokens, NULL, 2, scores, NULL, NULL, NULL));
+    FAILS(ctx, "at least one", !rwkv_state_eval_each(ctx, state, tokens, 0, one, NULL, NULL));
+    tokens[1] = 256;
+    FAILS(ctx, "vocabulary", !rwkv_state_score(ctx, state, tokens, tokens + 1, 1, scores, NULL, NULL, NULL));
+    FAILS(other, "belongs", !rwkv_state_eval_each(other, state, tokens, 1, one, NULL, NULL));
+    FAILS(NULL, "NULL", !rwkv_state_eval_each(NULL, state, tokens, 1, one, NULL, NULL));
+    FAILS(NULL, "NULL", !rwkv_state_score(NULL, state, tokens, tokens, 1, scores, NULL, NULL, NULL));
+    rwkv_state_free(state);
+    rwkv_state_free(same);
+}
+
+static void test_vectors(struct rwkv_context * ctx, const char * folder) {
+    static float vector[1 << 12], again[1 << 12];
+    size_t n = rwkv_get_n_embed(ctx), i;
+    double length = 0;
+    char path[2048];
+    FILE * file;
+    CHECK(n <= 1 << 12 && rwkv_embed(ctx, "hello world", 11, vector, NULL, NULL));
+    for (i = 0; i < n; i++) length += (double) vector[i] * vector[i];
+    CHECK(fabs(length - 1) < 1e-5);
+    CHECK(rwkv_embed(ctx, "another", 7, again, NULL, NULL) && memcmp(vector, again, n * sizeof(float)) != 0);
+    CHECK(rwkv_embed(ctx, "hello world", 11, again, NULL, NULL) && memcmp(vector, again, n * sizeof(float)) == 0);
+    CHECK(rwkv_embed(ctx, "", 0, again, NULL, NULL));
+    FAILS(ctx, "cancelled", !rwkv_embed(ctx, "hello", 5, again, cancel, NULL));
+    FAILS(ctx, "vector_out is NULL", !rwkv_embed(ctx, "hello", 5, NULL, NULL, NULL));
+    FAILS(NULL, "NULL", !rwkv_embed(NULL, "hello", 5, again, NULL, NULL));
+    snprintf(path, sizeof path, "%s/vector", folder);
+    file = fopen(path, "wb");
+    CHECK(file != NULL && fwrite(vector, sizeof(float), n, file) == n);
+    if (file) fclose(file);
+}
+
+static void test_templates(struct rwkv_context * ctx) {
+    const char * roles[] = {"system", "user", "assistant", "user"};
+    const char * contents[] = {"Be brief.", "Hello\r\n\n\nyou ", "Hi.", "Why?"};
+    const char * g1 = "System: Be brief.\n\nUser: Hello\nyou\n\nAssistant: Hi.\n\nUser: Why?\n\nAssistant:";
+    char text[512];
+    size_t length = rwkv_apply_template(ctx, NULL, NULL, roles, contents, 4, text, sizeof text);
+    CHECK(length == strlen(g1) && strcmp(text, g1) == 0);
+    CHECK(rwkv_apply_template(ctx, "g1", NULL, roles, contents, 4, NULL, 0) == length);
+    CHECK(rwkv_apply_template(ctx, "g1", "on", roles + 3, contents + 3, 1, text, sizeof text) > 0);
+    CHECK(strcmp(text, "User: Why?\n\nAssistant: <think") == 0);
+    /* The answer goes on from what is there. */
+    CHECK(rwkv_apply_template(ctx, "g1", NULL, roles + 1, contents + 1, 2, text, sizeof text) > 0);
+    CHECK(strcmp(text, "User: Hello\nyou\n\nAssistant: Hi.") == 0);
+    CHECK(rwkv_apply_template(ctx, "user = \"<{text}>\"\nassistant = \"=\"\nstop = \"<\"", NULL, roles + 3,
+        contents + 3, 1, text, sizeof text) == 7 && strcmp(text, "<Why?>=") == 0);
+    CHECK(rwkv_get_template_stop_count(ctx, NULL) == 2 && rwkv_get_template_stop_count(ctx, "none") == 0);
+    CHECK(rwkv_get_template_stop(ctx, "g1", 0, text, sizeof text) == 7 && strcmp(text, "\n\nUser:") == 0);
+    FAILS(ctx, "2 stop strings", rwkv_get_template_stop(ctx, "g1", 2, text, sizeof text) == RWKV_FAILED);
+    FAILS(ctx, "there are g1", rwkv_get_template_stop_count(ctx, "chatml") == RWKV_FAILED);
+    FAILS(ctx, "no place for a system", rwkv_apply_template(ctx, "raven", 0, roles, contents, 1, 0, 0) == RWKV_FAILED);
+    FAILS(ctx, "thinking 'hard'", rwkv_apply_template(ctx, 0, "hard", roles, contents, 1, 0, 0) == RWKV_FAILED);
+    roles[1] = "tool";
+    FAILS(ctx, "role 'tool'", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
+    roles[1] = NULL;
+    FAILS(ctx, "roles[1] is NULL", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
+    FAILS(ctx, "contents is NULL", rwkv_apply_template(ctx, 0, 0, roles, NULL, 1, 0, 0) == RWKV_FAILED);
+    FAILS(NULL, "NULL", rwkv_apply_template(NULL, 0, 0, roles, contents, 1, 0, 0) == RWKV_FAILED);
+    FAILS(NULL, "NULL", rwkv_get_template_stop_count(NULL, 0) == RWKV_FAILED);
+    FAILS(NULL, "NULL", rwkv_get_template_stop(NULL, 0, 0, 0, 0) == RWKV_FAILED);
+}
+
+struct record {
+    int tokens;
+    double logprob;
+    uint32_t last;
+};
+
+static void observe(uint32_t token, double value, const float * logits, void * user) {
+    struct record * record = (struct record *) user;
+    CHECK(fabs(value - logprob(logits, token)) < 1e-9 && value <= 0);
+    record->tokens++;
+    record->logprob += value;
+    record->last = token;
+}
+
+static bool receive(const char * text, size_t length, void * user) { return text && user && length > 0; }
+
+static void test_observing(struct rwkv_context * ctx) {
+    struct rwkv_state * state = rwkv_state_new(ctx);
+    struct rwkv_sampler * sampler = rwkv_sampler_new(ctx, NULL);
+    struct record record;
+    enum rwkv_finish end;
+    memset(&record, 0, sizeof record);
+    end = rwkv_generate_observed(ctx, state, sampler, "hello", 5, 30, NULL, 0, observe, receive, &record);
+    CHECK(end == RWKV_FINISH_LENGTH && record.tokens == 30 && record.logprob < 0 && record.last < V);
+    end = rwkv_generate_observed(ctx, state, sampler, "hello", 5, 3, NULL, 0, NULL, receive, &record);
+    CHECK(end == RWKV_FINISH_LENGTH && record.tokens == 30);
+    end = rwkv_generate_observed(ctx, state, sampler, "hello", 5, 3, NULL, 0, observe, NULL, &record);
+    FAILS(ctx, "receive is NULL", end == RWKV_FINISH_ERROR);
+    end = rwkv_generate_observed(NULL, state, sampler, "hello", 5, 3, NULL, 0, observe, receive, &record);
+    FAILS(NULL, "NULL", end == RWKV_FINISH_ERROR);
+    rwkv_sampler_free(sampler);
+    rwkv_state_free(state);
+}
+
+/* Signals that somebody handles, as bits. */
+static unsigned long handled(void) {
+    unsigned long bits = 0;
+    struct sigaction action;
+    int number;
+    for (number = 1; number < 32; number++) {
+        if (sigaction(number, NULL, &action) == 0 && action.sa_handler != SIG_DFL) bits |= 1ul << number;
+    }
+    return bits;
+}
+
+int main(int argc, char ** argv) {
+    struct rwkv_context * ctx, * other;
+    if (argc != 4) return 64;
+    CHECK(handled() == 0);
+    /* The caller has set RWKV_PRINT_ERRORS. */
+    CHECK(rwkv_get_print_errors(NULL));
+    rwkv_set_print_errors(NULL, false);
+    ctx = rwkv_open(argv[1], 2, NULL, NULL);
+    other = rwkv_open(argv[2], 1, NULL, NULL);
+    CHECK(ctx != NULL && other != NULL && !rwkv_get_print_errors(ctx));
+    CHECK(handled() == 1ul << SIGBUS);
+    test_each(ctx, other);
+    test_vectors(ctx, argv[3]);
+    test_templates(ctx);
+    test_observing(ctx);
+    rwkv_free(ctx);
+    rwkv_free(other);
+    printf("%d failures\n", failures);
+    return failures ? 1 : 0;
+}
