@@ -119,7 +119,7 @@ let package = Package(
       ["RWKVQuantization", "RWKV", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer", "CRWKVKernels"]),
     .testTarget(
       name: "CABITests", dependencies: ["CRWKVABI", "RWKV", "RWKVQuantization", "RWKVFormat"],
-      exclude: ["Programs", "exported-symbols.txt"], swiftSettings: swiftSettings),
+      exclude: ["Programs", "exported-symbols.txt", "requirements.txt"], swiftSettings: swiftSettings),
     .testTarget(
       name: "CommandTests", dependencies: ["rwkv-quantize", "rwkv-run"], exclude: ["Programs"],
       swiftSettings: swiftSettings),

@@ -3,7 +3,8 @@
 # rwkv-VERSION-linux-ARCHITECTURE.tar.gz of what tools/build.sh installs, with the documents; and a Python wheel.
 set -eu
 cd "$(dirname "$0")/.."
-out=${1:-.build/release-files}
+mkdir -p "${1:-.build/release-files}"
+out=$(cd "${1:-.build/release-files}" && pwd)
 stage=$out/stage
 rm -rf "$stage"
 tools/build.sh "$stage"
@@ -28,6 +29,6 @@ fi
 rm -rf "${out:?}/$name"
 mv "$stage" "$out/$name"
 tar -C "$out" --sort=name --owner=0 --group=0 -czf "$out/$name.tar.gz" "$name"
-python3 tools/wheel.py "$out/$name/lib/librwkv.so.0" "$out" >/dev/null
+RWKV_LIBRARY=$out/$name/lib/librwkv.so.0 python3 -m pip wheel -q --no-deps -w "$out" ./python
 rm -rf "${out:?}/$name"
 ls -l "$out"

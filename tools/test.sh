@@ -8,6 +8,12 @@ if ! python3 -c "import numpy, zstandard" 2>/dev/null; then
   install_packages python3 python3-numpy python3-zstandard
   PATH="/usr/bin:$PATH" # the Python that has them, if another one comes first
 fi
+# Python's packages for tests of ours are apart from the system's; those tests are skipped where they cannot be had.
+if ! .build/venv/bin/pip install -q -r Tests/CABITests/requirements.txt 2>/dev/null; then
+  python3 -m venv .build/venv 2>/dev/null || install_packages python3-venv || true
+  { python3 -m venv .build/venv && .build/venv/bin/pip install -q -r Tests/CABITests/requirements.txt; } ||
+    say "no packages for Python: those tests are skipped"
+fi
 # NEON kernels are compiled for ARM and run on an emulated processor; skipped where that cannot be had.
 if ! command -v qemu-aarch64 >/dev/null 2>&1 || ! command -v aarch64-linux-gnu-gcc >/dev/null 2>&1; then
   install_packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user || say "no ARM tools: those tests are skipped"

@@ -46,3 +46,78 @@ public final class Batch {
     return evaluator.logits(index)
   }
 }
+
+/// A token of one of several texts that are read together.
+package struct TextPosition {
+  /// Which text, and which of its tokens.
+  package let text: Int
+  package let token: Int
+  /// Where the evaluator has its logits and hidden vector.
+  package let row: Int
+}
+
+extension Evaluator {
+  /// Each state reads a text of its own; as many tokens of all of them as fit go through one pass over the weights.
+  ///
+  /// The same numbers as reading them one by one. An error leaves the states after the last complete pass.
+  /// - Parameters:
+  ///   - output: what is wanted of each text.
+  ///   - receive: called for each token whose logits were wanted, while they are valid.
+  ///   - progress: called with the number of tokens read so far; reading stops when it returns false.
+  package func read(
+    _ texts: [[Int]], _ states: [State], output: Output, progress: (Int) -> Bool = { _ in true },
+    _ receive: (TextPosition) -> Void
+  ) throws(ModelError) {
+    var (text, start, end) = (0, 0, 0)
+    while text < texts.count {
+      var (tokens, runs, places): ([Int], [Run], [(text: Int, start: Int)]) = ([], [], [])
+      while text < texts.count, tokens.count < Self.capacity {
+        let count = min(texts[text].count - start, Self.capacity - tokens.count)
+        if count > 0 {
+          runs.append(Run(first: tokens.count, count: count, states[text]))
+          places.append((text, start))
+          tokens += texts[text][start..<start + count]
+          start += count
+        }
+        if start == texts[text].count { (text, start) = (text + 1, 0) }
+      }
+      guard !runs.isEmpty else { return }
+      let ends = zip(runs, places).map { $1.start + $0.count == texts[$1.text].count }
+      let wanted = output == .lastOfEachRun && !ends.contains(true) ? .none : output
+      try evaluate(.tokens(tokens[...]), runs, output: wanted)
+      for (index, (run, place)) in zip(runs, places).enumerated() {
+        if wanted == .all {
+          for row in 0..<run.count {
+            receive(TextPosition(text: place.text, token: place.start + row, row: run.first + row))
+          }
+        } else if wanted == .lastOfEachRun && ends[index] {
+          receive(TextPosition(text: place.text, token: place.start + run.count - 1, row: index))
+        }
+      }
+      end += tokens.count
+      guard progress(end) else { throw ModelError(.cancelled) }
+    }
+  }
+
+  /// Each state reads a text of its own; how well each token predicted the target of the same place.
+  package func scores(
+    _ texts: [[Int]], _ states: [State], targets: [[Int]], progress: (Int) -> Bool = { _ in true }
+  ) throws(ModelError) -> [[TokenScore]] {
+    precondition(texts.map(\.count) == targets.map(\.count))
+    var scores = texts.map { [TokenScore](repeating: TokenScore(), count: $0.count) }
+    var places: [TextPosition] = []
+    func flush() {
+      let values = self.scores(places.map { (row: $0.row, target: targets[$0.text][$0.token]) })
+      for (place, value) in zip(places, values) { scores[place.text][place.token] = value }
+      places = []
+    }
+    try read(
+      texts, states, output: .all,
+      progress: {
+        flush()
+        return progress($0)
+      }
+    ) { places.append($0) }
+    return scores
+  }
+}

@@ -20,20 +20,37 @@ extension Session {
     _ tokens: [Int], pooling: Pooling = .mean, progress: (Int) -> Bool = { _ in true }
   ) throws(ModelError) -> [Float] {
     state.reset()
-    let tokens = tokens + [0]
-    let wanted: [Float]
     switch pooling {
-    case .last, .state:
-      try evaluator.read(.tokens(tokens[...]), state, output: .lastOfEachRun) { end, _ in progress(end) }
-      wanted = pooling == .last ? Array(hidden) : state.wkv(model.configuration.layers - 1)
     case .mean:
-      var sums = [Double](repeating: 0, count: model.configuration.embedding)
-      try forEachHidden(tokens, progress: progress) { _, hidden in
-        for (channel, value) in hidden.enumerated() { sums[channel] += Double(value) }
-      }
-      wanted = sums.map { Float($0 / Double(tokens.count)) }
+      return try evaluator.embeddings([tokens], [state], progress: progress)[0]
+    case .last, .state:
+      let tokens = tokens + [0]
+      try evaluator.read(.tokens(tokens[...]), state, output: .lastOfEachRun) { end, _ in progress(end) }
+      return normalized(pooling == .last ? Array(hidden) : state.wkv(model.configuration.layers - 1))
     }
-    let length = wanted.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
-    return length > 0 ? wanted.map { Float(Double($0) / length) } : wanted
   }
+}
+
+extension Evaluator {
+  /// The mean vectors of many texts, which are read together; otherwise as `Session.embedding`.
+  ///
+  /// - Parameter states: where they are read into, empty ones; nil: nowhere.
+  package func embeddings(
+    _ texts: [[Int]], _ states: [State]? = nil, progress: (Int) -> Bool = { _ in true }
+  ) throws(ModelError) -> [[Float]] {
+    let texts = texts.map { $0 + [0] }
+    let D = model.configuration.embedding
+    var sums = [[Double]](repeating: [Double](repeating: 0, count: D), count: texts.count)
+    try read(texts, states ?? texts.map { _ in model.newState() }, output: .all, progress: progress) {
+      place in
+      for (channel, value) in hidden(place.row).enumerated() { sums[place.text][channel] += Double(value) }
+    }
+    return zip(sums, texts).map { sums, text in normalized(sums.map { Float($0 / Double(text.count)) }) }
+  }
+}
+
+/// A vector of the same direction and length 1.
+private func normalized(_ vector: [Float]) -> [Float] {
+  let length = vector.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
+  return length > 0 ? vector.map { Float(Double($0) / length) } : vector
 }

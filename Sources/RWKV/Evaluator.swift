@@ -269,17 +269,18 @@ package final class Evaluator {
     UnsafeBufferPointer(start: logits + index * logitsStride, count: model.configuration.vocabulary)
   }
 
-  /// How well the rows of logits predict the targets, at the targets' indices in `scores`.
-  func scores(_ targets: ArraySlice<Int>, into scores: inout [TokenScore]) {
-    scores.withUnsafeMutableBufferPointer { buffer in
+  /// How well rows of logits predict tokens; the same numbers for any number of threads.
+  func scores(_ wanted: [(row: Int, target: Int)]) -> [TokenScore] {
+    var result = [TokenScore](repeating: TokenScore(), count: wanted.count)
+    result.withUnsafeMutableBufferPointer { buffer in
       nonisolated(unsafe) let scores = buffer
       team.run { member in
-        member.parallel(targets.count) { row in
-          let index = targets.startIndex + row
-          scores[index] = TokenScore(logits(row), target: targets[index])
+        member.parallel(wanted.count) { index in
+          scores[index] = TokenScore(logits(wanted[index].row), target: wanted[index].target)
         }
       }
     }
+    return result
   }
 
   /// What the head made them of: the normed output of the last block, [D].

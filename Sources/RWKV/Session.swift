@@ -73,13 +73,7 @@ public final class Session {
   public func scores(
     _ tokens: [Int], targets: [Int], progress: (Int) -> Bool = { _ in true }
   ) throws(ModelError) -> [TokenScore] {
-    precondition(tokens.count == targets.count)
-    var scores = [TokenScore](repeating: TokenScore(), count: tokens.count)
-    try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
-      evaluator.scores(targets[(end - count)..<end], into: &scores)
-      return progress(end)
-    }
-    return scores
+    try evaluator.scores([tokens], [state], targets: [targets], progress: progress)[0]
   }
 
   /// −ln p(target) [nats] of each token's target; otherwise as `scores`.

@@ -67,6 +67,13 @@ public func rwkv_get_name(
 }
 
 @c @implementation
+public func rwkv_get_identity(
+  _ ctx: OpaquePointer?, _ buffer: UnsafeMutablePointer<CChar>?, _ size: Int
+) -> Int {
+  ask(ctx, failed) { try write(hexadecimal($0.model.identity).utf8, buffer, size) }
+}
+
+@c @implementation
 public func rwkv_get_n_head(_ ctx: OpaquePointer?) -> Int {
   ask(ctx, 0) { $0.model.configuration.version == .v4 ? 0 : $0.model.configuration.heads }
 }

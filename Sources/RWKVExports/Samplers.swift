@@ -109,6 +109,14 @@ public func rwkv_sampler_sample(
 }
 
 @c @implementation
+public func rwkv_sampler_is_finished(_ sampler: OpaquePointer?) -> Bool {
+  attempt(false) {
+    let object = try Handles.get(sampler, SamplerObject.self)
+    return try object.exclusively { object.sampler.isFinished }
+  }
+}
+
+@c @implementation
 public func rwkv_sampler_reset(_ sampler: OpaquePointer?) -> Bool {
   attempt(false) {
     let object = try Handles.get(sampler, SamplerObject.self)

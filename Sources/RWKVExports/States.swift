@@ -92,7 +92,7 @@ public func rwkv_eval_batch(
     }
     let tokens = try context.tokens(tokens, count)
     let objects = try (0..<count).map { try Handles.get(states[$0], StateObject.self) }
-    return try exclusively(objects[...]) {
+    return try exclusivelyAll(objects[...]) {
       context.latest = nil
       let batch = Batch(context.evaluator)
       try batch.decode(tokens, objects.map(\.state))
@@ -109,11 +109,11 @@ public func rwkv_eval_batch(
 }
 
 /// Runs `body` when all states are free. The same state twice is not.
-private func exclusively<Result>(_ states: ArraySlice<StateObject>, _ body: () throws -> Result) throws
+func exclusivelyAll<Result>(_ states: ArraySlice<StateObject>, _ body: () throws -> Result) throws
   -> Result
 {
   guard let first = states.first else { return try body() }
-  return try first.exclusively { try exclusively(states.dropFirst(), body) }
+  return try first.exclusively { try exclusivelyAll(states.dropFirst(), body) }
 }
 
 @c @implementation

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-public import CRWKVABI
+import CRWKVABI
 import RWKV
 import RWKVChat
 

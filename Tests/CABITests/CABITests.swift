@@ -170,7 +170,7 @@ struct CABITests {
   }
 
   /// What a program wrote after reading "hello world" equals what Swift computes, bit for bit.
-  private static func sameLogits(_ place: Workplace, _ file: String) throws {
+  static func sameLogits(_ place: Workplace, _ file: String) throws {
     let model = try Model(path: place.path + "/model.rwkv", threads: 1)
     let session = try Session(model, threads: 1)
     try session.prefill("hello world".utf8.map { Int($0) })
@@ -205,40 +205,6 @@ struct CABITests {
       let wrong = try Self.shell("examples/c-\(name)/\(name) /nonexistent 1 x")
       #expect(wrong.status == 1 && wrong.output.contains("No such file"))
     }
-  }
-
-  @Test(.enabled("needs Python with NumPy") { try shell("python3 -c 'import numpy'").status == 0 })
-  func exampleInPythonRuns() throws {
-    let place = try Workplace.shared.get()
-    try Self.require(
-      "\(Self.python(place)) examples/python/example.py \(place.path)/model.rwkv 'hello wörld' \(place.path)/out"
-    )
-  }
-
-  @Test(.enabled("needs Python with NumPy") { try shell("python3 -c 'import numpy'").status == 0 })
-  func everyMethodWorksFromPython() throws {
-    let place = try Workplace.shared.get()
-    try Self.require(
-      "\(Self.python(place)) Tests/CABITests/Programs/every_method.py "
-        + ["model", "other", "hybrid", "large"].map { "\(place.path)/\($0).rwkv" }.joined(separator: " ")
-        + " \(place.path)/out")
-    try Self.sameLogits(place, "logits-python")
-  }
-
-  /// Unpacked, as an installer does.
-  @Test(.enabled("needs Python with NumPy") { try shell("python3 -c 'import numpy'").status == 0 })
-  func theWheelCarriesItsLibrary() throws {
-    let place = try Workplace.shared.get()
-    let wheel = "python3 -B tools/wheel.py \(place.path)/librwkv.so \(place.path)/wheel"
-    try Self.require("python3 -m zipfile -e $(\(wheel)) \(place.path)/installed")
-    try Self.require("test -e \(place.path)/installed/librwkv/py.typed")
-    try Self.require(
-      "PYTHONPATH=\(place.path)/installed python3 -B examples/python/example.py "
-        + "\(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
-  }
-
-  private static func python(_ place: Workplace) -> String {
-    "PYTHONPATH=python RWKV_LIBRARY=\(place.path)/librwkv.so.0 python3 -B"
   }
 
   /// With the compiler of these tests, in a scratch folder of its own.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """librwkv.so.0 and the signatures of its functions, as rwkv.h declares them."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 FAILED = ctypes.c_size_t(-1).value
 Progress = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_double, ctypes.c_void_p)
 Receive = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+Observe = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_double, ctypes.c_void_p, ctypes.c_void_p)
 
 
 class RWKVError(Exception):
@@ -46,6 +48,7 @@ def _load() -> ctypes.CDLL:
         ("get_metadata", size, [pointer, text, pointer, size]),
         ("encode", size, [pointer, text, size, pointer, size]),
         ("decode", size, [pointer, pointer, size, pointer, size]),
+        ("get_identity", size, [pointer, pointer, size]),
         ("get_hidden", yes, [pointer, pointer]),
         ("state_new", pointer, [pointer]),
         ("state_clone", pointer, [pointer]),
@@ -56,6 +59,10 @@ def _load() -> ctypes.CDLL:
         ("state_eval", yes, [pointer, pointer, pointer, size, pointer, Progress, pointer]),
         ("state_eval_vectors", yes, [pointer, pointer, pointer, size, pointer]),
         ("eval_batch", yes, [pointer, many, pointer, size, pointer]),
+        ("state_eval_each", yes, [pointer, pointer, pointer, size, pointer, Progress, pointer]),
+        ("eval_texts", yes, [pointer, many, pointer, pointer, size, pointer, Progress, pointer]),
+        ("score_texts", yes, [pointer, many, pointer, pointer, pointer, size, pointer, pointer, Progress, pointer]),
+        ("embed_texts", yes, [pointer, pointer, pointer, size, pointer, Progress, pointer]),
         ("state_save", yes, [pointer, text, pointer, size]),
         ("state_save_memory", size, [pointer, pointer, size, pointer, size]),
         ("state_load", pointer, [pointer, text]),
@@ -64,9 +71,17 @@ def _load() -> ctypes.CDLL:
         ("sampler_set", yes, [pointer, text, ctypes.c_double]),
         ("sampler_set_bias", yes, [pointer, id, ctypes.c_float]),
         ("sampler_sample", yes, [pointer, pointer, size, ctypes.POINTER(id)]),
+        ("sampler_is_finished", yes, [pointer]),
         ("sampler_reset", yes, [pointer]),
         ("sampler_free", None, [pointer]),
-        ("generate", ctypes.c_int, [pointer, pointer, pointer, text, size, size, pointer, size, Receive, pointer]),
+        (
+            "generate_observed",
+            ctypes.c_int,
+            [pointer, pointer, pointer, text, size, size, pointer, size, Observe, Receive, pointer],
+        ),
+        ("apply_template", size, [pointer, text, text, pointer, pointer, size, pointer, size]),
+        ("get_template_stop_count", size, [pointer, text]),
+        ("get_template_stop", size, [pointer, text, size, pointer, size]),
     ]
     for name, result, arguments in functions:
         function = getattr(library, "rwkv_" + name)

@@ -230,6 +230,9 @@ RWKV_API struct rwkv_context * rwkv_open_with_memory_limit(
 /* The name of the model, or of its file. */
 RWKV_API size_t rwkv_get_name(const struct rwkv_context * ctx, char * buffer, size_t size);
 
+/* 16 hexadecimal digits that stand for the weights: two models that agree in them read each other's states. Since 0.2. */
+RWKV_API size_t rwkv_get_identity(const struct rwkv_context * ctx, char * buffer, size_t size);
+
 /* Heads of each layer; 0 on error, and for version 4, which has none. */
 RWKV_API size_t rwkv_get_n_head(const struct rwkv_context * ctx);
 
@@ -307,6 +310,25 @@ RWKV_API bool rwkv_eval_batch(
     struct rwkv_context * ctx, struct rwkv_state * const * states, const uint32_t * tokens, size_t count,
     float * logits_out);
 
+/* Many texts at once. The tokens of count texts stand one after another in tokens, lengths[i] (at least 1) of them
+ * belong to text i; as many as fit go through each pass over the weights, which for short texts is much faster than one
+ * text after another, with the same numbers. Text i is read into states[i], all different. A call that fails or is
+ * cancelled leaves the states after the last whole pass. Since 0.2.
+ *
+ * rwkv_eval_texts: logits_out gets the logits after each text, count times rwkv_get_logits_len floats; or NULL.
+ * rwkv_score_texts: targets, logprobs_out and best_out as those of rwkv_state_score, in the order of tokens.
+ * rwkv_embed_texts: vectors_out gets the vectors of rwkv_embed, count times rwkv_get_n_embed floats; lengths may be 0. */
+RWKV_API bool rwkv_eval_texts(
+    struct rwkv_context * ctx, struct rwkv_state * const * states, const uint32_t * tokens, const size_t * lengths,
+    size_t count, float * logits_out, rwkv_progress progress, void * user);
+RWKV_API bool rwkv_score_texts(
+    struct rwkv_context * ctx, struct rwkv_state * const * states, const uint32_t * tokens, const uint32_t * targets,
+    const size_t * lengths, size_t count, double * logprobs_out, uint32_t * best_out, rwkv_progress progress,
+    void * user);
+RWKV_API bool rwkv_embed_texts(
+    struct rwkv_context * ctx, const uint32_t * tokens, const size_t * lengths, size_t count, float * vectors_out,
+    rwkv_progress progress, void * user);
+
 /* The hidden vector from which the last logits of this context were made (of a batch: the last), rwkv_get_n_embed
  * floats: an embedding of what was read. An error if no logits were asked for. */
 RWKV_API bool rwkv_get_hidden(struct rwkv_context * ctx, float * hidden_out);
@@ -369,6 +391,9 @@ RWKV_API bool rwkv_sampler_set_bias(struct rwkv_sampler * sampler, uint32_t toke
 /* Chooses a token from count logits and remembers it for the penalties. */
 RWKV_API bool rwkv_sampler_sample(
     struct rwkv_sampler * sampler, const float * logits, size_t count, uint32_t * token_out);
+
+/* Whether only_json's object or array is complete, after which a text ends. Since 0.2. */
+RWKV_API bool rwkv_sampler_is_finished(const struct rwkv_sampler * sampler);
 
 /* Forgets the tokens written so far. The random numbers go on. */
 RWKV_API bool rwkv_sampler_reset(struct rwkv_sampler * sampler);

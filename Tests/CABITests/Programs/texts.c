@@ -101,6 +101,58 @@ static void test_vectors(struct rwkv_context * ctx, const char * folder) {
     if (file) fclose(file);
 }
 
+static void test_many(struct rwkv_context * ctx) {
+    static float logits[3][V], one[V], vector[1 << 12];
+    static double scores[count], alone[count];
+    static uint32_t best[count];
+    const size_t lengths[3] = {1, 100, 40}, short_lengths[2] = {5, 0}, wrong[2] = {5, 0};
+    struct rwkv_state * states[3], * same = rwkv_state_new(ctx);
+    size_t start = 0, n = rwkv_get_n_embed(ctx), i;
+    float * packed = (float *) calloc(2 * n, sizeof(float));
+    char identity[32];
+    for (i = 0; i <= count; i++) tokens[i] = (uint32_t) (i * i + 7) % V;
+    for (i = 0; i < 3; i++) states[i] = rwkv_state_new(ctx);
+    CHECK(rwkv_eval_texts(ctx, states, tokens, lengths, 3, logits[0], NULL, NULL));
+    for (i = 0; i < 3; i++) {
+        CHECK(rwkv_state_reset(same) && rwkv_state_eval(ctx, same, tokens + start, lengths[i], one, NULL, NULL));
+        CHECK(memcmp(one, logits[i], sizeof one) == 0);
+        start += lengths[i];
+        CHECK(rwkv_state_reset(states[i]));
+    }
+    CHECK(rwkv_score_texts(ctx, states, tokens, tokens + 1, lengths, 3, scores, best, NULL, NULL));
+    for (i = start = 0; i < 3; start += lengths[i++]) {
+        const uint32_t * first = tokens + start;
+        CHECK(rwkv_state_reset(same));
+        CHECK(rwkv_state_score(ctx, same, first, first + 1, lengths[i], alone, NULL, NULL, NULL));
+        CHECK(memcmp(alone, scores + start, lengths[i] * sizeof(double)) == 0);
+    }
+    for (i = 0; i < 5; i++) tokens[i] = (uint32_t) "hello"[i];
+    CHECK(rwkv_embed_texts(ctx, tokens, short_lengths, 2, packed, NULL, NULL));
+    CHECK(n <= 1 << 12 && rwkv_embed(ctx, "hello", 5, vector, NULL, NULL));
+    CHECK(memcmp(packed, vector, n * sizeof(float)) == 0);
+    CHECK(rwkv_embed(ctx, "", 0, vector, NULL, NULL) && memcmp(packed + n, vector, n * sizeof(float)) == 0);
+    CHECK(rwkv_get_identity(ctx, identity, sizeof identity) == 16);
+
+    FAILS(ctx, "cancelled", !rwkv_eval_texts(ctx, states, tokens, lengths, 3, NULL, cancel, NULL));
+    FAILS(ctx, "text 1 has 0", !rwkv_eval_texts(ctx, states, tokens, wrong, 2, NULL, NULL, NULL));
+    FAILS(ctx, "no texts", !rwkv_eval_texts(ctx, states, tokens, lengths, 0, NULL, NULL, NULL));
+    FAILS(ctx, "lengths is NULL", !rwkv_embed_texts(ctx, tokens, NULL, 1, packed, NULL, NULL));
+    FAILS(ctx, "vectors_out is NULL", !rwkv_embed_texts(ctx, tokens, lengths, 1, NULL, NULL, NULL));
+    FAILS(ctx, "logprobs_out is NULL", !rwkv_score_texts(ctx, states, tokens, tokens, lengths, 1, 0, 0, NULL, NULL));
+    FAILS(ctx, "states is NULL", !rwkv_score_texts(ctx, NULL, tokens, tokens, lengths, 1, scores, 0, NULL, NULL));
+    rwkv_state_free(states[2]);
+    states[2] = states[0];
+    FAILS(ctx, "busy", !rwkv_eval_texts(ctx, states, tokens, lengths, 3, NULL, NULL, NULL));
+    FAILS(NULL, "NULL", !rwkv_eval_texts(NULL, states, tokens, lengths, 1, NULL, NULL, NULL));
+    FAILS(NULL, "NULL", !rwkv_score_texts(NULL, states, tokens, tokens, lengths, 1, scores, 0, NULL, NULL));
+    FAILS(NULL, "NULL", !rwkv_embed_texts(NULL, tokens, lengths, 1, packed, NULL, NULL));
+    FAILS(NULL, "NULL", rwkv_get_identity(NULL, identity, sizeof identity) == RWKV_FAILED);
+    FAILS(NULL, "NULL", rwkv_sampler_is_finished(NULL) || true);
+    for (i = 0; i < 2; i++) rwkv_state_free(states[i]);
+    rwkv_state_free(same);
+    free(packed);
+}
+
 static void test_templates(struct rwkv_context * ctx) {
     const char * roles[] = {"system", "user", "assistant", "user"};
     const char * contents[] = {"Be brief.", "Hello\r\n\n\nyou ", "Hi.", "Why?"};
@@ -190,6 +242,7 @@ int main(int argc, char ** argv) {
     CHECK(handled() == 1ul << SIGBUS);
     test_each(ctx, other);
     test_vectors(ctx, argv[3]);
+    test_many(ctx);
     test_templates(ctx);
     test_observing(ctx);
     rwkv_free(ctx);

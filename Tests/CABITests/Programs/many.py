@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Many texts at once are the same as one after another, whatever rows they are with.
+
+many.py MODEL OTHER_MODEL HYBRID_MODEL
+
+All models are byte-level with 256 tokens.
+"""
+
+import itertools
+import math
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from librwkv import Model, Result, RWKVError, Session
+
+path, other_path, hybrid_path = sys.argv[1:]
+
+
+def refuses(kind: type[BaseException], word: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except kind as error:
+        assert word in str(error), error
+    else:
+        raise AssertionError(f"expected {kind.__name__} about {word}")
+
+
+def prompts(count: int) -> list[str]:
+    """Of mixed lengths; some begin alike, some are longer than one pass."""
+    return ["the same beginning of many " * (index % 5) + chr(97 + index % 26) * (1 + index % 90) for index in range(count)]
+
+
+def generating(model: Model) -> None:
+    texts = prompts(64)
+    lengths = [index * 7 % 24 for index in range(64)]
+    stop = ["\x00q", *(chr(97 + index) for index in range(0, 26, 3))]
+    alone = [
+        model.generate(text, max_tokens=length, seed=seed, top_p=1, stop=stop)
+        for seed, (text, length) in enumerate(zip(texts, lengths), 3)
+    ]
+    expected = [("".join(text), text.finish_reason) for text in alone]
+    assert "length" in {reason for _, reason in expected}
+    rows = [{"prompt": text, "max_tokens": length} for text, length in zip(texts, lengths)]
+    for max_rows in (1, 16, 64):
+        results = list(model.generate_many(rows, seeds=range(3, 67), max_rows=max_rows, top_p=1, stop=stop))
+        assert [result.index for result in results] == list(range(64))
+        assert [(result.text, result.finish_reason) for result in results] == expected
+    results = list(model.generate_many(rows, seed=3, ordered=False, top_p=1, stop=stop, logprobs=True))
+    assert sorted(result.index for result in results) == list(range(64)) != [result.index for result in results]
+    for result in results:
+        assert (result.text, result.finish_reason) == expected[result.index]
+        single = alone[result.index]
+        assert result.tokens == single.tokens and np.allclose(result.logprobs, single.logprobs, atol=1e-9)
+        assert result.logprob <= 0
+    # One JSON value ends the row.
+    objects = model.generate_many(["hello", "other"], seeds=[1, 2], only_json=1, max_tokens=60)
+    for seed, (text, result) in enumerate(zip(["hello", "other"], objects), 1):
+        assert result.text == "".join(model.generate(text, seed=seed, only_json=1, max_tokens=60))
+    messages = [{"role": "user", "content": "hello"}]
+    (answer,) = model.generate_many([messages], max_tokens=20, seed=4)
+    assert answer.text == "".join(model.chat(messages, max_tokens=20, seed=4))
+
+
+def failing(model: Model) -> None:
+    """A row that cannot be written does not harm the others."""
+    rows = ["fine", "", {"prompt": "fine", "temperature": -1}, {"messages": [{"role": "tool", "content": ""}]}, {}, 7]
+    results = list(model.generate_many([*rows, {"prompt": "fine", "heat": 1}, "fine"], max_tokens=3, seed=0))
+    words = [None, "prompt is empty", "temperature is -1", "role 'tool'", "either a prompt", "", "'heat'", None]
+    for result, word in zip(results, words):
+        assert (result.error is None) if word is None else (word in str(result.error) and not result.text), result
+    assert len(results) == 8 and results[0].finish_reason == results[7].finish_reason == "length"
+    refuses(ValueError, "max_rows", lambda: next(model.generate_many(["x"], max_rows=65)))
+    refuses(ValueError, "fewer seeds", lambda: list(model.generate_many(["x", "y"], seeds=[1])))
+    refuses(ZeroDivisionError, "", lambda: list(model.generate_many(1 / 0 for _ in "x")))  # type: ignore[misc]
+
+
+def streaming(model: Model) -> None:
+    """Endless rows are taken as they are needed; leaving ends everything."""
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        for taken in itertools.count(1):
+            yield "hello" * (1 + taken % 3)
+
+    results = model.generate_many(endless(), max_rows=4, max_tokens=5)
+    assert [result.index for result in itertools.islice(results, 20)] == list(range(20))
+    assert taken <= 20 + 2 * 4
+    results.close()  # type: ignore[attr-defined]
+    # A long first row holds back few results.
+    rows = itertools.chain([{"prompt": "x", "max_tokens": 200}], itertools.repeat({"prompt": "y", "max_tokens": 1}))
+    taken = 0
+    counted = (row for taken, row in enumerate(rows))  # noqa: F841
+    first = next(model.generate_many(counted, max_rows=4, temperature=0))
+    assert first.index == 0
+    # The interpreter goes on while the library works.
+    ticks: list[float] = []
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(0.001):
+            ticks.append(time.monotonic())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    list(model.score_many(["hello world" * 400] * 4))
+    done.set()
+    thread.join()
+    assert len(ticks) > 5
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    refuses(KeyboardInterrupt, "", lambda: list(model.generate_many(endless(), max_tokens=5)))
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    refuses(KeyboardInterrupt, "", lambda: list(model.score_many(["hello" * 1_000_000])))
+    assert np.isfinite(model.score("x").logprobs).all()
+
+
+def scoring(model: Model) -> None:
+    texts = prompts(40)
+    for text, result in zip(texts, model.score_many(texts, max_rows=7)):
+        tokens = [0, *text.encode()]
+        logits = model.read_each(model.new_state(), tokens[:-1]).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        assert result.tokens == tokens[1:] and result.text == text
+        assert np.abs(logits[np.arange(len(text)), tokens[1:]] - result.logprobs).max() < 1e-9
+        assert result.is_greedy == bool((logits.argmax(axis=1) == tokens[1:]).all())
+    # What contexts share is read once, and nothing else changes.
+    pairs = [("a context that is shared" + "!" * (index % 3), f" choice {index % 4}") for index in range(24)]
+    for (context, text), result in zip(pairs, model.score_many(pairs)):
+        whole = model.score(context + text)
+        assert result.logprobs == whole.logprobs[len(context) :] and result.text == text
+        assert result.logprobs == model.score(([0, *context.encode()], list(text.encode()))).logprobs
+    errors = list(model.score_many(["", ("x", ""), [1, 256], [-1], "fine"]))
+    assert [result.error is None for result in errors] == [False] * 4 + [True]
+    refuses(ValueError, "no text", lambda: model.score(""))
+
+
+def embedding(model: Model) -> None:
+    texts = ["", *prompts(20)]
+    for text, result in zip(texts, model.embed_many(texts, max_rows=6)):
+        assert result.vector is not None and np.array_equal(result.vector, model.embed(text))
+        assert math.isclose(float(result.vector @ result.vector), 1, abs_tol=1e-5)
+    wrong = list(model.embed_many(["fine", 3]))  # type: ignore[list-item]
+    assert wrong[0].vector is not None and wrong[1].error is not None
+
+
+def pickling(model: Model, other: Model) -> None:
+    expected = "".join(model.generate("hello", max_tokens=10))
+    for original in (model, model.clone(1)):
+        copy = pickle.loads(pickle.dumps(original))
+        assert copy.identity == model.identity != other.identity
+        assert "".join(copy.generate("hello", max_tokens=10)) == expected
+    assert isinstance(pickle.loads(pickle.dumps(model.score("x"))), Result)
+    data = pickle.dumps(model).replace(model.identity.encode(), b"0" * 16)
+    refuses(RWKVError, "another model", lambda: pickle.loads(data))
+
+
+def conversing(model: Model) -> None:
+    talk = Session(model, system="brief")
+    first = "".join(talk.send("hello", max_tokens=15, seed=1))
+    assert first and talk.messages[-1] == {"role": "assistant", "content": first.strip()}
+    fork = talk.fork()
+    text = model.apply_template([*talk.messages, {"role": "user", "content": "more"}])
+    second = "".join(talk.send("more", max_tokens=15, seed=2))
+    stops = ["\n\nUser:", "\n\nSystem:"]
+    assert second == "".join(model.generate(text, max_tokens=15, seed=2, stop=stops))
+    assert second == "".join(fork.send("more", max_tokens=15, seed=2))
+    assert len(talk.messages) == 5
+    with model.chat([{"role": "user", "content": "hello"}], thinking="on", max_tokens=3) as answer:
+        assert next(answer)
+    refuses(RWKVError, "no template", lambda: model.chat([{"role": "user", "content": "x"}], template="chatml"))
+    refuses(KeyError, "content", lambda: model.chat([{"role": "user"}]))
+
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+model, other, hybrid = Model(path, threads=2), Model(other_path), Model(hybrid_path)
+for one in (model, other, hybrid):
+    generating(one)
+    scoring(one)
+    embedding(one)
+failing(model)
+streaming(model)
+pickling(model, other)
+conversing(model)

@@ -1,0 +1,71 @@
+import Foundation
+import RWKV
+import Testing
+
+/// The Python package, with the packages of Tests/CABITests/requirements.txt, which tools/test.sh installs.
+extension CABITests {
+  /// What a test needs, and how to get it.
+  static func has(_ modules: String) -> ConditionTrait {
+    .enabled("needs Python's \(modules): tools/test.sh installs them into .build/venv") {
+      try shell("\(interpreter) -c 'import \(modules)'").status == 0
+    }
+  }
+
+  /// That of the folder which tools/test.sh makes, else the system's.
+  private static var interpreter: String {
+    let own = root.appending(path: ".build/venv/bin/python").path
+    return FileManager.default.isExecutableFile(atPath: own) ? own : "python3"
+  }
+
+  /// Python with the package as it stands in the tree, and the library of these tests.
+  private static func python(_ place: Workplace) -> String {
+    "PYTHONPATH=python RWKV_LIBRARY=\(place.path)/librwkv.so.0 \(interpreter) -B"
+  }
+
+  /// Runs a program of this folder with the names of models and a folder for what it writes.
+  private static func program(_ name: String, _ models: [String], writes: Bool = false) throws {
+    let place = try Workplace.shared.get()
+    let arguments = models.map { "\(place.path)/\($0).rwkv" } + (writes ? ["\(place.path)/out"] : [])
+    try require("\(python(place)) Tests/CABITests/Programs/\(name) \(arguments.joined(separator: " "))")
+  }
+
+  @Test(has("numpy")) func exampleInPythonRuns() throws {
+    let place = try Workplace.shared.get()
+    try Self.require(
+      "\(Self.python(place)) examples/python/example.py \(place.path)/model.rwkv 'hello wörld' \(place.path)/out"
+    )
+  }
+
+  @Test(has("numpy")) func everyMethodWorksFromPython() throws {
+    try Self.program("every_method.py", ["model", "other", "hybrid", "large"], writes: true)
+    try Self.sameLogits(Workplace.shared.get(), "logits-python")
+  }
+
+  @Test(has("numpy")) func manyTextsAreTheSameAsEach() throws {
+    try Self.program("many.py", ["model", "other", "hybrid"])
+  }
+
+  @Test(has("mypy, ruff")) func thePackageIsTypedAndTidy() throws {
+    try Self.require(
+      "cd python && \(Self.interpreter) -m ruff check . && \(Self.interpreter) -m ruff format --check .")
+    try Self.require("cd python && \(Self.interpreter) -m mypy --cache-dir /dev/null")
+  }
+
+  /// Built as people build it, and installed where nothing else is.
+  @Test(has("hatchling, pip")) func theWheelCarriesItsLibrary() throws {
+    let place = try Workplace.shared.get()
+    try Self.require(
+      "RWKV_LIBRARY=\(place.path)/librwkv.so.0 \(Self.interpreter) -m pip wheel ./python -q --no-deps "
+        + "--no-build-isolation -w \(place.path)/wheel")
+    // The library of tests needs Swift's runtime, which not every Linux has.
+    let name = try Self.shell("ls \(place.path)/wheel").output
+    #expect(name.hasPrefix("librwkv-") && name.contains("-py3-none-linux_"))
+    try Self.require(
+      "\(Self.interpreter) -m pip install -q --no-deps --no-index --target \(place.path)/installed-python "
+        + "\(place.path)/wheel/*.whl")
+    try Self.require("test -e \(place.path)/installed-python/librwkv/py.typed")
+    try Self.require(
+      "PYTHONPATH=\(place.path)/installed-python \(Self.interpreter) -B examples/python/example.py "
+        + "\(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
+  }
+}

@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: MIT
+"""Models."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ._generation import Generation
+from ._library import Progress, RWKVError, error, ids, library, text
+from ._many import Item, Message, Result, ScoreItem, embed_many, generate_many, score_many
+from ._objects import Handle, Sampler, State, checked_size, interruptible
+
+_Reopening = tuple[str, int | None, int | None]
+
+
+def _reopen(options: _Reopening, identity: str) -> Model:
+    """A model that was pickled."""
+    path, threads, memory_limit = options
+    model = Model(path, threads=threads, memory_limit=memory_limit)
+    if model.identity != identity:
+        raise RWKVError(f"{path} is another model ({model.identity}) than the one that was pickled ({identity})")
+    return model
+
+
+class Model(Handle):
+    """A model with the memory and threads to evaluate it."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        memory_limit: int | None = None,
+        progress: Callable[[float], bool | None] | None = None,
+    ) -> None:
+        """Opens a file: `.rwkv`, or a checkpoint, which is converted first.
+
+        threads: by default as many as this process may use. memory_limit: the most bytes that the process may use, 0
+        for what the machine has left; a model that needs more is read from its file for each token. progress: gets
+        the share done, from any thread, and returns False to cancel.
+
+        A model pickles as its path, these options and its identity, and is opened again where it is unpickled: workers
+        of one machine share the file's memory.
+        """
+        self._reopening: _Reopening = (os.path.abspath(os.fsdecode(path)), threads, memory_limit)
+
+        def open(report: object) -> int:
+            handle: int | None = (
+                library.rwkv_open(os.fsencode(path), threads or 0, report, None)
+                if memory_limit is None
+                else library.rwkv_open_with_memory_limit(os.fsencode(path), threads or 0, memory_limit, report, None)
+            )
+            if not handle:
+                raise error(None)
+            return handle
+
+        self._take(interruptible(progress, open))
+
+    def _take(self, handle: int | None) -> None:
+        super().__init__(handle, "", None)
+        self.vocabulary: int = library.rwkv_get_n_vocab(handle)
+        self.embedding: int = library.rwkv_get_n_embed(handle)
+        self.layers: int = library.rwkv_get_n_layer(handle)
+        self.heads: int = library.rwkv_get_n_head(handle)
+
+    def clone(self, threads: int) -> Model:
+        """Another model over the same weights, for another thread."""
+        handle = library.rwkv_clone_context(self._handle, threads)
+        if not handle:
+            raise error(self._handle)
+        clone = Model.__new__(Model)
+        clone._reopening = (self._reopening[0], threads, self._reopening[2])
+        clone._take(handle)
+        return clone
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[_Reopening, str]]:
+        return _reopen, (self._reopening, self.identity)
+
+    @property
+    def name(self) -> str:
+        """The name of the model, or of its file."""
+        return text(self._handle, "get_name").decode()
+
+    @property
+    def identity(self) -> str:
+        """16 digits that stand for the weights: models that agree in them read each other's states."""
+        return text(self._handle, "get_identity").decode()
+
+    @property
+    def architecture(self) -> str:
+        """Version of the architecture: 4, 5.0, 5.1, 5.2, 6, 7 or x."""
+        return text(self._handle, "get_architecture").decode()
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself."""
+        keys = [text(self._handle, "get_metadata_key", index) for index in range(self._metadata_count())]
+        return {key.decode(): text(self._handle, "get_metadata", key).decode() for key in keys}
+
+    def _metadata_count(self) -> int:
+        return checked_size(library.rwkv_get_metadata_count(self._handle), self._handle)
+
+    @property
+    def weight_size(self) -> int:
+        """Bytes of weights that reading one token can touch."""
+        return checked_size(library.rwkv_get_weight_size(self._handle), self._handle)
+
+    @property
+    def streamed_size(self) -> int:
+        """Those of them that a memory limit keeps in the file; 0: all are in memory."""
+        return checked_size(library.rwkv_get_streamed_size(self._handle), self._handle)
+
+    # Text
+
+    def encode(self, string: str | bytes) -> NDArray[np.uint32]:
+        """Token ids of a text."""
+        data = string.encode() if isinstance(string, str) else string
+        tokens = np.empty(
+            checked_size(library.rwkv_encode(self._handle, data, len(data), None, 0), self._handle), np.uint32
+        )
+        library.rwkv_encode(self._handle, data, len(data), tokens.ctypes.data, tokens.size)
+        return tokens
+
+    def decode(self, tokens: ArrayLike) -> bytes:
+        """The bytes of tokens, which may start or end within a character."""
+        list = ids(tokens)
+        return text(self._handle, "decode", list.ctypes.data, list.size)
+
+    # States
+
+    def new_state(self) -> State:
+        """The state before the first token."""
+        return State(self, library.rwkv_state_new(self._handle))
+
+    def load_state(self, source: str | os.PathLike[str] | bytes) -> State:
+        """A state of this model that was saved: a path, or the bytes of `State.to_bytes`."""
+        if isinstance(source, bytes):
+            return State(self, library.rwkv_state_load_memory(self._handle, source, len(source)))
+        return State(self, library.rwkv_state_load(self._handle, os.fsencode(source)))
+
+    # Evaluation
+
+    def read(
+        self, state: State, tokens: ArrayLike, progress: Callable[[float], bool | None] | None = None
+    ) -> NDArray[np.float32]:
+        """Reads tokens into a state; the logits [V] of the token after the last."""
+        list, logits = ids(tokens), np.empty(self.vocabulary, np.float32)
+
+        def read(report: object) -> bool:
+            good: bool = library.rwkv_state_eval(
+                self._handle, state._handle, list.ctypes.data, list.size, logits.ctypes.data, report, None
+            )
+            return good
+
+        # One token is read at once, without a thread.
+        good = interruptible(progress, read) if list.size > 1 or progress else read(Progress())
+        return self._checked(good, logits)
+
+    def read_each(
+        self, state: State, tokens: ArrayLike, progress: Callable[[float], bool | None] | None = None
+    ) -> NDArray[np.float32]:
+        """Reads tokens into a state; the logits [T, V] after each of them."""
+        list = ids(tokens)
+        logits = np.empty((list.size, self.vocabulary), np.float32)
+        arguments = (self._handle, state._handle, list.ctypes.data, list.size, logits.ctypes.data)
+        good = interruptible(progress, lambda report: bool(library.rwkv_state_eval_each(*arguments, report, None)))
+        return self._checked(good, logits)
+
+    def read_vectors(self, state: State, vectors: ArrayLike) -> NDArray[np.float32]:
+        """Reads vectors [T, D] in place of rows of the embedding table: what an encoder of images or sound made."""
+        values = np.ascontiguousarray(vectors, np.float32)
+        if values.ndim != 2 or values.shape[1] != self.embedding:
+            raise ValueError(f"vectors have shape {values.shape}, expected [T, {self.embedding}]")
+        logits = np.empty(self.vocabulary, np.float32)
+        good = library.rwkv_state_eval_vectors(
+            self._handle, state._handle, values.ctypes.data, len(values), logits.ctypes.data
+        )
+        return self._checked(good, logits)
+
+    def read_batch(self, states: Sequence[State], tokens: ArrayLike) -> NDArray[np.float32]:
+        """Reads one token into each of up to 64 states, with one pass over the weights; their logits [n, V]."""
+        list, logits = ids(tokens), np.empty((len(states), self.vocabulary), np.float32)
+        if list.size != len(states):
+            raise ValueError(f"{list.size} tokens for {len(states)} states")
+        handles = (ctypes.c_void_p * len(states))(*[state._handle for state in states])
+        good = library.rwkv_eval_batch(self._handle, handles, list.ctypes.data, len(states), logits.ctypes.data)
+        return self._checked(good, logits)
+
+    def hidden(self) -> NDArray[np.float32]:
+        """The hidden vector [D] from which the last logits were made: an embedding of what was read."""
+        vector = np.empty(self.embedding, np.float32)
+        return self._checked(library.rwkv_get_hidden(self._handle, vector.ctypes.data), vector)
+
+    def _checked(self, good: bool, result: NDArray[np.float32]) -> NDArray[np.float32]:
+        if not good:
+            raise error(self._handle)
+        return result
+
+    # Generation
+
+    def generate(
+        self,
+        prompt: str | bytes = "",
+        state: State | None = None,
+        max_tokens: int = 256,
+        stop: str | Sequence[str] = (),
+        sampler: Sampler | None = None,
+        bias: dict[int, float] | None = None,
+        **options: float,
+    ) -> Generation:
+        """Reads a prompt and writes up to `max_tokens` tokens after it, piece by piece.
+
+        state: what the prompt continues; it is advanced. Without one the text starts from nothing. The prompt may be
+        empty if this model read or wrote something with this state last. stop: a text, or several, that end the
+        generation and are not part of it. Options: those of `Sampler`, or a sampler that goes on from one call to the
+        next.
+        """
+        if sampler is not None and (options or bias):
+            raise TypeError("give a sampler or its options, not both")
+        stops = [stop] if isinstance(stop, str) else stop
+        chooser = sampler or Sampler(self, bias, **options)
+        tokens = self.encode(prompt)
+        return Generation(
+            self, state or self.new_state(), chooser, tokens, max_tokens, [text.encode() for text in stops]
+        )
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        template: str | None = None,
+        thinking: str | None = None,
+        max_tokens: int = 1024,
+        stop: str | Sequence[str] = (),
+        **options: Any,
+    ) -> Generation:
+        """Answers the last of the messages, `{"role": "user", "content": "…"}` with roles system, user and assistant.
+
+        template: a template's name (g1, world, raven, none), or the text of one; by default the one that the model was
+        most likely trained with. thinking: a way of answering that the template knows (off, on, short, long, fake).
+        If the last message is the assistant's, the answer goes on from there. Options: those of `generate`.
+        `Session` keeps what it has read from one message to the next.
+        """
+        prompt, ends = self._conversation(messages, template, thinking)
+        options |= {"max_tokens": max_tokens, "stop": stop}
+        return self._continue(self.new_state(), self.encode(prompt), ends, options)
+
+    def apply_template(
+        self, messages: Sequence[Message], template: str | None = None, thinking: str | None = None
+    ) -> str:
+        """The text that `chat` lets the model read."""
+        return self._conversation(messages, template, thinking)[0].decode()
+
+    def _conversation(
+        self, messages: Sequence[Message], template: str | None = None, thinking: str | None = None
+    ) -> tuple[bytes, list[bytes]]:
+        """The text of a conversation, and what ends an answer."""
+        count = len(messages)
+        roles, contents = (
+            (ctypes.c_char_p * count)(*[message[key].encode() for message in messages]) for key in ("role", "content")
+        )
+        name = None if template is None else template.encode()
+        way = None if thinking is None else thinking.encode()
+        prompt = text(self._handle, "apply_template", name, way, roles, contents, count)
+        stops = checked_size(library.rwkv_get_template_stop_count(self._handle, name), self._handle)
+        return prompt, [text(self._handle, "get_template_stop", name, index) for index in range(stops)]
+
+    def _continue(
+        self, state: State, tokens: NDArray[np.uint32], ends: list[bytes], options: dict[str, Any]
+    ) -> Generation:
+        """Writes an answer with the options of `generate`."""
+        stop, bias = options.pop("stop", ()), options.pop("bias", None)
+        stops = [*ends, *(text.encode() for text in ([stop] if isinstance(stop, str) else stop))]
+        limit = options.pop("max_tokens", 1024)
+        chooser = options.pop("sampler", None) or Sampler(self, bias, **options)
+        return Generation(self, state, chooser, tokens, limit, stops)
+
+    # One text, and many
+
+    def score(self, item: ScoreItem) -> Result:
+        """How likely the model finds a text, or a text after a context (a pair): `logprobs` of its tokens.
+
+        Both are read from an empty state, after token 0, which begins a document. They may also be token ids; then
+        nothing is added before a context.
+        """
+        return next(self.score_many([item])).raised()
+
+    def embed(self, string: str | bytes) -> NDArray[np.float32]:
+        """The vector [D] of a text, of length 1: dot products tell how alike texts are. As `rwkv-run embed`."""
+        vector = next(self.embed_many([string])).raised().vector
+        assert vector is not None
+        return vector
+
+    def generate_many(
+        self,
+        items: Iterable[Item],
+        *,
+        seeds: Iterable[int] | None = None,
+        max_rows: int = 16,
+        ordered: bool = True,
+        progress: bool = False,
+        max_tokens: int = 256,
+        logprobs: bool = False,
+        **options: Any,
+    ) -> Iterator[Result]:
+        """Writes after many prompts at once, each the same as `generate` alone would write.
+
+        items: prompts; lists of messages, as `chat` takes them; or mappings with `prompt` or `messages` and options
+        for this row alone. They may be endless: a row is taken when a place is free. seeds: one for each row; by
+        default `seed` (0), counted up. max_rows: texts that are written together, 64 at most. ordered: results come in
+        the order of the items; otherwise as they finish, with their `index`. progress: tqdm's bar, where it is
+        installed. logprobs: also those of the tokens. Options: those of `generate`, for all rows.
+
+        A row that cannot be written has an `error` and the others go on. Leaving the loop ends everything.
+        """
+        options |= {"max_tokens": max_tokens, "logprobs": logprobs}
+        return generate_many(self, items, seeds, max_rows, ordered, progress, options)
+
+    def score_many(self, items: Iterable[ScoreItem], *, max_rows: int = 16, progress: bool = False) -> Iterator[Result]:
+        """Scores many texts as `score` does, in order. What their contexts share is read once."""
+        return score_many(self, items, max_rows, progress)
+
+    def embed_many(
+        self, items: Iterable[str | bytes], *, max_rows: int = 16, progress: bool = False
+    ) -> Iterator[Result]:
+        """The vectors of many texts, in order: `vector` of each result."""
+        return embed_many(self, items, max_rows, progress)
