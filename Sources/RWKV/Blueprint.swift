@@ -67,7 +67,9 @@ package struct Blueprint {
     }
     guard let kind = metadata.string("tokenizer.kind").flatMap(TokenizerKind.init(rawValue:)) else {
       return ModelError(
-        .invalidMetadata(key: "tokenizer.kind", found: "\(value)", expected: "world, bpe or bytes"))
+        .invalidMetadata(
+          key: "tokenizer.kind", found: "\(value)",
+          expected: TokenizerKind.allCases.map(\.rawValue).joined(separator: ", ")))
     }
     guard let tensor else { return kind == .bytes ? nil : ModelError(.missingTensor("tokenizer")) }
     guard tensor.format == .bytes, tensor.columns == 1, tensor.rowsPerRecord == 1 else {

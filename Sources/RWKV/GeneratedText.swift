@@ -83,7 +83,7 @@ extension Session {
     _ prompt: String, count: Int? = nil, options: SamplingOptions = SamplingOptions(), stop: [String] = []
   ) throws -> GeneratedText {
     guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
-    var tokens = tokenizer.encode(prompt)
+    var tokens = try tokenizer.encode(prompt)
     if tokens.isEmpty && logits.isEmpty { tokens = [0] }  // token 0 separates documents
     return GeneratedText(
       self, prompt: tokens, writer: TextWriter(count, tokenizer: tokenizer, stop: stop),

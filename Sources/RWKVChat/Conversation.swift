@@ -72,7 +72,7 @@ public final class Conversation {
     let start = tokens.count
     do {
       let question = template.question(message, thinking ?? template.thinking.first)
-      let prompt = unreadOpening() + tokenizer.encode(question)
+      let prompt = try unreadOpening() + tokenizer.encode(question)
       // "none" and an empty message: token 0 starts a document.
       try read(prompt.isEmpty ? [0] : prompt, reading)
       var turn = Turn(message: message, start: start, before: before)
@@ -135,8 +135,8 @@ public final class Conversation {
   }
 
   /// Tokens of what stands before the first message, as long as they have not been read.
-  private func unreadOpening() -> [Int] {
-    tokens.isEmpty && !base.isLoaded ? tokenizer.encode(template.opening(system: system)) : []
+  private func unreadOpening() throws(TokenizerError) -> [Int] {
+    tokens.isEmpty && !base.isLoaded ? try tokenizer.encode(template.opening(system: system)) : []
   }
 
   private func read(_ new: [Int], _ progress: @escaping (Int, Int) -> Bool = { _, _ in true }) throws {

@@ -59,6 +59,8 @@ public final class Checkpoint: Sendable {
   public let groupNormEpsilon: Double?
   /// Embedding, blocks, attention blocks, output norm, head.
   public let tensors: [CheckpointTensor]
+  /// The tokenizer's vocabulary, where the checkpoint itself has it.
+  public let tokenizer: Vocabulary?
   /// For people: "safetensors, fla names, BF16".
   public let source: String
   /// What was done about tensors that are unneeded or absent, one sentence each.
@@ -108,6 +110,7 @@ public final class Checkpoint: Sendable {
     (vocabulary, ffn, headSize) = (model.vocabulary, model.ffn, model.headSize)
     groupNormEpsilon = version == .v4 ? nil : container.claims.groupNormEpsilon ?? 64e-5
     tensors = model.tensors
+    tokenizer = container.vocabulary
     let types = SourceType.allCases.filter { type in model.tensors.contains { $0.sourceType == type } }
     source =
       "\(container.kind), \(Names.style(of: container.tensors)) names, "

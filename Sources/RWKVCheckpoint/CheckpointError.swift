@@ -56,7 +56,7 @@ func shapeText(_ shape: [Int]) -> String {
 extension String {
   /// Whether `part` occurs in it, byte for byte. The standard library's `contains` would link the engine of regular
   /// expressions, a megabyte and a half.
-  func holds(_ part: String) -> Bool {
+  package func holds(_ part: String) -> Bool {
     let (bytes, part) = (utf8, part.utf8)
     var start = bytes.startIndex
     while start < bytes.endIndex {

@@ -8,6 +8,8 @@ struct Container: Sendable {
   var claims = Claims()
   /// How its names are to be read.
   var dialect = Names.Dialect.common
+  /// A vocabulary that stands in the file itself.
+  var vocabulary: Vocabulary?
 
   /// A file by its content, or a directory by the usual names in it.
   init(path: String) throws(CheckpointError) {
@@ -40,7 +42,9 @@ struct Container: Sendable {
       (tensors, claims) = try RWKVCppFile.read(file)
     case Array("GGUF".utf8):
       kind = "GGUF"
-      (tensors, claims, dialect) = try GGUF.read(file)
+      let content = try GGUF.read(file)
+      (tensors, claims, dialect) = (content.tensors, content.claims, content.dialect)
+      vocabulary = content.vocabulary
     default:
       guard start.count > 8, start[8] == UInt8(ascii: "{") else { throw Container.unknown(file, start) }
       kind = "safetensors"

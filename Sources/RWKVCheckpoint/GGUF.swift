@@ -1,5 +1,5 @@
 /// Reader of GGUF files (version 3, little-endian) as llama.cpp's converter writes them for RWKV-6 and
-/// RWKV-7. Only the few numbers that describe the model are kept of the metadata; nothing in it is
+/// RWKV-7. Only the few numbers that describe the model and the vocabulary are kept of the metadata; nothing in it is
 /// interpreted.
 enum GGUF {
   static let maximumEntries = 4096
@@ -27,9 +27,15 @@ enum GGUF {
     var number: Double? { if case .number(let value) = self { value } else { nil } }
   }
 
-  static func read(
-    _ file: InputFile
-  ) throws(CheckpointError) -> (tensors: [StoredTensor], claims: Claims, dialect: Names.Dialect) {
+  /// What a file holds.
+  struct Content {
+    var tensors: [StoredTensor]
+    var claims: Claims
+    var dialect: Names.Dialect
+    var vocabulary: Vocabulary?
+  }
+
+  static func read(_ file: InputFile) throws(CheckpointError) -> Content {
     var reader = ByteReader(file, at: 4)
     let version = try reader.integer(UInt32.self)
     guard version == 3 else {
@@ -40,10 +46,12 @@ enum GGUF {
     let count = try reader.count(UInt64.self, limit: StoredTensor.maximumTensors, of: "number of tensors")
     let entries = try reader.count(UInt64.self, limit: maximumEntries, of: "number of metadata entries")
     var metadata: [String: Value] = [:]
+    var vocabulary = GGUFVocabulary()
     var elements = maximumElements
     for _ in 0..<entries {
       let key = try text(&reader, limit: maximumKey, of: "key")
-      let value = try value(&reader, type: reader.integer(UInt32.self), key: key, elements: &elements)
+      let value = try value(
+        &reader, type: reader.integer(UInt32.self), key: key, elements: &elements, &vocabulary)
       guard metadata.updateValue(value, forKey: key) == nil else {
         throw file.malformed("has the metadata key \(quoted(key)) twice")
       }
@@ -69,7 +77,10 @@ enum GGUF {
     claims.ffn = metadata[architecture + ".feed_forward_length"]?.integer
     claims.headSize = metadata[architecture + ".wkv.head_size"]?.integer
     claims.layerNormEpsilon = metadata[architecture + ".attention.layer_norm_epsilon"]?.number
-    return (tensors, claims, architecture == "rwkv6" ? .gguf6 : .gguf7)
+    if case .text(let model)? = metadata["tokenizer.ggml.model"] { vocabulary.model = model }
+    return Content(
+      tensors: tensors, claims: claims, dialect: architecture == "rwkv6" ? .gguf6 : .gguf7,
+      vocabulary: try vocabulary.vocabulary(file: file))
   }
 
   // MARK: Metadata
@@ -81,7 +92,8 @@ enum GGUF {
   }
 
   private static func value(
-    _ reader: inout ByteReader, type: UInt32, key: String, elements: inout Int
+    _ reader: inout ByteReader, type: UInt32, key: String, elements: inout Int,
+    _ vocabulary: inout GGUFVocabulary
   ) throws(CheckpointError) -> Value {
     switch type {
     case 0: return .integer(Int(try reader.integer(UInt8.self)))
@@ -95,12 +107,18 @@ enum GGUF {
       try reader.skip(1)
       return .other
     case 8:
-      // Only the architecture's name is read; templates and the like are passed over.
-      if key == "general.architecture" { return .text(try text(&reader, limit: maximumKey, of: "text")) }
+      // Only names are read; templates and the like are passed over.
+      if key == "general.architecture" || key == "tokenizer.ggml.model" {
+        return .text(try text(&reader, limit: maximumKey, of: "text"))
+      }
       try reader.skip(reader.count(UInt64.self, limit: maximumText, of: "length of a text"))
       return .other
     case 9:
-      try skipArray(&reader, key: key, elements: &elements)
+      switch key {
+      case "tokenizer.ggml.tokens": vocabulary.tokens = try texts(&reader)
+      case "tokenizer.ggml.token_type": vocabulary.types = try integers(&reader)
+      default: try skipArray(&reader, key: key, elements: &elements)
+      }
       return .other
     case 10: return .integer(Int(clamping: try reader.integer(UInt64.self)))
     case 11: return .integer(Int(bitPattern: UInt(try reader.integer(UInt64.self))))
@@ -109,7 +127,27 @@ enum GGUF {
     }
   }
 
-  /// Vocabularies and merges. Arrays of arrays are not allowed. `elements`: how many there may still be.
+  /// An array of texts.
+  private static func texts(_ reader: inout ByteReader) throws(CheckpointError) -> [String] {
+    let type = try reader.integer(UInt32.self)
+    let count = try reader.count(UInt64.self, limit: Vocabulary.maximumID, of: "number of tokens")
+    guard type == 8 else { throw reader.file.malformed("has tokens that are no texts") }
+    var texts: [String] = []
+    for _ in 0..<count { texts.append(try text(&reader, limit: 65_535, of: "token")) }
+    return texts
+  }
+
+  /// An array of 32-bit integers.
+  private static func integers(_ reader: inout ByteReader) throws(CheckpointError) -> [Int] {
+    let type = try reader.integer(UInt32.self)
+    let count = try reader.count(UInt64.self, limit: Vocabulary.maximumID, of: "number of token types")
+    guard type == 4 || type == 5 else { throw reader.file.malformed("has token types that are no integers") }
+    var integers: [Int] = []
+    for _ in 0..<count { integers.append(Int(Int32(bitPattern: try reader.integer(UInt32.self)))) }
+    return integers
+  }
+
+  /// Merges and the like. Arrays of arrays are not allowed. `elements`: how many there may still be.
   private static func skipArray(
     _ reader: inout ByteReader, key: String, elements: inout Int
   ) throws(CheckpointError) {

@@ -5,7 +5,10 @@ struct Header {
   static let size = 64
   static let magic: [UInt8] = [0x89, 0x52, 0x57, 0x4B, 0x56, 0x0D, 0x0A, 0x1A]
   static let version = 1
+  /// Bits of `required features` that are known: 0, a tokenizer of the kind "vocabulary".
+  static let knownFeatures: UInt32 = 1
 
+  var features: UInt32
   var tensorCount: Int
   var chunkCount: Int
   var metadataBytes: Int
@@ -23,7 +26,8 @@ struct Header {
     var bytes = Header.magic
     bytes.append(littleEndian: UInt16(Header.version))
     bytes.append(littleEndian: UInt16(0))
-    for number in [0, 0, tensorCount, chunkCount, metadataBytes, nameBytes, 0] {
+    bytes.append(littleEndian: features)
+    for number in [0, tensorCount, chunkCount, metadataBytes, nameBytes, 0] {
       bytes.append(littleEndian: UInt32(number))
     }
     bytes.append(littleEndian: fileSize)
@@ -32,7 +36,8 @@ struct Header {
     return bytes
   }
 
-  init(tensorCount: Int, chunkCount: Int, metadataBytes: Int, nameBytes: Int) {
+  init(features: UInt32, tensorCount: Int, chunkCount: Int, metadataBytes: Int, nameBytes: Int) {
+    self.features = features
     self.tensorCount = tensorCount
     self.chunkCount = chunkCount
     self.metadataBytes = metadataBytes
@@ -59,8 +64,10 @@ struct Header {
     guard XXH64.hash(sealed) == UInt64(littleEndian: bytes.loadUnaligned(fromByteOffset: 56, as: UInt64.self))
     else { throw ModelFileError(.damaged(what: "the header"), offset: 0) }
     try cursor.zeros(2, of: "the header")
-    let features = try cursor.integer(UInt32.self)
-    guard features == 0 else { throw ModelFileError(.unsupportedFeatures(found: features), offset: 12) }
+    features = try cursor.integer(UInt32.self)
+    guard features & ~Header.knownFeatures == 0 else {
+      throw ModelFileError(.unsupportedFeatures(found: features), offset: 12)
+    }
     _ = try cursor.integer(UInt32.self)  // optional features
 
     func number(_ what: String, _ range: ClosedRange<Int>) throws(ModelFileError) -> Int {

@@ -44,6 +44,9 @@ public struct Metadata: Sendable, Equatable {
     if case .integers(let value) = values[key] { value } else { nil }
   }
 
+  /// The bits of `required features` that a file with this metadata sets. formats/rwkv-v1.md section 1.
+  var requiredFeatures: UInt32 { string("tokenizer.kind") == "vocabulary" ? 1 : 0 }
+
   /// All entries, ascending by the bytes of their keys.
   public var entries: [(key: String, value: MetadataValue)] {
     values.map { (key: $0.key, value: $0.value) }

@@ -34,6 +34,11 @@ public final class ModelFile: Sendable {
       let bytes = scratch.bytes(header.payloadStart - Header.size)
       try file.read(into: bytes, at: UInt64(Header.size))
       let contents = try IndexContents(UnsafeRawBufferPointer(bytes), header)
+      let features = contents.metadata.requiredFeatures
+      guard header.features == features else {
+        throw .invalid(
+          "required features", found: header.features, expected: "\(features), by the metadata", offset: 12)
+      }
       self.path = path
       (metadata, tensors, chunks) = (contents.metadata, contents.tensors, contents.chunks)
       tensorIndex = contents.tensorIndex

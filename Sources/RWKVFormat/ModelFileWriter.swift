@@ -79,7 +79,8 @@ public final class ModelFileWriter: Sendable {
       let metadataBytes = try metadata.encoded()
       let tensors = try Self.layOut(plans)
       header = Header(
-        tensorCount: tensors.count, chunkCount: tensors.reduce(0) { $0 + $1.chunkCount },
+        features: metadata.requiredFeatures, tensorCount: tensors.count,
+        chunkCount: tensors.reduce(0) { $0 + $1.chunkCount },
         metadataBytes: metadataBytes.count, nameBytes: tensors.reduce(0) { $0 + $1.name.utf8.count })
       file = try OutputFile(path: path, overwrite: overwrite)
       self.tensors = tensors

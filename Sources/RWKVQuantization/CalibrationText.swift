@@ -115,7 +115,8 @@ extension Model {
   /// Tokens of a text, after the token that starts a document.
   func tokens(of bytes: [UInt8]) throws(QuantizationError) -> [Int] {
     guard let tokenizer else { throw .model(ModelError(.noTokenizer, path: path)) }
-    let tokens = tokenizer.encode(bytes)
+    let tokens: [Int]
+    do { tokens = try tokenizer.encode(bytes) } catch { throw .tokenizer(path: path, error) }
     if let outside = tokens.first(where: { $0 >= configuration.vocabulary }) {
       throw .model(ModelError(.tokenOutOfRange(outside, vocabulary: configuration.vocabulary), path: path))
     }

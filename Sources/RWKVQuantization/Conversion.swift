@@ -90,8 +90,8 @@ public enum Conversion {
         "what was lost is not measured, which takes \(copyBytes >> 20) MiB beside the output for this model: "
           + "--measure does it")
     }
-    if measures, options.maximumKL == nil, draft.metadata.string("tokenizer.kind") == nil {
-      report.notes.append("what was lost is not measured: there is no tokenizer to read a text with")
+    if measures, options.maximumKL == nil, let reason = draft.reasonNotToMeasure(options) {
+      report.notes.append("what was lost is not measured: \(reason)")
       measures = false
     }
     guard draft.source != nil, options.calibration != nil || measures else {
@@ -178,6 +178,8 @@ private struct Draft {
   var metadata: Metadata
   var tensors: [PlannedTensor] = []
   let source: (any WeightSource)?
+  /// The vocabulary in the checkpoint itself.
+  private var ownVocabulary: Vocabulary?
   var notes: [String] = []
 
   /// From any input, with the tokenizer and the metadata that were asked for.
@@ -198,6 +200,16 @@ private struct Draft {
     }
     metadata["writer"] = .string(options.writer)
     try addTokenizer(options.tokenizer, input: input)
+  }
+
+  /// Why no text can be read, if none can.
+  func reasonNotToMeasure(_ options: ConversionOptions) -> String? {
+    switch metadata.string("tokenizer.kind").flatMap(TokenizerKind.init) {
+    case nil: "there is no tokenizer to read a text with"
+    case .vocabulary? where options.calibration == nil:
+      "the built-in text is not written in the model's own vocabulary; --calibrate takes one that is"
+    default: nil
+    }
   }
 
   func writer(
@@ -259,6 +271,7 @@ private struct Draft {
     let source = CheckpointSource(checkpoint, path: path)
     let type = options.type ?? .int4
     self.source = source
+    ownVocabulary = checkpoint.tokenizer
     metadata = Metadata(checkpoint)
     metadata["model.name"] = .string(stem(of: path))
     metadata["quantization.type"] = .string(type.rawValue)
@@ -330,7 +343,9 @@ private struct Draft {
       found = .bytes
     case .automatic:
       guard metadata.string("tokenizer.kind") == nil else { return }
-      found = TokenizerBlob.beside(input, rows: rows)
+      var passedOver: [String] = []
+      found = TokenizerBlob.found(ownVocabulary, beside: input, rows: rows, passedOver: &passedOver)
+      notes += passedOver.map { "not used as its tokenizer: \($0)" }
       if let found {
         notes.append("tokenizer: \(found.origin)")
       } else {
@@ -340,6 +355,11 @@ private struct Draft {
       }
     }
     guard let found else { return }
+    if found.leavesTooMuch(of: rows) {
+      notes.append(
+        "the tokenizer has text for \(found.vocabularySize) of the model's \(rows) tokens: is it this model's?"
+      )
+    }
     tensors.removeAll { $0.plan.name == "tokenizer" }
     metadata["tokenizer.kind"] = .string(found.kind.rawValue)
     if let blob = found.blob {

@@ -7,7 +7,7 @@ import RWKVTokenizer
 public enum TokenizerChoice: Sendable, Equatable {
   /// The one in or beside the input, if there is one that fits.
   case automatic
-  /// A World vocabulary (`rwkv_vocab_v20230424.txt`) or a Hugging Face `tokenizer.json` of the GPT-NeoX kind.
+  /// A vocabulary in any of its published forms (docs/getting-a-model.md).
   case file(String)
   /// One token per byte.
   case bytes
@@ -24,62 +24,111 @@ struct TokenizerBlob: Sendable {
 
   static let bytes = TokenizerBlob(kind: .bytes, blob: nil, vocabularySize: 256, origin: "bytes")
 
-  /// Names under which tokenizers are published, in the order in which they are looked for.
-  private static let fileNames = ["rwkv_vocab_v20230424.txt", "tokenizer.json", "20B_tokenizer.json"]
-  /// A model has few rows more than its tokenizer has tokens: 6 (World), 0 or 27 (Pile).
-  private static let mostSpareRows = 512
-
   /// Reads a tokenizer file of any known kind. `rows`: the model's vocabulary.
   init(path: String, rows: Int) throws(QuantizationError) {
     let content = try readFile(path, limit: 64 << 20)
+    let vocabulary: Vocabulary
     if content.first(where: { ![0x20, 0x09, 0x0A, 0x0D].contains($0) }) == UInt8(ascii: "{") {
-      let bpe = try Self.bpe(path)
-      (kind, blob, vocabularySize) = (.bpe, bpe.blob, bpe.vocabularySize)
+      do { vocabulary = try Vocabulary(json: path) } catch { throw .checkpoint(error) }
     } else {
       do {
-        let world = try WorldTokenizer(vocabulary: content)
-        (kind, blob, vocabularySize) = (.world, world.blob, world.vocabularySize)
+        vocabulary = Vocabulary(tokens: try VocabularyText.tokens(of: content))
       } catch {
         throw .tokenizer(path: path, error)
       }
     }
-    origin = path
-    guard vocabularySize <= rows else {
-      throw .vocabularyTooLarge(tokenizer: path, tokens: vocabularySize, rows: rows)
-    }
+    try self.init(vocabulary, origin: path, rows: rows)
   }
 
-  private static func bpe(_ path: String) throws(QuantizationError) -> BPETokenizer {
-    let file: TokenizerJSON
-    do { file = try TokenizerJSON(path: path) } catch { throw .checkpoint(error) }
-    do {
-      return try BPETokenizer(tokens: file.tokens, merges: file.merges, added: file.added)
+  /// The tokenizer with this vocabulary, of the simplest kind that has its ids.
+  init(_ vocabulary: Vocabulary, origin: String, rows: Int) throws(QuantizationError) {
+    self.origin = origin
+    let (tokens, added) = (vocabulary.tokens, vocabulary.added.map(\.id))
+    vocabularySize = tokens.count
+    guard vocabularySize <= rows else {
+      throw .vocabularyTooLarge(tokenizer: origin, tokens: vocabularySize, rows: rows)
+    }
+    do throws(TokenizerError) {
+      switch vocabulary.rule {
+      case .bytePairs:
+        kind = .bpe
+        blob = try BPETokenizer(tokens: tokens, merges: vocabulary.merges, added: vocabulary.added).blob
+      case .longestMatch where added.isEmpty && Set(tokens.filter { $0.count == 1 }).count == 256:
+        kind = .world
+        blob = try WorldTokenizer(tokens: tokens).blob
+      case .longestMatch:
+        kind = .vocabulary
+        blob = try VocabularyTokenizer(tokens: tokens, rule: .longestMatch, added: added).blob
+      case .words(let lowercased):
+        kind = .vocabulary
+        blob = try VocabularyTokenizer(
+          tokens: tokens, rule: lowercased ? .lowercasedWords : .words, added: added
+        ).blob
+      }
     } catch {
-      throw .tokenizer(path: path, error)
+      throw .tokenizer(path: origin, error)
     }
   }
 
   private init(kind: TokenizerKind, blob: [UInt8]?, vocabularySize: Int, origin: String) {
     (self.kind, self.blob, self.vocabularySize, self.origin) = (kind, blob, vocabularySize, origin)
   }
+}
 
-  /// The tokenizer beside `input` (in it, if it is a directory) that fits a model with `rows` tokens.
+// MARK: Finding it
+
+extension TokenizerBlob {
+  /// Names under which tokenizers are published, in the order in which they are looked for. Other names that say that they
+  /// are a vocabulary or a tokenizer come after them.
+  private static let fileNames = [
+    "rwkv_vocab_v20230424.txt", "rwkv_vocab_v20230424.json", "tokenizer.json", "20B_tokenizer.json",
+    "vocab.txt",
+  ]
+  /// A model has few rows more than its tokenizer has tokens: 6 (World), 0 or 27 (Pile).
+  private static let mostSpareRows = 512
+
+  /// Whether the rows of a model that have no token are too many for this to be its tokenizer.
+  func leavesTooMuch(of rows: Int) -> Bool { rows - vocabularySize > Self.mostSpareRows }
+
+  /// The tokenizer in a checkpoint, or beside `input` (in it, if it is a directory), that fits a model with `rows` tokens.
   ///
-  /// Files in the same directory may belong to other models: those that cannot be read or do not fill the
-  /// model's rows are passed over.
-  static func beside(_ input: String, rows: Int) -> TokenizerBlob? {
+  /// Files in the same directory may belong to other models: those that cannot be read or do not fill the model's rows are
+  /// passed over. `passedOver` gets what is wrong with those that bear a tokenizer's usual name.
+  static func found(
+    _ own: Vocabulary?, beside input: String, rows: Int, passedOver: inout [String]
+  ) -> TokenizerBlob? {
+    if let own {
+      do { return try TokenizerBlob(own, origin: input, rows: rows) } catch { passedOver.append("\(error)") }
+    }
     var status = stat()
     let isDirectory = stat(input, &status) == 0 && status.st_mode & S_IFMT == S_IFDIR
     let folder =
       isDirectory ? input + "/" : String(input.dropLast(input.reversed().prefix { $0 != "/" }.count))
-    for name in fileNames where access(folder + name, R_OK) == 0 {
-      if let found = try? TokenizerBlob(path: folder + name, rows: rows),
-        rows - found.vocabularySize <= mostSpareRows
-      {
-        return found
+    for name in candidates(in: folder) {
+      do {
+        let found = try TokenizerBlob(path: folder + name, rows: rows)
+        if !found.leavesTooMuch(of: rows) { return found }
+      } catch {
+        if fileNames.contains(name) { passedOver.append("\(error)") }
       }
     }
     return rows == 256 ? .bytes : nil
+  }
+
+  private static func candidates(in folder: String) -> [String] {
+    var others: [String] = []
+    if let stream = opendir(folder.isEmpty ? "." : folder) {
+      defer { closedir(stream) }
+      while let entry = readdir(stream) {
+        let name = withUnsafePointer(to: &entry.pointee.d_name) {
+          $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+        }
+        let isVocabulary = name.hasSuffix(".txt") && name.holds("vocab")
+        let isJSON = name.hasSuffix(".json") && (name.holds("vocab") || name.holds("tokenizer"))
+        if isVocabulary || isJSON, !fileNames.contains(name) { others.append(name) }
+      }
+    }
+    return fileNames.filter { access(folder + $0, R_OK) == 0 } + others.sorted()
   }
 }
 

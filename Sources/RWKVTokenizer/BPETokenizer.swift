@@ -24,18 +24,7 @@ public struct BPETokenizer: Tokenizer {
   public init(
     tokens: [[UInt8]], merges: [(left: Int, right: Int)], added: [(id: Int, normalized: Bool)]
   ) throws(TokenizerError) {
-    guard (1...TokenTable.maximumCount).contains(tokens.count) else {
-      throw TokenizerError(.vocabulary, "\(tokens.count) tokens; expected 1…\(TokenTable.maximumCount)")
-    }
-    var table = TokenTable()
-    for (id, token) in tokens.enumerated() {
-      guard token.count <= TokenTable.maximumLength else {
-        let limit = TokenTable.maximumLength
-        throw TokenizerError(.token(id), "has \(token.count) bytes; expected at most \(limit)")
-      }
-      table.append(token)
-    }
-    try self.init(table, merges, added)
+    try self.init(TokenTable(tokens), merges, added)
   }
 
   /// Reads the tensor `tokenizer` of a model file with `tokenizer.kind` "bpe".
@@ -129,39 +118,23 @@ public struct BPETokenizer: Tokenizer {
     var ids: [Int] = []
     var word = WordMerger(merges)
     let text = Array(String(decoding: bytes, as: UTF8.self).utf8)
-    Self.split(text[...], at: rawTrie, added: { ids.append($0) }) { piece in
-      let normalized = Normalization.composed(piece)
-      Self.split(normalized[...], at: normalizedTrie, added: { ids.append($0) }) { piece in
-        var rest = piece
-        while !rest.isEmpty {
-          let end = SplitPattern.wordEnd(rest)
-          word.merge(rest[..<end].lazy.map { byteTokens[Int($0)] }) { ids.append($0) }
-          rest = rest[end...]
+    for piece in rawTrie.pieces(of: text) {
+      switch piece {
+      case .token(let id): ids.append(id)
+      case .text(let text):
+        for piece in normalizedTrie.pieces(of: Normalization.composed(text)) {
+          switch piece {
+          case .token(let id): ids.append(id)
+          case .text(var rest):
+            while !rest.isEmpty {
+              let end = SplitPattern.wordEnd(rest)
+              word.merge(rest[..<end].lazy.map { byteTokens[Int($0)] }) { ids.append($0) }
+              rest = rest[end...]
+            }
+          }
         }
       }
     }
     return ids
-  }
-
-  /// Hands out, in order, the tokens of `trie` found in `text` and the pieces between them.
-  private static func split(
-    _ text: ArraySlice<UInt8>, at trie: Trie, added: (Int) -> Void, piece: (ArraySlice<UInt8>) -> Void
-  ) {
-    var start = text.startIndex
-    text.withUnsafeBufferPointer { bytes in
-      let origin = text.startIndex
-      var position = 0
-      while position < bytes.count {
-        guard let match = trie.longestMatch(bytes, from: position) else {
-          position += 1
-          continue
-        }
-        if start < origin + position { piece(text[start..<origin + position]) }
-        added(match.id)
-        position += match.length
-        start = origin + position
-      }
-    }
-    if start < text.endIndex { piece(text[start...]) }
   }
 }

@@ -30,6 +30,22 @@ struct TokenTable: Sendable {
 
   init() {}
 
+  /// From the bytes of each id; empty for ids without text.
+  init(_ tokens: [[UInt8]]) throws(TokenizerError) {
+    guard (1...Self.maximumCount).contains(tokens.count) else {
+      throw TokenizerError(.vocabulary, "\(tokens.count) tokens; expected 1…\(Self.maximumCount)")
+    }
+    for (id, token) in tokens.enumerated() {
+      guard token.count <= Self.maximumLength else {
+        throw TokenizerError(.token(id), "has \(token.count) bytes; expected at most \(Self.maximumLength)")
+      }
+      append(token)
+    }
+  }
+
+  /// The bytes of each id.
+  var tokens: [[UInt8]] { (0..<count).map { Array(token($0)) } }
+
   /// Reads u32 count, then for each id u16 length and bytes.
   init(_ reader: inout BlobReader) throws(TokenizerError) {
     let count = try reader.u32("number of tokens")

@@ -4,16 +4,17 @@
 public protocol Tokenizer: Sendable {
   /// One more than the largest id. A model may have more rows than that; their ids have no bytes.
   var vocabularySize: Int { get }
-  /// Token ids of `bytes`, which need not be valid UTF-8.
-  func encode(_ bytes: [UInt8]) -> [Int]
+  /// Token ids of `bytes`, which need not be valid UTF-8. Throws, with `Place.text`, where the vocabulary has no
+  /// token for what stands there; only those of `TokenizerKind.vocabulary` have such gaps.
+  func encode(_ bytes: [UInt8]) throws(TokenizerError) -> [Int]
   /// The bytes of one token; empty for an id without text or outside the vocabulary.
   func bytes(of id: Int) -> [UInt8]
 }
 
 extension Tokenizer {
   /// Token ids of the UTF-8 bytes of `text`.
-  public func encode(_ text: String) -> [Int] {
-    encode(Array(text.utf8))
+  public func encode(_ text: String) throws(TokenizerError) -> [Int] {
+    try encode(Array(text.utf8))
   }
 
   /// The bytes of `ids`, one after another.
@@ -23,8 +24,8 @@ extension Tokenizer {
 }
 
 /// The tokenizers that a model file can name in `tokenizer.kind` (formats/rwkv-v1.md, section 6).
-public enum TokenizerKind: String, Sendable {
-  case world, bpe, bytes
+public enum TokenizerKind: String, CaseIterable, Sendable {
+  case world, bpe, bytes, vocabulary
 
   /// Reads the tokenizer of this kind from the raw bytes of the tensor `tokenizer`; `bytes` has none.
   public func tokenizer(blob: [UInt8]) throws(TokenizerError) -> any Tokenizer {
@@ -32,6 +33,7 @@ public enum TokenizerKind: String, Sendable {
     case .world: try WorldTokenizer(blob: blob)
     case .bpe: try BPETokenizer(blob: blob)
     case .bytes: ByteTokenizer()
+    case .vocabulary: try VocabularyTokenizer(blob: blob)
     }
   }
 }
@@ -48,6 +50,8 @@ public struct TokenizerError: Error, Sendable, Equatable, CustomStringConvertibl
     case token(Int)
     /// A merge rule, counted from 0 in the order of priority.
     case merge(Int)
+    /// A byte of the text to encode, counted from 0.
+    case text(Int)
     case vocabulary
   }
 
@@ -66,6 +70,7 @@ public struct TokenizerError: Error, Sendable, Equatable, CustomStringConvertibl
     case .byte(let offset): "tokenizer data, byte \(offset): \(problem)"
     case .token(let id): "vocabulary, token \(id): \(problem)"
     case .merge(let index): "merge rule \(index): \(problem)"
+    case .text(let offset): "text, byte \(offset): \(problem)"
     case .vocabulary: "vocabulary: \(problem)"
     }
   }

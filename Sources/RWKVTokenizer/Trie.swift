@@ -98,6 +98,32 @@ struct Trie: Sendable {
     return best
   }
 
+  /// A string found in a text, or what stands between two of them.
+  enum Piece {
+    case token(Int)
+    case text(ArraySlice<UInt8>)
+  }
+
+  /// The strings found in `text`, the longest at the first place, and the pieces between them, in order.
+  func pieces(of text: [UInt8]) -> [Piece] {
+    var pieces: [Piece] = []
+    var (start, position) = (0, 0)
+    text.withUnsafeBufferPointer { bytes in
+      while position < bytes.count {
+        guard let match = longestMatch(bytes, from: position) else {
+          position += 1
+          continue
+        }
+        if start < position { pieces.append(.text(text[start..<position])) }
+        pieces.append(.token(match.id))
+        position += match.length
+        start = position
+      }
+    }
+    if start < text.count { pieces.append(.text(text[start...])) }
+    return pieces
+  }
+
   /// The id of exactly `string`.
   func find(_ string: some Sequence<UInt8>) -> Int? {
     var node = 0

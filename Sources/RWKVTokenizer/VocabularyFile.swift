@@ -1,14 +1,22 @@
-// The text form of the World vocabulary. One line per token:
-//
-//     id literal length
-//
-// The literal is what Python's repr() writes for a str or bytes object; a str stands for its UTF-8 bytes.
-// `length` counts the token's bytes. Everything is parsed as bytes: a quote followed by a combining mark is
-// one Character in Swift but two elements of the literal.
+/// The text forms of vocabularies. One line per token, in one of two forms:
+///
+///     id literal length        rwkv_vocab_v20230424.txt
+///     literal                  vocab.txt; the id is the number of the line, counted from 0
+///
+/// The literal is what Python's repr() writes for a str or bytes object; a str stands for its UTF-8 bytes.
+/// `length` counts the token's bytes. Ids must ascend; gaps become tokens without text, as id 0 always is in such
+/// files: it separates documents, and line 0 of the second form only says how that is called.
+public enum VocabularyText {
+  /// The bytes of each id; empty for ids without text.
+  public static func tokens(of text: [UInt8]) throws(TokenizerError) -> [[UInt8]] {
+    try TokenTable(vocabulary: text).tokens
+  }
+}
 
+// Everything is parsed as bytes: a quote followed by a combining mark is one Character in Swift but two elements of
+// the literal.
 extension TokenTable {
-  /// Reads a vocabulary file. Ids must ascend; gaps become tokens without text, as id 0 always is in such
-  /// files.
+  /// Reads a vocabulary file: see `VocabularyText`.
   init(vocabulary text: [UInt8]) throws(TokenizerError) {
     self.init()
     var number = 0
@@ -22,8 +30,7 @@ extension TokenTable {
       if line.last == UInt8(ascii: "\r") { line.removeLast() }
       if line.isEmpty { continue }
       do {
-        let entry = try VocabularyLine(line)
-        try add(entry)
+        try add(VocabularyLine(line, number: number - 1))
       } catch {
         throw TokenizerError(.line(number), error.problem)
       }
@@ -38,7 +45,7 @@ extension TokenTable {
     guard entry.id >= count else {
       throw .init("id \(entry.id) does not ascend; expected at least \(count)")
     }
-    guard (1...Self.maximumLength).contains(entry.token.count) else {
+    guard (1...Self.maximumLength).contains(entry.token.count) || entry.id == 0 else {
       throw .init("the token has \(entry.token.count) bytes; expected 1…\(Self.maximumLength)")
     }
     guard entry.length == entry.token.count else {
@@ -60,7 +67,14 @@ private struct VocabularyLine {
   let token: [UInt8]
   let length: Int
 
-  init(_ line: ArraySlice<UInt8>) throws(Malformed) {
+  /// `number`: of the line, counted from 0.
+  init(_ line: ArraySlice<UInt8>, number: Int) throws(Malformed) {
+    if let first = line.first, !(0x30...0x39).contains(first) {
+      var literal = PythonLiteral(line)
+      let bytes = try literal.parse()
+      (id, token, length) = (number, number == 0 ? [] : bytes, number == 0 ? 0 : bytes.count)
+      return
+    }
     let space = UInt8(ascii: " ")
     guard let first = line.firstIndex(of: space), let last = line.lastIndex(of: space), first < last else {
       throw Malformed("expected: id literal length")

@@ -12,10 +12,14 @@ public struct WorldTokenizer: Tokenizer {
     try self.init(table)
   }
 
-  /// Reads the text of a vocabulary file such as `rwkv_vocab_v20230424.txt`: see
-  /// `TokenTable.init(vocabulary:)`.
+  /// Reads the text of a vocabulary file such as `rwkv_vocab_v20230424.txt`: see `VocabularyText`.
   public init(vocabulary: [UInt8]) throws(TokenizerError) {
     try self.init(TokenTable(vocabulary: vocabulary))
+  }
+
+  /// - Parameter tokens: the bytes of each id; empty for ids without text.
+  public init(tokens: [[UInt8]]) throws(TokenizerError) {
+    try self.init(TokenTable(tokens))
   }
 
   /// Throws unless no byte string occurs twice and each single byte is a token, so that every input can be

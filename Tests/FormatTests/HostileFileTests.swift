@@ -35,6 +35,7 @@ struct HostileFileTests {
 
   @Test(arguments: [
     Attack("required feature", "features 0x4") { $0.bytes[12] = 4 },
+    Attack("feature that the metadata does not have", "required features is 1") { $0.bytes[12] = 1 },
     Attack("reserved u16", "reserved byte of the header") { $0.bytes[10] = 1 },
     Attack("reserved u32", "reserved byte of the header") { $0.bytes[39] = 1 },
     Attack("no tensors", "number of tensors is 0") { $0.put(UInt32(0), at: 20) },

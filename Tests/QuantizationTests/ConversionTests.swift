@@ -1,7 +1,9 @@
 import CRWKVKernels
 import Glibc
+import RWKV
 import RWKVCheckpoint
 import RWKVFormat
+import RWKVTokenizer
 import Synchronization
 import Testing
 
@@ -265,6 +267,43 @@ struct TokenizerSourceTests {
       Issue.record("\(String(describing: error))")
       return
     }
+  }
+
+  @Test(
+    "any usual name of a vocabulary is looked for",
+    arguments: ["vocab.txt", "my_vocab.txt", "rwkv_vocab_v20230424.json", "tokenizer-midi.json"])
+  func otherNames(name: String) throws {
+    let input = folder.write("m.safetensors", smallModel(vocabulary: 320))
+    folder.write("tokenizer_config.json", Array(#"{"model_max_length": 1}"#.utf8))
+    let words =
+      #"{"pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": {"a": 3}}}"#
+    let forms = [
+      "vocab.txt": Array("b'<s>'\nb'a'\nb'ab'\n".utf8), "my_vocab.txt": Array("1 'a' 1\n3 'ab' 2\n".utf8),
+      "rwkv_vocab_v20230424.json": Array(#"{"1": "a", "2": [97, 255]}"#.utf8),
+      "tokenizer-midi.json": Array(words.utf8),
+    ]
+    folder.write(name, try #require(forms[name]))
+    let file = try convert(input, to: folder.file("m.rwkv"))
+    #expect(file.metadata.string("tokenizer.kind") == "vocabulary")
+    #expect(readBytes(file.path)[12] == 1)  // required features
+    #expect(try Verification.problems(of: file.path) == [])
+    let tokenizer = try #require(try Model.tokenizer(path: file.path))
+    #expect(try tokenizer.encode("a") == [name.hasPrefix("tokenizer") ? 3 : 1])
+    let world = folder.write("words.txt", vocabulary(more: 10))
+    let other = try convert(file.path, to: folder.file("n.rwkv")) { $0.tokenizer = .file(world) }
+    #expect(readBytes(other.path)[12] == 0)
+  }
+
+  @Test func whatCannotBeUsedIsSaid() throws {
+    let input = folder.write("m.safetensors", smallModel(vocabulary: 1024))
+    folder.write("tokenizer.json", Array(#"{"model": {"type": "Unigram"}}"#.utf8))
+    let words = folder.write("words.txt", vocabulary(more: 10))
+    var options = ConversionOptions()
+    var notes = try Conversion.convert(input, to: folder.file("m.rwkv"), options).notes
+    #expect(notes.contains { $0.contains("not used as its tokenizer") && $0.contains("Unigram") })
+    options.tokenizer = .file(words)
+    notes = try Conversion.convert(input, to: folder.file("n.rwkv"), options).notes
+    #expect(notes.contains { $0.contains("267 of the model's 1024") })
   }
 
   @Test func modelsOf256TokensReadBytes() throws {

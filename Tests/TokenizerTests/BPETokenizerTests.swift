@@ -27,7 +27,7 @@ struct BPETokenizerTests {
   }
 
   static func pieces(_ tokenizer: BPETokenizer, _ text: String) -> [String] {
-    tokenizer.encode(text).map { String(decoding: tokenizer.bytes(of: $0), as: UTF8.self) }
+    tokenizer.encode(Array(text.utf8)).map { String(decoding: tokenizer.bytes(of: $0), as: UTF8.self) }
   }
 
   @Test("the lowest rank merges first, of equals the leftmost")
@@ -64,7 +64,8 @@ struct BPETokenizerTests {
   @Test("a word of 200,000 letters is no trouble", .timeLimit(.minutes(1)))
   func longWord() throws {
     let tokenizer = try Self.tokenizer(merges: [("a", "a"), ("aa", "aa"), ("aaaa", "aaaa")])
-    #expect(tokenizer.encode(String(repeating: "a", count: 200_000)) == Array(repeating: 258, count: 25_000))
+    #expect(
+      try tokenizer.encode(String(repeating: "a", count: 200_000)) == Array(repeating: 258, count: 25_000))
   }
 
   /// Where GPT-2's pattern cuts, checked with Python's `regex`.
@@ -96,10 +97,10 @@ struct BPETokenizerTests {
   func added() throws {
     let tokenizer = try Self.tokenizer(
       merges: [(" ", " ")], raw: ["<|end|>", "e\u{301}!"], normalized: ["  ", "    ", "\u{E9}?"])
-    #expect(tokenizer.encode("x<|end|>  y") == [0x78, 257, 259, 0x79])
-    #expect(tokenizer.encode("     ") == [260, 0x20])
-    #expect(tokenizer.encode("e\u{301}!e\u{301}?") == [258, 261])
-    #expect(tokenizer.encode("e\u{301}") == [0xC3, 0xA9])
+    #expect(try tokenizer.encode("x<|end|>  y") == [0x78, 257, 259, 0x79])
+    #expect(try tokenizer.encode("     ") == [260, 0x20])
+    #expect(try tokenizer.encode("e\u{301}!e\u{301}?") == [258, 261])
+    #expect(try tokenizer.encode("e\u{301}") == [0xC3, 0xA9])
     #expect(tokenizer.decode([257, 260]) == Array("<|end|>    ".utf8))
   }
 
@@ -113,7 +114,7 @@ struct BPETokenizerTests {
     let tokenizer = try Self.tokenizer(merges: [("a", "b"), ("ab", "ab")], raw: ["<x>"], normalized: ["  "])
     let blob = tokenizer.blob
     let read = try TokenizerKind.bpe.tokenizer(blob: blob)
-    #expect(read.encode("ababab<x>  ") == [257, 256, 258, 259])
+    #expect(try read.encode("ababab<x>  ") == [257, 256, 258, 259])
     #expect(try BPETokenizer(blob: blob).blob == blob)
     for length in 0..<blob.count {
       #expect(throws: TokenizerError.self) { try BPETokenizer(blob: Array(blob.prefix(length))) }
@@ -123,7 +124,7 @@ struct BPETokenizerTests {
       for flip in [0x01, 0x80, 0xFF] as [UInt8] {
         var changed = blob
         changed[index] ^= flip
-        if let tokenizer = try? BPETokenizer(blob: changed) { _ = tokenizer.encode("abab<x>  é") }
+        if let tokenizer = try? BPETokenizer(blob: changed) { _ = tokenizer.encode(Array("abab<x>  é".utf8)) }
       }
     }
   }
@@ -210,7 +211,7 @@ struct NormalizationTests {
 struct NeoXVocabularyTests {
   @Test("every case has the reference's ids, also after a round trip through the blob")
   func referenceCases() throws {
-    let json = try TokenizerJSON(path: TokenizerData.folder.appending(path: "20B_tokenizer.json").path)
+    let json = try Vocabulary(json: TokenizerData.folder.appending(path: "20B_tokenizer.json").path)
     #expect(json.tokens.count == 50_277 && json.merges.count == 50_009 && json.added.count == 25)
     let made = try BPETokenizer(tokens: json.tokens, merges: json.merges, added: json.added)
     let tokenizer = try BPETokenizer(blob: made.blob)

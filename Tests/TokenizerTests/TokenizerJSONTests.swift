@@ -13,11 +13,11 @@ struct TokenizerJSONTests {
                "vocab": {"<|end|>": 0, "a": 1, "Ġ": 2, "é": 3, "Ġa": 4, "Ċ": 5}, "merges": ["Ġ a"]}}
     """
 
-  static func read(_ text: String) throws -> TokenizerJSON {
+  static func read(_ text: String) throws -> Vocabulary {
     let file = FileManager.default.temporaryDirectory.appending(path: "tokenizer-\(UUID()).json")
     try Data(text.utf8).write(to: file)
     defer { try? FileManager.default.removeItem(at: file) }
-    return try TokenizerJSON(path: file.path)
+    return try Vocabulary(json: file.path)
   }
 
   @Test("tokens are bytes, merges are ids, added tokens are text")

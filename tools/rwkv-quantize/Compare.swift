@@ -45,7 +45,7 @@ struct Compare: ParsableCommand {
       let first = try Model(path: reference, threads: threads.count, progress: progress.callback("loading"))
       let second = try Model(path: model, threads: threads.count, progress: progress.callback("loading"))
       // Token 0 starts a document, so that the first token of the text is predicted too.
-      let tokens = [0] + tokenizer.encode(content)
+      let tokens = [0] + (try tokenizer.encode(content))
       guard tokens.count > 1 else { throw CommandError("\(text): the text is empty") }
       let proceed = progress.callback("comparing")
       let result = try Comparison(first, second, tokens: tokens, threads: threads.count, progress: proceed)

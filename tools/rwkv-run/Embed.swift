@@ -63,7 +63,7 @@ struct Embed: ParsableCommand {
       var vectors: [Float] = []
       for (index, text) in texts.enumerated() {
         if isInterrupted { throw interruptedExit }
-        let tokens = tokenizer.encode(text)
+        let tokens = try tokenizer.encode(text)
         let vector = try session.embedding(tokens, pooling: pooling) { _ in !isInterrupted }
         if outputPath == nil {
           output(

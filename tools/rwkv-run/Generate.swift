@@ -86,7 +86,7 @@ struct Generate: ParsableCommand {
       let tokenizer = try model.requireTokenizer()
       let saved = try loadState.map { try model.loadAnyState($0) }
       let session = try Session(model, state: saved?.state, threads: options.threadCount)
-      var tokens = tokenizer.encode(try promptBytes())
+      var tokens = try tokenizer.encode(promptBytes())
       if tokens.isEmpty {
         guard saved == nil else {
           throw CommandError("--load-state: give a text to read next, with -p or -f")

@@ -32,7 +32,7 @@ struct Tokenize: ParsableCommand {
         throw ModelError(.noTokenizer, path: model)
       }
       if let prompt {
-        output(tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
+        output(try tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
       } else {
         for word in (ids ?? "").split(separator: ",") {
           guard let id = Int(word), (0..<tokenizer.vocabularySize).contains(id) else {

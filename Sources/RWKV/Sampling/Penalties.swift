@@ -29,8 +29,7 @@ struct Penalties: Sendable {
     var tokens: Set<Int> = []
     for start in text.indices {
       for end in text.indices[start...] {
-        let ids = tokenizer.encode(Array(text[start...end]))
-        if ids.count == 1 { tokens.insert(ids[0]) }
+        if let ids = try? tokenizer.encode(Array(text[start...end])), ids.count == 1 { tokens.insert(ids[0]) }
       }
     }
     return tokens

@@ -30,11 +30,13 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
       workplace.remove("model.safetensors")
     case .vocabulary: use(try? WorldTokenizer(vocabulary: bytes))
     case .tokenizerJSON:
-      guard let file = try? TokenizerJSON(path: workplace.write("tokenizer.json", bytes)) else { return }
+      guard let file = try? Vocabulary(json: workplace.write("tokenizer.json", bytes)) else { return }
       use(try? BPETokenizer(tokens: file.tokens, merges: file.merges, added: file.added))
+      use(try? VocabularyTokenizer(tokens: file.tokens, rule: .longestMatch, added: file.added.map(\.id)))
     case .tokenizerBlob:
       use(try? WorldTokenizer(blob: bytes))
       use(try? BPETokenizer(blob: bytes))
+      use(try? VocabularyTokenizer(blob: bytes))
     case .template: _ = try? ChatTemplate(parsing: String(decoding: bytes, as: UTF8.self), name: "fuzz")
     }
   }
@@ -45,8 +47,7 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
 
   private func use(_ tokenizer: (any Tokenizer)?) {
     guard let tokenizer else { return }
-    let ids = tokenizer.encode(Self.sample)
-    _ = tokenizer.decode(ids)
+    if let ids = try? tokenizer.encode(Self.sample) { _ = tokenizer.decode(ids) }
     _ = tokenizer.bytes(of: tokenizer.vocabularySize - 1)
   }
 
