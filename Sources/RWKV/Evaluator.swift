@@ -26,8 +26,20 @@ package final class Evaluator {
   static let capacity = 64
 
   /// Which rows' logits are wanted.
-  package enum Output {
+  package enum Output: Equatable {
     case none, lastOfEachRun, all
+    /// Of each run its own, none of which is `eachRun`.
+    case eachRun([Output])
+
+    /// What is wanted of run `index`.
+    func ofRun(_ index: Int) -> Output {
+      if case .eachRun(let outputs) = self { outputs[index] } else { self }
+    }
+
+    /// Whether all rows of some run are wanted.
+    var hasAll: Bool {
+      if case .eachRun(let outputs) = self { outputs.contains(.all) } else { self == .all }
+    }
   }
 
   /// What is read, one row each: token ids, or vectors [rows, D] that stand in for rows of the embedding table.
@@ -127,7 +139,7 @@ package final class Evaluator {
     try pass(over: runs) { access throws(ModelError) in
       try blocks.prepare()
       // After the last time mixing only the ends of runs matter, unless all rows are wanted.
-      let shortens = output != .all && runs.contains { $0.count > 2 }
+      let shortens = !output.hasAll && runs.contains { $0.count > 2 }
       if shortens { frame.begin(ends: ends) }
       let last = shortens ? ends : frame
       select(output, last)
@@ -251,14 +263,15 @@ package final class Evaluator {
 
   private func select(_ output: Output, _ frame: Frame) {
     headCount = 0
-    switch output {
-    case .none: break
-    case .all:
-      for row in 0..<frame.rows { headRows[row] = row }
-      headCount = frame.rows
-    case .lastOfEachRun:
-      for run in frame.runs {
-        headRows[headCount] = run.first + run.count - 1
+    for (index, run) in frame.runs.enumerated() {
+      let rows =
+        switch output.ofRun(index) {
+        case .none, .eachRun: run.first..<run.first
+        case .lastOfEachRun: run.first + run.count - 1..<run.first + run.count
+        case .all: run.first..<run.first + run.count
+        }
+      for row in rows {
+        headRows[headCount] = row
         headCount += 1
       }
     }

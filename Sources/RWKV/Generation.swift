@@ -68,9 +68,19 @@ struct TextWriter {
   mutating func step(
     _ session: Session, with sampler: inout Sampler, observe: ((ChosenToken) -> Void)? = nil
   ) throws -> [UInt8] {
-    guard written < limit else { return finish(.length) }
-    let token = try sampler.sample(session.logits)
-    guard token != 0 else { return finish(.end) }
+    let (token, text) = try choose(session.logits, with: &sampler, observe: observe)
+    if let token { try session.decode(token) }
+    return text
+  }
+
+  /// Chooses the next token, which the state is to read before anything else, and says what text is certain now,
+  /// perhaps none. There is no token where the text ends without one.
+  mutating func choose(
+    _ logits: UnsafeBufferPointer<Float>, with sampler: inout Sampler, observe: ((ChosenToken) -> Void)? = nil
+  ) throws(SamplingError) -> (token: Int?, text: [UInt8]) {
+    guard written < limit else { return (nil, finish(.length)) }
+    let token = try sampler.sample(logits)
+    guard token != 0 else { return (nil, finish(.end)) }
     written += 1
     let bytes = tokenizer.bytes(of: token)
     let heldBefore = matcher.heldCount
@@ -78,12 +88,11 @@ struct TextWriter {
     if let observe {
       let holds = matcher.heldCount > 0 || matcher.isStopped
       let begins = heldBefore == 0 || (!matcher.isStopped && matcher.heldCount <= bytes.count)
-      observe(ChosenToken(id: token, logits: session.logits, mayBeginStop: holds && begins))
+      observe(ChosenToken(id: token, logits: logits, mayBeginStop: holds && begins))
     }
-    try session.decode(token)
     let text = stream.push(passed)
-    if matcher.isStopped { return text + finish(.stop) }
-    return sampler.isFinished ? text + finish(.end) : text
+    if matcher.isStopped { return (token, text + finish(.stop)) }
+    return (token, sampler.isFinished ? text + finish(.end) : text)
   }
 
   /// The text that was held back.

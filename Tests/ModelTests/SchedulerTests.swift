@@ -1,0 +1,205 @@
+import Foundation
+import RWKV
+import RWKVQuantization
+import RWKVTokenizer
+import Synchronization
+import Testing
+
+/// Requests together against the same requests alone.
+@Suite("Scheduler", .serialized)
+struct SchedulerTests {
+  /// A small random model of each version, with bytes as its tokens.
+  static let versions = ["v4-hf", "v51-hf", "v52-hf", "v6-hf", "v7-hf", "x-one"]
+
+  /// What became of a request.
+  struct Outcome: Sendable, Equatable {
+    var text: [UInt8] = []
+    var reason: FinishReason?
+    var error: String?
+    var state: [UInt8] = []
+    /// Number and file of each checkpoint.
+    var checkpoints: [Int: [UInt8]] = [:]
+    var promptLogits: [Int: Float] = [:]
+  }
+
+  private static func trained() throws -> Model {
+    let checkpoint = TrainedModelTests.folder.appending(path: "rwkv7-docs-5m.safetensors").path
+    return try Model(
+      path: TemporaryFiles.shared.path(for: "trained-int8") { try convert(checkpoint, to: $0, type: .int8) },
+      threads: 2)
+  }
+
+  private static func random(_ name: String) throws -> Model? {
+    guard let golden = Golden.cases(name).first(where: { $0.name == name }) else { return nil }
+    return try Model(
+      path: TemporaryFiles.shared.path(for: "bytes-" + name) { path in
+        var options = ConversionOptions()
+        options.type = .int8
+        options.overwrite = true
+        options.tokenizer = .bytes
+        _ = try Conversion.convert(golden.checkpoint.path, to: path, options)
+      }, threads: 2)
+  }
+
+  /// Requests of all kinds: long prompts and short ones, greedy and drawn, cut by a stop string, with a state.
+  private static func requests(_ model: Model, _ count: Int) -> [Request] {
+    (0..<count).map { index in
+      let length = [1, 3, 64, 65, 200, 17][index % 6] + index
+      var request = Request(
+        prompt: (0..<length).map { 1 + ($0 * 7 + index * 31) % 120 }, limit: [20, 7, 0, 33][index % 4]
+      ) { _ in }
+      request.options.temperature = index % 3 == 0 ? 0 : 1
+      request.options.seed = UInt64(index)
+      request.stop = index % 5 == 0 ? ["e", "\u{1}"] : []
+      request.checkpoints = [1, length / 2, length]
+      if index % 4 == 1 { request.observePrompt = { _, _, _ in } }
+      return request
+    }
+  }
+
+  /// Submits the requests together, or each after the one before it, and waits for all.
+  private static func run(_ requests: [Request], on scheduler: Scheduler, together: Bool) throws -> [Outcome]
+  {
+    let outcomes = Mutex([Outcome](repeating: Outcome(), count: requests.count))
+    let done = DispatchGroup()
+    for (index, request) in requests.enumerated() {
+      var request = request
+      done.enter()
+      request.receive = { text in
+        outcomes.withLock { $0[index].text += text }
+        return true
+      }
+      request.checkpoint = { read, state in
+        let bytes = try? state.encoded()
+        outcomes.withLock { $0[index].checkpoints[read] = bytes ?? [] }
+      }
+      if request.observePrompt != nil {
+        request.observePrompt = { token, logits, _ in
+          outcomes.withLock { $0[index].promptLogits[token] = logits[token % 50] }
+        }
+      }
+      request.finish = { result in
+        outcomes.withLock {
+          switch result {
+          case .success((let reason, let state)):
+            $0[index].reason = reason
+            $0[index].state = (try? state.encoded()) ?? []
+          case .failure(let error): $0[index].error = "\(error)"
+          }
+        }
+        done.leave()
+      }
+      try scheduler.submit(request)
+      if !together { done.wait() }
+    }
+    done.wait()
+    return outcomes.withLock { $0 }
+  }
+
+  private static func check(_ model: Model) throws {
+    let alone = try run(requests(model, 24), on: Scheduler(model, threads: 1, parallel: 1), together: false)
+    let together = try run(requests(model, 24), on: Scheduler(model, threads: 2, parallel: 9), together: true)
+    for (index, (one, other)) in zip(alone, together).enumerated() {
+      #expect(one == other, "request \(index)")
+      #expect(one.reason != nil && one.error == nil && !one.state.isEmpty)
+    }
+    #expect(alone.contains { $0.reason == .length && !$0.text.isEmpty })
+    #expect(alone[1].promptLogits.count == 4 && alone[0].checkpoints.count >= 1)
+  }
+
+  @Test func togetherIsAlone() throws { try Self.check(try Self.trained()) }
+
+  @Test(arguments: versions) func togetherIsAloneInEveryVersion(_ name: String) throws {
+    let model = try #require(try Self.random(name))
+    try Self.check(model)
+  }
+
+  /// The same text, byte for byte, and the same state as by a session.
+  @Test func writesWhatASessionWrites() throws {
+    let model = try Self.trained()
+    let tokenizer = try #require(model.tokenizer)
+    let prompt = tokenizer.encode("The database")
+    var options = SamplingOptions()
+    options.seed = 5
+    let session = try Session(model, threads: 2)
+    try session.prefill(prompt)
+    var sampler = try Sampler(options, tokenizer: tokenizer)
+    var text: [UInt8] = []
+    let reason = try session.generate(60, with: &sampler, tokenizer: tokenizer, stop: [". "]) {
+      text += $0
+      return true
+    }
+    var request = Request(prompt: prompt, limit: 60) { _ in }
+    request.options = options
+    request.stop = [". "]
+    let outcome = try Self.run([request], on: Scheduler(model, threads: 2), together: true)[0]
+    #expect(outcome.text == text && outcome.reason == reason && !text.isEmpty)
+    #expect(outcome.state == (try session.state.encoded()))
+  }
+
+  /// A checkpoint and the rest of the prompt are the whole.
+  @Test func goesOnFromACheckpoint() throws {
+    let model = try Self.trained()
+    let whole = Self.requests(model, 5)[4]
+    let expected = try Self.run([whole], on: Scheduler(model, threads: 2), together: true)[0]
+    let half = whole.prompt.count / 2
+    var rest = whole
+    rest.prompt = Array(whole.prompt[half...])
+    rest.state = try model.loadState(bytes: try #require(expected.checkpoints[half])).state
+    let outcome = try Self.run([rest], on: Scheduler(model, threads: 2), together: true)[0]
+    #expect(outcome.text == expected.text && outcome.state == expected.state)
+  }
+
+  @Test func aBoundedQueueRefusesAndACancelledRequestEnds() throws {
+    let model = try Self.trained()
+    let scheduler = try Scheduler(model, threads: 1, parallel: 1, queue: 1)
+    let started = DispatchSemaphore(value: 0)
+    let reasons = Mutex([FinishReason]())
+    let ended = DispatchGroup()
+    func endless() -> Request {
+      ended.enter()
+      var request = Request(prompt: [40, 41], limit: nil) { result in
+        if case .success((let reason, _)) = result { reasons.withLock { $0.append(reason) } }
+        ended.leave()
+      }
+      request.options.logitBias = [0: -.infinity]
+      return request
+    }
+    var first = endless()
+    first.receive = { _ in
+      started.signal()
+      return true
+    }
+    let writing = try scheduler.submit(first)
+    started.wait()
+    let waiting = try scheduler.submit(endless())
+    #expect(throws: SchedulerError.full(waiting: 1)) {
+      try scheduler.submit(Request(prompt: [40], limit: 1) { _ in Issue.record("was not taken") })
+    }
+    #expect(scheduler.statistics.waiting == 1 && scheduler.statistics.active == 1)
+    scheduler.cancel(waiting)
+    scheduler.cancel(writing)
+    ended.wait()
+    #expect(reasons.withLock { $0 } == [.cancelled, .cancelled])
+    scheduler.close()
+    #expect(throws: SchedulerError.closed) { try scheduler.submit(Request(prompt: [40], limit: 1) { _ in }) }
+  }
+
+  @Test func refusesWhatTheModelCannotRead() throws {
+    let model = try Self.trained()
+    let other = try #require(try Self.random("v7-hf"))
+    let scheduler = try Scheduler(model, threads: 1)
+    var foreign = Request(prompt: [1], limit: 1) { _ in }
+    foreign.state = other.newState()
+    var hot = Request(prompt: [1], limit: 1) { _ in }
+    hot.options.temperature = -1
+    let vocabulary = model.configuration.vocabulary
+    for request in [
+      Request(prompt: [1, vocabulary], limit: 1) { _ in }, Request(prompt: [-1], limit: 1) { _ in },
+      Request(prompt: [], limit: 1) { _ in }, foreign, hot,
+    ] {
+      #expect(throws: (any Error).self) { try scheduler.submit(request) }
+    }
+    #expect(scheduler.statistics.passes == 0)
+  }
+}
