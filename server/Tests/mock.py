@@ -58,7 +58,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def error(self, status, message, headers=()):
-        self.reply(status, {"error": {"message": message, "type": "invalid_request_error", "code": None}}, headers=headers)
+        self.reply(
+            status,
+            {"error": {"message": message, "type": "invalid_request_error", "code": None}},
+            headers=headers,
+        )
 
     def handle_any(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -70,8 +74,12 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/health":
             return self.reply(200, {"status": "ok"})
         if path == "/models":
-            meta = {"template": server.template, "thinking": ["off", "on"], "sampling": {"temperature": 1.0, "top_p": 0.3},
-                    "state_bytes": 2400000}
+            meta = {
+                "template": server.template,
+                "thinking": ["off", "on"],
+                "sampling": {"temperature": 1.0, "top_p": 0.3},
+                "state_bytes": 2400000,
+            }
             return self.reply(200, {"object": "list", "data": [{"id": "mock", "object": "model", "meta": meta}]})
         if path in ("/chat/completions", "/completions"):
             return self.complete(json.loads(body))
@@ -83,7 +91,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def state(self, path, body):
         states, parts = self.server.states, path.split("/")[2:]
-        described = lambda name: {"id": name, "name": states[name][0], "bytes": len(states[name][1]), "tokens": 7}
+        described = lambda name: {
+            "id": name,
+            "name": states[name][0],
+            "bytes": len(states[name][1]),
+            "tokens": 7,
+        }
         if not parts and self.command == "POST":
             request = json.loads(body)
             self.server.requests.append(request)
@@ -138,9 +151,19 @@ class Handler(BaseHTTPRequestHandler):
             for read in range(0, 2001, 250):
                 self.send(f": prompt {read}/2000\n\n")
                 time.sleep(0.08)
-        chunk = lambda **fields: self.send(f"data: {json.dumps({'id': 'x', 'object': 'chunk', 'model': 'mock', **fields})}\n\n")
-        piece = lambda delta, **more: chunk(choices=[{"index": 0, "finish_reason": None, **more, **(
-            {"delta": delta} if chat else {"text": delta.get("content", "")})}])
+        chunk = lambda **fields: self.send(
+            f"data: {json.dumps({'id': 'x', 'object': 'chunk', 'model': 'mock', **fields})}\n\n"
+        )
+        piece = lambda delta, **more: chunk(
+            choices=[
+                {
+                    "index": 0,
+                    "finish_reason": None,
+                    **more,
+                    **({"delta": delta} if chat else {"text": delta.get("content", "")}),
+                }
+            ]
+        )
         piece({"role": "assistant", "content": ""})
         if "think" in last:
             for word in ["Let ", "me ", "see."]:
@@ -155,8 +178,16 @@ class Handler(BaseHTTPRequestHandler):
             if "break" in last and count == 3:
                 return
         piece({}, finish_reason="stop")
-        chunk(choices=[], usage={"prompt_tokens": 100, "completion_tokens": count, "total_tokens": 100 + count,
-                                 "prompt_tokens_details": {"cached_tokens": 90}}, timings={"predicted_per_second": 33.3})
+        chunk(
+            choices=[],
+            usage={
+                "prompt_tokens": 100,
+                "completion_tokens": count,
+                "total_tokens": 100 + count,
+                "prompt_tokens_details": {"cached_tokens": 90},
+            },
+            timings={"predicted_per_second": 33.3},
+        )
         self.send("data: [DONE]\n\n")
 
     @staticmethod

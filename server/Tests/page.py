@@ -12,7 +12,6 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 import time
 
 import mock
@@ -226,8 +225,19 @@ def marks(t):
     """Markdown is shown; nothing of it is executed, and nothing is fetched."""
     t.answer("marks")
     body = t.page.locator(".message .body").last
-    for selector, count in {"h1": 1, "strong": 1, "em": 1, "ul": 2, "li": 3, "table tr": 2, "pre": 1, "blockquote": 1,
-                            "a": 1, "img": 0, "script": 0}.items():
+    for selector, count in {
+        "h1": 1,
+        "strong": 1,
+        "em": 1,
+        "ul": 2,
+        "li": 3,
+        "table tr": 2,
+        "pre": 1,
+        "blockquote": 1,
+        "a": 1,
+        "img": 0,
+        "script": 0,
+    }.items():
         assert body.locator(selector).count() == count, selector
     assert "broken in" not in t.page.title()
 
@@ -257,8 +267,16 @@ def settings(t):
     t.page.get_by_role("button", name="Use", exact=True).click()
     t.answer("Hello")
     request = t.server.requests[-1]
-    wanted = {"temperature": 1, "top_p": 0.5, "max_tokens": 50, "seed": 7, "stop": ["\n\nUser:", "END"], "reasoning": "on",
-              "logprobs": True, "top_logprobs": 5}
+    wanted = {
+        "temperature": 1,
+        "top_p": 0.5,
+        "max_tokens": 50,
+        "seed": 7,
+        "stop": ["\n\nUser:", "END"],
+        "reasoning": "on",
+        "logprobs": True,
+        "top_logprobs": 5,
+    }
     assert {name: request.get(name) for name in wanted} == wanted, request
     assert request["response_format"]["json_schema"]["schema"] == {"type": "object"}
     assert request["messages"][0] == {"role": "system", "content": "Be brief."}
@@ -380,8 +398,23 @@ def main():
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     if not chromium:
         return print("skipped: no chromium (apt-get install chromium, or CHROMIUM=PATH)")
-    tests = [conversation, stop, undo, branches, go_on, tokens, bookmark, thinking_and_prompts, marks, busy_and_wrong,
-             settings, export, two_at_once, narrow, labels]
+    tests = [
+        conversation,
+        stop,
+        undo,
+        branches,
+        go_on,
+        tokens,
+        bookmark,
+        thinking_and_prompts,
+        marks,
+        busy_and_wrong,
+        settings,
+        export,
+        two_at_once,
+        narrow,
+        labels,
+    ]
     wanted = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     failed = []
     with sync_playwright() as playwright:
@@ -389,7 +422,9 @@ def main():
         if "--screenshots" in sys.argv:
             return screenshots(browser, pathlib.Path(wanted[0]))
         for test, start, options in [(test, Tried, {}) for test in tests] + [
-                (text, Tried, {"template": "none"}), (key, WithKey, {"key": "secret"})]:
+            (text, Tried, {"template": "none"}),
+            (key, WithKey, {"key": "secret"}),
+        ]:
             if wanted and test.__name__ not in wanted:
                 continue
             try:
