@@ -73,6 +73,8 @@ const rk_kernels *rk_kernels_named(const char *name) {
   return NULL;
 }
 
+const char *rk_kernels_name(int index) { return index < CANDIDATES ? candidates[index].table->name : NULL; }
+
 const rk_kernels *rk_kernels_best(void) {
   // Two threads that get here at once find the same table.
   static _Atomic(const rk_kernels *) chosen;

@@ -68,6 +68,7 @@ public final class Model: Sendable {
     progress: (@Sendable (Double) -> Bool)? = nil,
     plan: (ModelFile, Configuration) throws(ModelError) -> MemoryPlan
   ) throws(ModelError) {
+    try checkInstructionSet()
     let file: ModelFile
     do { file = try ModelFile(path: path) } catch { throw ModelError(.file("\(error)")) }
     do throws(ModelError) {

@@ -17,6 +17,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case wrongState(found: String, expected: String)
     case notFinite(String)
     case invalidBatch(String)
+    /// The environment variable RWKV_ISA names none of those that are known.
+    case unknownInstructionSet(String, known: [String])
     case cancelled
     case file(String)
   }
@@ -69,6 +71,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case .notFinite(let what):
       "\(what) are not finite numbers: the model file or the state is broken; check it with rwkv-quantize verify"
     case .invalidBatch(let problem): "batch: \(problem)"
+    case .unknownInstructionSet(let name, let known):
+      "RWKV_ISA is '\(name)', expected one of \(known.joined(separator: ", ")); without it the best is used"
     case .cancelled: "cancelled"
     case .file(let message):
       message

@@ -151,15 +151,12 @@ public func rwkv_quantize_model_file(
   _ input: UnsafePointer<CChar>?, _ output: UnsafePointer<CChar>?, _ format: UnsafePointer<CChar>?
 ) -> Bool {
   begin(false) {
-    let types: [String: QuantizationType] = [
-      "Q4_0": .int4, "Q4_1": .int4, "Q4_K": .int4, "Q5_0": .int5, "Q5_1": .int5, "Q5_K": .int5,
-      "Q8_0": .int8, "INT4": .int4, "INT5": .int5, "INT8": .int8, "FP16": .fp16, "FP32": .fp32,
-    ]
     let name = try text(format, "format_name")
-    guard let type = types[name.uppercased()] else {
+    guard let type = QuantizationType(anyName: name) else {
+      let types = QuantizationType.allCases.map(\.rawValue).joined(separator: ", ")
       throw Failure(
         RWKV_ERROR_ARGS, RWKV_ERROR_DATA_TYPE,
-        "format '\(name)' is unknown, expected one of \(types.keys.sorted().joined(separator: ", "))")
+        "format '\(name)' is unknown, expected one of \(types), or a name of ggml's: Q4_K, Q5_1, Q8_0")
     }
     let path = try text(input, "model_file_path_in")
     guard access(path, R_OK) == 0 else {

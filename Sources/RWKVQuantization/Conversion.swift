@@ -62,6 +62,7 @@ public enum Conversion {
     _ input: String, to output: String, _ options: ConversionOptions,
     progress: @escaping @Sendable (Double) -> Bool = { _ in true }
   ) throws(QuantizationError) -> ConversionReport {
+    do { try checkInstructionSet() } catch { throw .model(error) }
     let isModelFile = try hasModelFileMagic(input)
     // Re-packing in place is safe: the input is replaced when the output is complete.
     if isSameFile(input, output), !isModelFile || options.type != nil { throw .outputIsInput(path: output) }

@@ -23,6 +23,23 @@ public enum QuantizationType: String, Sendable, CaseIterable {
   case int4Small = "int4-small"
   case int4, int5, int8, fp16, fp32
 
+  /// Other programs' types by the beginning of their names, "_" and anything after it: ours of as many bits.
+  private static let foreignNames: [String: QuantizationType] = [
+    "q4": .int4, "iq4": .int4, "nf4": .int4, "sf4": .int4, "q5": .int5, "q6": .int8, "q8": .int8,
+    "fp16i8": .int8,
+    "f16": .fp16, "bf16": .fp16, "f32": .fp32,
+  ]
+
+  /// A type by its name, in capitals or not, or by that of another program's type with as many bits, like ggml's Q4_K_M.
+  public init?(anyName name: String) {
+    let name = name.lowercased()
+    if let type = Self(rawValue: name) ?? Self.foreignNames[String(name.prefix { $0 != "_" })] {
+      self = type
+    } else {
+      return nil
+    }
+  }
+
   /// - Parameter weights: how many the model has.
   func format(of tensor: SourceTensor, amongWeights weights: Int) -> FormatChoice {
     if tensor.role == .vector || tensor.role == .state { return .f32 }

@@ -109,7 +109,7 @@ struct QuantizeTests {
       #expect(result.errors.contains("Usage:"), "\(arguments)")
     }
     #expect(folder.contents == [])
-    #expect(try tool.run(input, model, "Q5_1").errors.contains("with --type: int4-small, int4, int5"))
+    #expect(try tool.run(input, model, "huge").errors.contains("with --type: int4-small, int4, int5"))
     #expect(try tool.run("sho", model).errors.contains("did you mean 'show'?"))
   }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
+import RWKV
 import RWKVFormat
-import Synchronization
 import Terminal
 
 @main
@@ -10,6 +10,15 @@ struct RWKVQuantize: ParsableCommand {
     commandName: "rwkv-quantize",
     abstract: "Converts RWKV checkpoints to .rwkv files, quantized or exact.",
     discussion: """
+      TYPES (--type)
+        int4        the default: about 5 bits per weight
+        int4-small  the same with a smaller embedding and head
+        int5        about 6 bits, when four lose too much
+        int8        8 bits, next to lossless
+        fp16        lossless for checkpoints of 16 bits
+        fp32        as they are, for checking
+        Names of ggml's types mean ours of as many bits: Q4_K_M int4, Q5_0 int5, Q8_0 int8, F16 fp16.
+
       EXAMPLES
         rwkv-quantize RWKV-x070-World-0.4B.pth model.rwkv
         rwkv-quantize checkpoint/ exact.rwkv --type fp16
@@ -19,23 +28,11 @@ struct RWKVQuantize: ParsableCommand {
         rwkv-quantize verify model.rwkv
         rwkv-quantize compare exact.rwkv model.rwkv --text text.txt
       """,
-    version: version,
+    version: "\(version), \(instructionSet), \(processorCount()) processors",
     subcommands: [Convert.self, Show.self, Verify.self, Compare.self],
     defaultSubcommand: Convert.self)
-}
 
-/// Threads to use; common to all commands.
-struct ThreadOptions: ParsableArguments {
-  @Option(name: [.customShort("t"), .long], help: "Threads (default: the processors this process may use).")
-  var threads: Int?
-
-  func validate() throws {
-    if let threads, !(1...1024).contains(threads) {
-      throw ValidationError("--threads must be from 1 to 1024.")
-    }
-  }
-
-  var count: Int { threads ?? processorCount() }
+  static func main() { main(with: foreign) }
 }
 
 /// Runs `body` with errors on stderr and Ctrl-C in order.

@@ -6,7 +6,25 @@ import RWKVCheckpoint
 public import RWKVQuantization
 import Terminal
 
-extension QuantizationType: ExpressibleByArgument {}
+/// What --type says: our types, or another program's, which mean ours of as many bits.
+struct TypeArgument: ExpressibleByArgument {
+  let type: QuantizationType
+  /// As it was typed.
+  let name: String
+
+  init?(argument: String) {
+    guard let type = QuantizationType(anyName: argument) else { return nil }
+    (self.type, name) = (type, argument)
+  }
+
+  static var allValueStrings: [String] { QuantizationType.allCases.map(\.rawValue) }
+
+  /// Where the name is another program's.
+  var remark: String? {
+    name.lowercased() == type.rawValue
+      ? nil : "\(name) is a type of another format; this one's of as many bits is \(type.rawValue)"
+  }
+}
 
 struct Convert: ParsableCommand {
   static let configuration = CommandConfiguration(
@@ -23,7 +41,7 @@ struct Convert: ParsableCommand {
 
   @Option(
     help: "int4-small, int4, int5, int8, fp16 or fp32 (default: int4; a .rwkv file is re-packed as it is).")
-  var type: QuantizationType?
+  var type: TypeArgument?
 
   @Option(
     help: "A file with lines 'pattern format' for tensors about which --type is not to decide.",
@@ -65,7 +83,7 @@ struct Convert: ParsableCommand {
   @Flag(help: "Accept weights that are quantized already (ggml's Q4_0, Q4_K, …), to whose errors this adds.")
   var allowQuantized = false
 
-  /// Nothing belongs here; it is taken to say what does.
+  /// A type, where other programs have it; nothing else belongs here.
   @Argument(help: .hidden) var rest: [String] = []
 
   @OptionGroup(title: "Fine-tuning") var tuning: TuningOptions
@@ -83,26 +101,29 @@ struct Convert: ParsableCommand {
   }
 
   /// Not in `validate`, so that the parser names unknown options first.
-  private func requireNoOtherArguments() throws {
+  private func chosenType() throws -> TypeArgument? {
     try requireNoCommand(input, of: RWKVQuantize.configuration.subcommands)
-    if let word = rest.first {
-      let types = QuantizationType.allCases.map(\.rawValue).joined(separator: ", ")
+    guard let word = rest.first else { return type }
+    guard rest.count == 1, type == nil, let type = TypeArgument(argument: word) else {
+      let types = TypeArgument.allValueStrings.joined(separator: ", ")
       throw ValidationError("'\(word)' is one argument too many; types are given with --type: \(types).")
     }
+    return type
   }
 
   func run() throws {
-    try requireNoOtherArguments()
+    let type = try chosenType()
     try reporting {
       try checkPaths()
+      if let remark = type?.remark { note(remark) }
       var options = ConversionOptions()
-      options.type = type
+      options.type = type?.type
       options.recipe = try recipe.map {
         try Recipe(String(decoding: readFile($0), as: UTF8.self), path: $0)
       }
       options.calibration = try calibrate.map { $0 == "auto" ? .generated : .bytes(try readFile($0)) }
       // 16 bits are what the source is run with: there would be nothing to see.
-      options.measuresLoss = type == .fp32 || type == .fp16 ? false : measure
+      options.measuresLoss = type?.type == .fp32 || type?.type == .fp16 ? false : measure
       options.maximumKL = maxKl
       options.tokenizer = tokenizer.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
       options.store = store
@@ -131,6 +152,13 @@ struct Convert: ParsableCommand {
         "\(input): no such file. The checkpoint comes first: rwkv-quantize \(shellQuoted(output)) \(shellQuoted(input))"
       )
     }
+    let ending = output.split(separator: "/").last?.split(separator: ".").last.map(String.init) ?? ""
+    if foreignEndings.contains(ending) {
+      let ours = String(output.dropLast(ending.count)) + "rwkv"
+      throw ValidationError(
+        "What is written is a .rwkv file, which is no .\(ending) for other programs; type: "
+          + "rwkv-quantize \(shellQuoted(input)) \(shellQuoted(ours))")
+    }
     try requireFile(input)
     try requireWritable(
       output, besides: [input, recipe, calibrate, tokenizer, tuning.lora, tuning.timeState])
@@ -140,12 +168,13 @@ struct Convert: ParsableCommand {
   }
 
   private func show(_ summary: ModelSummary, _ report: ConversionReport, seconds: Double) {
-    note(
-      "\(output): \(summary.title), \(size(summary.fileBytes)), "
-        + "\(decimal(summary.bitsPerWeight, 2)) bits per weight, "
-        + "\(decimal(seconds, 1)) s")
     let loss = report.loss
     if let loss { note(report.isTextStrange ? loss.sentenceWithoutVerdict : loss.sentence) }
+    // Last, so that success is what is read last.
+    note(
+      "written: \(output): \(summary.title), \(size(summary.fileBytes)), "
+        + "\(decimal(summary.bitsPerWeight, 2)) bits per weight, "
+        + "\(decimal(seconds, 1)) s")
     if asJSON {
       let more = [("seconds", JSON.number(seconds, decimals: 3))] + (loss.map { [("loss", $0.json)] } ?? [])
       Terminal.output("\(summary.json(path: output, more: more))")

@@ -100,7 +100,7 @@ extension MetadataValue {
     case .bool(let value): "\(value)"
     case .integer(let value): "\(value)"
     case .number(let value): "\(value)"
-    case .string(let value): value
+    case .string(let value): value.replacing("\n", with: "\\n")
     case .integers(let values): values.map(String.init).joined(separator: ", ")
     }
   }

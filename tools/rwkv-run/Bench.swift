@@ -9,9 +9,11 @@ struct Bench: ParsableCommand {
     abstract: "Measures reading a prompt (pp) and writing tokens (tg), in tokens per second.",
     discussion: """
       The limit of a row is what this machine's memory (weights read; the state read and written) and arithmetic (products
-      of the matrices, zeros included) allow, each measured in the same run with nothing else to do. For a model that is
-      larger than --memory-limit it is at most what reading and inflating the blocks that are not kept allows: the same
-      chunks, threads and buffers, after every repetition, without checksums and without evaluation.
+      of the matrices, zeros included) allow, each measured in the same run with nothing else to do; and what was reached,
+      where that is more, because caches held the weights. For a model that is larger than --memory-limit it is at most
+      what reading and inflating the blocks that are not kept allows: the same chunks, threads and buffers, after every
+      repetition, without checksums and without evaluation. The table has medians, and half the distance from the slowest
+      to the fastest repetition; -o json has all of it, and the weights read for a token.
 
       EXAMPLES
         rwkv-run bench model.rwkv
@@ -66,22 +68,28 @@ struct Bench: ParsableCommand {
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
-      let table = Table(format)
-      for count in try threadCounts() {
-        let roofline = try Roofline(threads: count)
-        if format == .md { output(roofline.description + "\n") }
-        table.begin()
-        for path in models {
+      // Before anything is measured or printed.
+      let summaries = try models.map { path in
+        try checkModelPath(path)
+        return BenchTable.Model(try ModelFile(path: path), path: path)
+      }
+      let rooflines = try threadCounts().map { try Roofline(threads: $0) }
+      let table = BenchTable(asJSON: format == .json, models: summaries, tests: try testNames())
+      table.begin(rooflines)
+      for roofline in rooflines {
+        for (path, summary) in zip(models, summaries) {
           forgetPeakMemory()
-          let model = try memory.open(path, threads: count)
-          try measure(model, threads: count, roofline) { table.add($0) }
+          let model = try memory.open(path, threads: roofline.threads)
+          try measure(model, threads: roofline.threads, roofline) { table.add($0, of: summary) }
         }
       }
     }
   }
 
   /// All tests of one model.
-  private func measure(_ model: Model, threads: Int, _ roofline: Roofline, _ add: (Row) -> Void) throws {
+  private func measure(
+    _ model: Model, threads: Int, _ roofline: Roofline, _ add: (BenchTable.Row) -> Void
+  ) throws {
     // One for all tests, so that a limit on memory holds.
     let evaluator = try Evaluator(model, threads: threads)
     let session = Session(evaluator, model.newState())
@@ -91,34 +99,36 @@ struct Bench: ParsableCommand {
     for depth in try numbers(depth, "-d", atLeast: 0) {
       try read(depth, session)
       let start = session.state.copy()
-      func row(_ test: String, _ streams: Int, _ measured: Measured, weights: Int) -> Row {
+      func row(_ test: String, _ streams: Int, _ measured: Measured, weights: Int) -> BenchTable.Row {
         let isPrompt = test.hasPrefix("pp")
         let bytes = isPrompt ? (weights + stateBytes) / prompt : weights + stateBytes
         let passes = (prompt + Streaming.tokensPerPass - 1) / Streaming.tokensPerPass
         let tokensPerPass = isPrompt ? Double(prompt) / Double(passes) : Double(streams)
-        return Row(
-          path: model.path, test: test + (depth > 0 ? "@d\(depth)" : ""), threads: threads,
+        let allowed = min(
+          roofline.limit(bytes: bytes, isPrompt ? reading : writing),
+          measured.passSeconds.isEmpty ? .infinity : tokensPerPass / median(measured.passSeconds))
+        return BenchTable.Row(
+          test: test, threads: threads,
           streams: streams, rates: measured.rates, weightBytes: weights,
-          limit: min(
-            roofline.limit(bytes: bytes, isPrompt ? reading : writing),
-            measured.passSeconds.isEmpty ? .infinity : tokensPerPass / median(measured.passSeconds)))
+          limit: max(allowed, measured.rates.last ?? 0))
       }
       if prompt > 0 {
         let measured = try repeated(model, threads, prompt, [session.state], start) {
           try session.prefill($0)
         }
-        add(row("pp\(prompt)", 1, measured, weights: session.weightBytesPerToken))
+        add(row(testName("pp", prompt, depth: depth), 1, measured, weights: session.weightBytesPerToken))
       }
       for count in predict > 0 ? try streamCounts() : [] {
         if count == 1 {
           let measured = try repeated(model, threads, predict, [session.state], start) {
             for token in $0 { try session.decode(token) }
           }
-          add(row("tg\(predict)", 1, measured, weights: session.weightBytesPerToken))
+          add(row(testName("tg", predict, depth: depth), 1, measured, weights: session.weightBytesPerToken))
         } else {
           let measured = try repeatedBatch(evaluator, threads, count, start)
           // A hidden unit that is zero in one conversation rarely is in all others: all weights are read.
-          add(row("tg\(predict)x\(count)", count, measured, weights: model.weightBytes / count))
+          let name = testName("tg", predict, streams: count, depth: depth)
+          add(row(name, count, measured, weights: model.weightBytes / count))
         }
       }
     }
@@ -139,19 +149,36 @@ struct Bench: ParsableCommand {
     return measured
   }
 
+  /// "pp512", "tg128", after some tokens "tg128@d4096", of conversations that advance together "tg128x4".
+  private func testName(_ kind: String, _ tokens: Int, streams: Int = 1, depth: Int) -> String {
+    "\(kind)\(tokens)" + (streams > 1 ? "x\(streams)" : "") + (depth > 0 ? "@d\(depth)" : "")
+  }
+
+  private func testNames() throws -> [String] {
+    try numbers(depth, "-d", atLeast: 0).flatMap { depth in
+      (prompt > 0 ? [testName("pp", prompt, depth: depth)] : [])
+        + (predict > 0 ? try streamCounts() : []).map { testName("tg", predict, streams: $0, depth: depth) }
+    }
+  }
+
   private func threadCounts() throws -> [Int] {
     guard let threads else { return [processorCount()] }
-    return try numbers(threads, "-t", atLeast: 1)
+    return try numbers(threads, "-t", atLeast: 1, atMost: ThreadOptions.most)
   }
 
   /// The numbers of a list as 1,2.
-  private func numbers(_ list: String, _ option: String, atLeast least: Int) throws -> [Int] {
-    try list.split(separator: ",").map { word in
-      guard let number = Int(word), number >= least else {
-        throw ValidationError("\(option): '\(word)' is not a number from \(least) on.")
+  private func numbers(
+    _ list: String, _ option: String, atLeast least: Int, atMost most: Int = .max
+  ) throws -> [Int] {
+    let numbers = try list.split(whereSeparator: { $0 == "," || $0 == " " }).map { word in
+      guard let number = Int(word), (least...most).contains(number) else {
+        let range = most == .max ? "from \(least) on" : "from \(least) to \(most)"
+        throw ValidationError("\(option): '\(word)' is not a number \(range).")
       }
       return number
     }
+    guard !numbers.isEmpty else { throw ValidationError("\(option) needs a number.") }
+    return numbers
   }
 
   private func streamCounts() throws -> [Int] {
@@ -208,76 +235,4 @@ struct Bench: ParsableCommand {
     measured.passSeconds.sort()
     return measured
   }
-
-  struct Row {
-    let path: String
-    let test: String
-    let threads: Int
-    /// Conversations that advance together.
-    let streams: Int
-    /// Tokens per second of all of them, ascending.
-    let rates: [Double]
-    /// Weights read for each token [bytes].
-    let weightBytes: Int
-    /// Tokens per second that the machine allows.
-    let limit: Double
-  }
-
-  /// Prints rows as they come.
-  struct Table {
-    let format: Format
-
-    init(_ format: Format) { self.format = format }
-
-    func begin() {
-      guard format == .md else { return }
-      output("| model | threads | test | tokens/s | min … max | MB of weights per token | of the limit |")
-      output("|---|---|---|---|---|---|---|")
-    }
-
-    func add(_ row: Row) {
-      let (low, high) = (row.rates[0], row.rates[row.rates.count - 1])
-      let share = median(row.rates) / row.limit
-      switch format {
-      case .md:
-        output(
-          "| \(row.path) | \(row.threads) | \(row.test) | \(decimal(median(row.rates), 2)) | "
-            + "\(decimal(low, 2)) … \(decimal(high, 2)) | \(decimal(Double(row.weightBytes) / 1e6, 1)) | "
-            + "\(decimal(100 * share, 0)) % |")
-      case .json:
-        output(
-          JSON.object([
-            ("model", .string(row.path)), ("test", .string(row.test)), ("threads", .integer(row.threads)),
-            ("streams", .integer(row.streams)),
-            ("tokens_per_second", .number(median(row.rates), decimals: 3)),
-            ("min", .number(low, decimals: 3)),
-            ("max", .number(high, decimals: 3)), ("peak_rss_bytes", .integer(peakMemory())),
-            ("weight_bytes_per_token", .integer(row.weightBytes)),
-            ("limit_tokens_per_second", .number(row.limit, decimals: 3)),
-            ("share_of_limit", .number(share, decimals: 4)),
-          ]).description)
-      }
-    }
-  }
-}
-
-/// Of ascending numbers.
-private func median(_ numbers: [Double]) -> Double {
-  let middle = numbers.count / 2
-  return numbers.count % 2 == 1 ? numbers[middle] : (numbers[middle - 1] + numbers[middle]) / 2
-}
-
-/// Largest resident size of this process since the last `forgetPeakMemory` [bytes].
-func peakMemory() -> Int {
-  let status = (try? readFile("/proc/self/status")).map { String(decoding: $0, as: UTF8.self) } ?? ""
-  let line = status.split(separator: "\n").first { $0.hasPrefix("VmHWM:") }
-  return 1024 * (line.flatMap { Int($0.filter(\.isNumber)) } ?? 0)
-}
-
-/// Lets `peakMemory` start anew.
-func forgetPeakMemory() {
-  let descriptor = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC)
-  guard descriptor >= 0 else { return }
-  write(Array("5".utf8), to: descriptor)
-  close(descriptor)
 }

@@ -85,7 +85,7 @@ final class ChatLoop {
     if !text.isEmpty { say((text.count > 600 ? "…" : "") + text.suffix(600)) }
   }
 
-  private func say(_ text: String) { note(faint(text)) }
+  private func say(_ text: String) { note(text, faint: true) }
 
   /// A line, or the lines between two """.
   private func nextMessage() -> Line {

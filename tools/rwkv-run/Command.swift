@@ -1,4 +1,6 @@
 import ArgumentParser
+import RWKV
+import RWKVFormat
 import Terminal
 
 @main
@@ -7,17 +9,30 @@ struct RWKVRun: ParsableCommand {
     commandName: "rwkv-run",
     abstract: "Runs RWKV language models on the CPU.",
     discussion: """
-      rwkv-run help generate has the options of a call without the name of a command.
+      Without the name of a command a text is continued; its options, of which rwkv-run help generate has all:
+
+        -p TEXT, -f FILE    the text to continue (or through a pipe)
+        -n N                tokens to write at most (256)
+        --temp T, --top-p P, --top-k K, --min-p P, --seed S
+                            how tokens are chosen; --temp 0 is greedy
+        --stop TEXT         ends the text, may be repeated
+        -t N                threads
+        --memory-limit 2G   memory to use at most
+        --save-state FILE, --load-state FILE
+                            what was read, kept for another day
+        --json              one object per piece of text
 
       EXAMPLES
         rwkv-run chat model.rwkv
         rwkv-run model.rwkv -p "The kernel" -n 100
         rwkv-run model.rwkv -f prompt.txt --temp 0
       """,
-    version: version,
+    version: "\(version), \(instructionSet), \(processorCount()) processors",
     subcommands: [
       Generate.self, Chat.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self, Embed.self,
       StateCommand.self,
     ],
     defaultSubcommand: Generate.self)
+
+  static func main() { main(with: foreign) }
 }

@@ -26,7 +26,9 @@ struct Embed: ParsableCommand {
   @Option(name: [.customShort("p"), .long], parsing: .unconditional, help: "The text.")
   var prompt: String?
 
-  @Option(name: [.customShort("f"), .long], help: "File with the text; - is stdin.", completion: .file())
+  @Option(
+    name: [.customShort("f"), .long], help: "File with the text; - is stdin, which is also read without -p.",
+    completion: .file())
   var file: String?
 
   @Flag(help: "Every line that is not empty is a text of its own.")
@@ -42,18 +44,18 @@ struct Embed: ParsableCommand {
   var outputPath: String?
 
   func validate() throws {
-    if (prompt == nil) == (file == nil) { throw ValidationError("Give -p TEXT or -f FILE.") }
+    if prompt != nil && file != nil { throw ValidationError("Give -p or -f, not both.") }
     if let outputPath, !outputPath.hasSuffix(".npy") { throw ValidationError("--out must end in .npy.") }
   }
 
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
-      let bytes = try prompt.map { Array($0.utf8) } ?? readFile(file ?? "-")
+      let bytes = try givenText(prompt, file)
       let isLineEnd: (UInt8) -> Bool = { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
       let texts =
         lines ? bytes.split(whereSeparator: isLineEnd).map(Array.init) : bytes.isEmpty ? [] : [bytes]
-      guard !texts.isEmpty else { throw CommandError("\(file ?? "-p"): there is no text") }
+      guard !texts.isEmpty else { throw CommandError("there is no text to embed") }
       if let outputPath { try requireWritable(outputPath, besides: [options.model, file]) }
       let model = try options.open(requiresTokenizer: true)
       let tokenizer = try model.requireTokenizer()

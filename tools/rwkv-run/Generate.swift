@@ -148,5 +148,10 @@ struct Generate: ParsableCommand {
         ]).description)
     }
     if wasInterrupted { throw interruptedExit }
+    if sampling.onlyJson, reason != .end {
+      throw CommandError(
+        "--only-json: the text was cut after \(printer.tokenCount) tokens and is no whole JSON; -n allows more"
+      )
+    }
   }
 }

@@ -1,6 +1,5 @@
 import ArgumentParser
 import RWKV
-import RWKVFormat
 import RWKVTokenizer
 import Terminal
 
@@ -9,14 +8,9 @@ struct ModelOptions: ParsableArguments {
   @Argument(help: "A .rwkv file made by rwkv-quantize.", completion: .file(extensions: ["rwkv"]))
   var model: String
 
-  @Option(name: [.short, .long], help: "Threads (default: the processors this process may use).")
-  var threads: Int?
+  @OptionGroup var threads: ThreadOptions
 
-  func validate() throws {
-    if let threads, threads < 1 { throw ValidationError("--threads must be at least 1.") }
-  }
-
-  var threadCount: Int { threads ?? processorCount() }
+  var threadCount: Int { threads.count }
 
   @OptionGroup var memory: MemoryOptions
 

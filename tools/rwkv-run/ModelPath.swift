@@ -13,7 +13,7 @@ func checkModelPath(_ path: String) throws {
     let separator = path.hasSuffix("/") ? "" : "/"
     throw CommandError("\(path): a folder; did you mean \(shellQuoted(path + separator + model))?")
   }
-  guard isFolder || ["pth", "pt", "safetensors", "st", "gguf", "bin"].contains(name[dot...].dropFirst())
+  guard isFolder || foreignEndings.contains(String(name[dot...].dropFirst()))
   else {
     return
   }

@@ -23,8 +23,9 @@ struct Roofline {
 
   /// One line for people.
   var description: String {
-    "This machine reads \(decimal(bandwidth / 1e9, 1)) GB/s with \(threads) threads, and does at most "
-      + "\(decimal(integerOperations / 1e9, 0)) int8 or \(decimal(floatOperations / 1e9, 0)) F32 operations per nanosecond."
+    "\(threads) thread\(threads == 1 ? "" : "s"), \(instructionSet): this machine reads "
+      + "\(decimal(bandwidth / 1e9, 1)) GB/s, and does at most\n\(decimal(integerOperations / 1e9, 0)) int8 or "
+      + "\(decimal(floatOperations / 1e9, 0)) F32 operations per nanosecond."
   }
 
   private static func onAll(_ threads: Int, _ peak: @escaping @Sendable (Double) -> Double) -> Double {

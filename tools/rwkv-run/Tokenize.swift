@@ -9,6 +9,8 @@ struct Tokenize: ParsableCommand {
     discussion: """
       EXAMPLES
         rwkv-run tokenize model.rwkv -p "a text"
+        rwkv-run tokenize model.rwkv -f text.txt
+        cat text.txt | rwkv-run tokenize model.rwkv
         rwkv-run tokenize model.rwkv --ids 97,32,116
       """)
 
@@ -18,11 +20,19 @@ struct Tokenize: ParsableCommand {
   @Option(name: [.customShort("p"), .long], parsing: .unconditional, help: "Text to turn into ids.")
   var prompt: String?
 
+  @Option(
+    name: [.customShort("f"), .long],
+    help: "File with the text; - is stdin, which is also read without -p and --ids.",
+    completion: .file())
+  var file: String?
+
   @Option(help: "Ids to turn into text, as 1,2,3.")
   var ids: String?
 
   func validate() throws {
-    if (prompt == nil) == (ids == nil) { throw ValidationError("Give -p TEXT or --ids 1,2,3.") }
+    if [prompt, file, ids].compactMap({ $0 }).count > 1 {
+      throw ValidationError("Give one of -p TEXT, -f FILE and --ids 1,2,3.")
+    }
   }
 
   func run() throws {
@@ -31,16 +41,16 @@ struct Tokenize: ParsableCommand {
       guard let tokenizer = try Model.tokenizer(path: model) else {
         throw ModelError(.noTokenizer, path: model)
       }
-      if let prompt {
-        output(try tokenizer.encode(Array(prompt.utf8)).map(String.init).joined(separator: ","))
-      } else {
-        for word in (ids ?? "").split(separator: ",") {
-          guard let id = Int(word), (0..<tokenizer.vocabularySize).contains(id) else {
-            throw CommandError(
-              "--ids: '\(word)' is not a token id; there are 0…\(tokenizer.vocabularySize - 1)")
-          }
-          write(tokenizer.bytes(of: id))
+      guard let ids else {
+        let text = try givenText(prompt, file)
+        return output(try tokenizer.encode(text).map(String.init).joined(separator: ","))
+      }
+      for word in ids.split(whereSeparator: { $0 == "," || $0.isWhitespace }) {
+        guard let id = Int(word), (0..<tokenizer.vocabularySize).contains(id) else {
+          throw CommandError(
+            "--ids: '\(word)' is not a token id; there are 0…\(tokenizer.vocabularySize - 1)")
         }
+        write(tokenizer.bytes(of: id))
       }
     }
   }

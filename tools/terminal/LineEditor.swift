@@ -21,7 +21,7 @@ package struct LineEditor {
 
   package let isInteractive = isatty(STDIN_FILENO) == 1 && isatty(STDERR_FILENO) == 1
   private let editor: (read: ReadLine, remember: AddHistory)?
-  private let marksPastes = terminalType() != "dumb"
+  private let marksPastes = !isDumbTerminal
 
   package init() {
     editor = isInteractive ? Self.open() : nil

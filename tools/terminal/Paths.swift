@@ -106,3 +106,6 @@ package func requireNoCommand(_ word: String, of commands: [any ParsableCommand.
   guard let name = nearest(to: word, among: names).first else { return }
   throw ValidationError("There is no command '\(word)'; did you mean '\(name)'?")
 }
+
+/// Ends of names of checkpoints, which are other formats than .rwkv.
+package let foreignEndings: Set = ["pth", "pt", "safetensors", "st", "gguf", "ggml", "bin"]

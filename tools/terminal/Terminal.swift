@@ -37,15 +37,36 @@ package func write(_ bytes: [UInt8], to descriptor: Int32 = STDOUT_FILENO) -> Bo
   }
 }
 
-/// A line on stderr.
-package func note(_ text: String) { write(Array((text + "\n").utf8), to: STDERR_FILENO) }
+/// A line, or several, on stderr: what names and texts of files have of control characters is shown, not obeyed. Faint
+/// where that is a terminal with colours: not with NO_COLOR, not for TERM=dumb.
+package func note(_ text: String, faint: Bool = false) {
+  let isFaint = faint && isatty(STDERR_FILENO) == 1 && variable("NO_COLOR").isEmpty && !isDumbTerminal
+  let text = printable(text)
+  write(Array((isFaint ? "\u{1B}[2m\(text)\u{1B}[0m\n" : text + "\n").utf8), to: STDERR_FILENO)
+}
 
-/// A line on stdout.
-package func output(_ text: String) { write(Array((text + "\n").utf8)) }
+/// A line, or several, on stdout, like `note`.
+package func output(_ text: String) { write(Array((printable(text) + "\n").utf8)) }
 
-/// One line of progress, rewritten in place; silent where stderr is not a terminal.
+/// Text in which control characters, also those that turn the direction of writing, stand as `\x1B`: a terminal obeys
+/// none of them. Line ends and tabs stay.
+package func printable(_ text: String) -> String {
+  var result = ""
+  for scalar in text.unicodeScalars {
+    switch scalar.value {
+    case 0x0A, 0x09: result.unicodeScalars.append(scalar)
+    case 0..<0x20, 0x7F..<0xA0:
+      result += "\\x" + (scalar.value < 0x10 ? "0" : "") + String(scalar.value, radix: 16, uppercase: true)
+    case 0x202A...0x202E, 0x2066...0x2069: result += "\\u" + String(scalar.value, radix: 16, uppercase: true)
+    default: result.unicodeScalars.append(scalar)
+    }
+  }
+  return result
+}
+
+/// One line of progress, rewritten in place; silent where stderr is not a terminal, or one that only types.
 package final class ProgressLine: Sendable {
-  private let enabled = isatty(STDERR_FILENO) == 1
+  private let enabled = isatty(STDERR_FILENO) == 1 && !isDumbTerminal
   /// Percents.
   private let shown = Mutex((label: "", share: -1))
 
@@ -154,14 +175,8 @@ package func size(_ bytes: Int) -> String {
   return decimal(value, unit == 0 ? 0 : 1) + " " + units[unit]
 }
 
-/// Text for stderr in faint letters where that is a terminal with colours: not with NO_COLOR, not for TERM=dumb.
-package func faint(_ text: String) -> String {
-  let hasColours = isatty(STDERR_FILENO) == 1 && variable("NO_COLOR").isEmpty && terminalType() != "dumb"
-  return hasColours ? "\u{1B}[2m\(text)\u{1B}[0m" : text
-}
-
-/// What the environment says of the terminal: "xterm", "dumb".
-func terminalType() -> String { variable("TERM") }
+/// Whether the terminal knows nothing but letters and line ends.
+var isDumbTerminal: Bool { variable("TERM") == "dumb" }
 
 /// A variable of the environment; empty if it is not set.
 package func variable(_ name: String) -> String { getenv(name).map { String(cString: $0) } ?? "" }

@@ -192,8 +192,8 @@ RWKV_API void rwkv_init_state(const struct rwkv_context * ctx, float * state);
 RWKV_API void rwkv_free(struct rwkv_context * ctx);
 
 /* Converts a model (any checkpoint, or a .rwkv file of type FP32 or FP16) into a quantized .rwkv file, replacing an
- * existing one when it is complete. format_name, in any case: Q4_0, Q4_1, Q4_K or int4; Q5_0, Q5_1, Q5_K or int5;
- * Q8_0 or int8; FP16; FP32. rwkv.cpp's names choose the type of ours with as many bits. */
+ * existing one when it is complete. format_name, in any case: int4, int4-small, int5, int8, fp16, fp32, or a name of
+ * ggml's (Q4_0, Q5_1, Q8_0, Q4_K, …), which chooses the type of ours with as many bits. */
 RWKV_API bool rwkv_quantize_model_file(
     const char * model_file_path_in, const char * model_file_path_out, const char * format_name);
 

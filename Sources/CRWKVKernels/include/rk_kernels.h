@@ -184,6 +184,8 @@ size_t rk_row_limits_bytes(int format, ptrdiff_t columns, ptrdiff_t rows);
 const rk_kernels *rk_kernels_best(void);
 /// The table called `name`, or NULL if this build or this CPU does not have it.
 const rk_kernels *RK_NULLABLE rk_kernels_named(const char *name);
+/// The name of a table of this build by its number from 0, or NULL after the last.
+const char *RK_NULLABLE rk_kernels_name(int index);
 
 #ifdef __clang__
 #pragma clang assume_nonnull end

@@ -1,4 +1,5 @@
 internal import CRWKVKernels
+internal import Glibc
 
 /// The kernel table of this machine: plain functions on pointers, callable from any thread.
 typealias Kernels = rk_kernels
@@ -9,3 +10,12 @@ nonisolated(unsafe) let bestKernels: Kernels = rk_kernels_best().pointee
 
 /// The instruction set in use: "scalar", "avx2", "avx512", "neon", …
 public var instructionSet: String { String(cString: bestKernels.name) }
+
+/// Refuses a value of the environment variable RWKV_ISA that would be without effect: the name of no instruction set for
+/// which this build has kernels.
+package func checkInstructionSet() throws(ModelError) {
+  guard let cap = getenv("RWKV_ISA").map({ String(cString: $0) }), !cap.isEmpty else { return }
+  var names: [String] = []
+  while let name = rk_kernels_name(Int32(names.count)) { names.append(String(cString: name)) }
+  guard names.contains(cap) else { throw ModelError(.unknownInstructionSet(cap, known: names)) }
+}
