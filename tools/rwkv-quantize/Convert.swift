@@ -18,6 +18,7 @@ struct TypeArgument: ExpressibleByArgument {
   }
 
   static var allValueStrings: [String] { QuantizationType.allCases.map(\.rawValue) }
+  static var defaultCompletionKind: CompletionKind { .list(allValueStrings) }
 
   /// Where the name is another program's.
   var remark: String? {
