@@ -50,9 +50,9 @@ struct DeterminismTests {
 
   /// Those of this kind of processor; what this machine lacks falls back to what it has.
   #if arch(x86_64)
-  private static let caps = ["scalar", "avx2", "avx512"]
+    private static let caps = ["scalar", "avx2", "avx512"]
   #else
-  private static let caps = ["scalar", "neon", "dotprod"]
+    private static let caps = ["scalar", "neon", "dotprod"]
   #endif
 
   @Test(arguments: ["int4", "int5", "int8", "fp16", "fp32"])
