@@ -2,18 +2,13 @@
 // The server is a package of its own: whoever builds the library or the two commands fetches none of its dependencies.
 import PackageDescription
 
-let swiftSettings: [SwiftSetting] = [
-  .swiftLanguageMode(.v6),
-  .enableUpcomingFeature("ExistentialAny"),
-  .enableUpcomingFeature("InternalImportsByDefault"),
-]
-
 let package = Package(
   name: "rwkv-serve",
   products: [.executable(name: "rwkv-serve", targets: ["rwkv-serve"])],
   dependencies: [
     .package(name: "rwkv", path: ".."),
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.80.0"),
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.20.0"),
   ],
   targets: [
@@ -21,8 +16,11 @@ let package = Package(
       name: "rwkv-serve",
       dependencies: [
         .product(name: "RWKV", package: "rwkv"), .product(name: "RWKVChat", package: "rwkv"),
-        .product(name: "RWKVTokenizer", package: "rwkv"), .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "RWKVTokenizer", package: "rwkv"),
+        .product(name: "Hummingbird", package: "hummingbird"),
+        .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
-      swiftSettings: swiftSettings)
+      path: "Sources/RWKVServe", resources: [.embedInCode("page.html")],
+      swiftSettings: [.swiftLanguageMode(.v6), .enableUpcomingFeature("ExistentialAny")])
   ])

@@ -9,7 +9,7 @@ import Testing
 @Suite("Scheduler", .serialized)
 struct SchedulerTests {
   /// A small random model of each version, with bytes as its tokens.
-  static let versions = ["v4-hf", "v51-hf", "v52-hf", "v6-hf", "v7-hf", "x-one"]
+  static let versions = ["v4-hf", "v50-std", "v51-std", "v52-hf", "v6-hf", "v7-hf", "x-one"]
 
   /// What became of a request.
   struct Outcome: Sendable, Equatable {

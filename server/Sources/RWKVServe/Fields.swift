@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+import Foundation
+import Hummingbird
+
+/// An error that a client reads, in OpenAI's form.
+struct APIError: Error, HTTPResponseError {
+  let status: HTTPResponse.Status
+  let message: String
+  /// The field of the request that is wrong.
+  var parameter: String?
+  var code: String?
+  var retryAfter: Int?
+
+  static func invalid(_ message: String, _ parameter: String? = nil) -> APIError {
+    APIError(status: .badRequest, message: message, parameter: parameter)
+  }
+
+  private var type: String {
+    switch status.code {
+    case 401: "authentication_error"
+    case 429: "rate_limit_error"
+    case 500...: "server_error"
+    default: "invalid_request_error"
+    }
+  }
+
+  var body: JSON {
+    [
+      "error": [
+        "message": .string(message), "type": .string(type), "param": parameter.map { .string($0) } ?? .null,
+        "code": code.map { .string($0) } ?? .null,
+      ]
+    ]
+  }
+
+  func response(from request: Request, context: some RequestContext) -> Response {
+    var response = reply(body, status)
+    if let retryAfter { response.headers[.retryAfter] = "\(retryAfter)" }
+    return response
+  }
+}
+
+/// A JSON value: read tolerantly, written with its members in order.
+enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral, ExpressibleByIntegerLiteral,
+  ExpressibleByArrayLiteral, ExpressibleByBooleanLiteral
+{
+  case null, bool(Bool), integer(Int), number(Double), string(String), array([JSON]), object([(String, JSON)])
+
+  init(dictionaryLiteral elements: (String, JSON)...) { self = .object(elements) }
+  init(arrayLiteral elements: JSON...) { self = .array(elements) }
+  init(stringLiteral value: String) { self = .string(value) }
+  init(integerLiteral value: Int) { self = .integer(value) }
+  init(booleanLiteral value: Bool) { self = .bool(value) }
+
+  /// - Parameter value: what `JSONSerialization` made.
+  init(_ value: Any) {
+    switch value {
+    case let number as NSNumber where CFGetTypeIDIsBoolean(number): self = .bool(number.boolValue)
+    case let number as NSNumber:
+      self = Int(exactly: number.doubleValue).map { .integer($0) } ?? .number(number.doubleValue)
+    case let text as String: self = .string(text)
+    case let list as [Any]: self = .array(list.map { JSON($0) })
+    case let members as [String: Any]: self = .object(members.map { ($0, JSON($1)) })
+    default: self = .null
+    }
+  }
+
+  private var foundation: Any {
+    switch self {
+    case .null: NSNull()
+    case .bool(let value): value
+    case .integer(let value): value
+    case .number(let value): value
+    case .string(let value): value
+    case .array(let values): values.map(\.foundation)
+    case .object(let members): Dictionary(members.map { ($0, $1.foundation) }) { $1 }
+    }
+  }
+
+  /// On one line, keys in alphabetical order.
+  var text: String {
+    let options: JSONSerialization.WritingOptions = [.sortedKeys, .withoutEscapingSlashes, .fragmentsAllowed]
+    let data = try? JSONSerialization.data(withJSONObject: foundation, options: options)
+    return String(decoding: data ?? Data("null".utf8), as: UTF8.self)
+  }
+}
+
+/// Foundation on Linux makes booleans numbers of a type of their own.
+private func CFGetTypeIDIsBoolean(_ number: NSNumber) -> Bool {
+  type(of: number) == type(of: NSNumber(value: true)) && String(cString: number.objCType) == "c"
+}
+
+/// The members of a request. What is unknown is ignored, what is null is absent.
+struct Fields: Sendable {
+  private let members: [String: JSON]
+  /// What stands before a name in errors.
+  private let place: String
+
+  init(_ body: ByteBuffer) throws {
+    let data = Data(body.readableBytesView)
+    guard let value = try? JSONSerialization.jsonObject(with: data), let members = value as? [String: Any]
+    else {
+      throw APIError.invalid("The body is not a JSON object.")
+    }
+    self.init(members.mapValues { JSON($0) }, "")
+  }
+
+  private init(_ members: [String: JSON], _ place: String) {
+    self.members = members
+    self.place = place
+  }
+
+  subscript(_ name: String) -> JSON? {
+    guard let value = members[name] else { return nil }
+    if case .null = value { return nil }
+    return value
+  }
+
+  func wrong(_ name: String, _ expected: String) -> APIError {
+    .invalid("'\(place)\(name)' must be \(expected).", place + name)
+  }
+
+  func string(_ name: String) throws -> String? {
+    guard let value = self[name] else { return nil }
+    guard case .string(let text) = value else { throw wrong(name, "a string") }
+    return text
+  }
+
+  func bool(_ name: String) throws -> Bool {
+    guard let value = self[name] else { return false }
+    guard case .bool(let flag) = value else { throw wrong(name, "true or false") }
+    return flag
+  }
+
+  func number(_ name: String, in range: ClosedRange<Double>) throws -> Double? {
+    let number: Double
+    switch self[name] {
+    case nil: return nil
+    case .integer(let value): number = Double(value)
+    case .number(let value): number = value
+    default: throw wrong(name, "a number")
+    }
+    guard range.contains(number) else {
+      throw wrong(name, "between \(range.lowerBound) and \(range.upperBound)")
+    }
+    return number
+  }
+
+  func integer(_ name: String, in range: ClosedRange<Int>) throws -> Int? {
+    guard let value = self[name] else { return nil }
+    guard case .integer(let number) = value, range.contains(number) else {
+      throw wrong(name, "an integer between \(range.lowerBound) and \(range.upperBound)")
+    }
+    return number
+  }
+
+  /// A list, or one element that stands for a list of itself.
+  func list(_ name: String) -> [JSON] {
+    guard let value = self[name] else { return [] }
+    if case .array(let values) = value { return values }
+    return [value]
+  }
+
+  func strings(_ name: String) throws -> [String] {
+    try list(name).map { value in
+      guard case .string(let text) = value else { throw wrong(name, "a string or a list of strings") }
+      return text
+    }
+  }
+
+  func object(_ name: String) throws -> Fields? {
+    guard let value = self[name] else { return nil }
+    return try Self(value, "\(place)\(name)")
+  }
+
+  func objects(_ name: String) throws -> [Fields] {
+    guard let value = self[name] else { return [] }
+    guard case .array(let values) = value else { throw wrong(name, "a list of objects") }
+    return try values.enumerated().map { try Self($1, "\(place)\(name)[\($0)]") }
+  }
+
+  init(_ value: JSON, _ place: String) throws {
+    guard case .object(let members) = value else {
+      throw APIError.invalid("'\(place)' must be an object.", place)
+    }
+    self.init(Dictionary(members) { $1 }, place + ".")
+  }
+
+  var names: [String] { members.keys.sorted() }
+}
+
+func reply(_ json: JSON, _ status: HTTPResponse.Status = .ok) -> Response {
+  reply(json.text, type: "application/json", status)
+}
+
+func reply(_ text: String, type: String, _ status: HTTPResponse.Status = .ok) -> Response {
+  Response(status: status, headers: [.contentType: type], body: .init(byteBuffer: ByteBuffer(string: text)))
+}

@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: MIT
+import Foundation
+import HTTPTypes
+import Hummingbird
+import NIOCore
+import RWKV
+import RWKVChat
+import RWKVTokenizer
+
+struct Context: RequestContext {
+  var coreContext: CoreRequestContextStorage
+  /// The API key of the request; empty where none is needed.
+  var owner = ""
+
+  init(source: ApplicationRequestContextSource) { coreContext = .init(source: source) }
+}
+
+/// What the server answers.
+struct Routes: Sendable {
+  let engine: Engine
+  let gate: Gate
+  let maximum: Int
+  let separates: Bool
+  let keys: [String]?
+  let origins: [String]
+  let log: Serve.Log
+  let page: Bool
+
+  static let maximumBody = 16 << 20
+  /// A saved state, with the tokens that it has read.
+  static let maximumUpload = 1 << 30
+
+  func router() -> Router<Context> {
+    let router = Router(context: Context.self)
+    router.add(middleware: Surroundings(routes: self))
+    router.get("/health") { _, _ in
+      gate.isOpen ? reply(["status": "ok"]) : reply(["status": "draining"], .serviceUnavailable)
+    }
+    router.get("/metrics") { _, _ in reply(metrics(), type: "text/plain; version=0.0.4") }
+    if page {
+      let body = ByteBuffer(bytes: PackageResources.page_html)
+      router.get("/") { _, _ in
+        Response(
+          status: .ok,
+          headers: [.contentType: "text/html; charset=utf-8", .contentSecurityPolicy: Self.policy],
+          body: .init(byteBuffer: body))
+      }
+    }
+    for prefix in ["/v1", ""] {
+      router.get("\(prefix)/models") { _, _ in reply(["object": "list", "data": [model()]]) }
+      router.get("\(prefix)/models/{id}") { _, _ in reply(model()) }
+      router.post("\(prefix)/chat/completions") { try await complete($0, $1, chat: true) }
+      router.post("\(prefix)/completions") { try await complete($0, $1, chat: false) }
+      router.post("\(prefix)/embeddings") { try await embed($0, $1) }
+      router.post("\(prefix)/tokenize") { request, _ in try tokenize(try await fields(request)) }
+      router.post("\(prefix)/detokenize") { request, _ in try detokenize(try await fields(request)) }
+      router.get("\(prefix)/tokenizer_info") { _, _ in reply(tokenizerInfo()) }
+      states(router, RouterPath("\(prefix)/states"))
+    }
+    router.post("/completion") { try await complete($0, $1, chat: false) }
+    return router
+  }
+
+  private static let policy =
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
+
+  private func fields(_ request: Request) async throws -> Fields {
+    do {
+      return try Fields(try await request.body.collect(upTo: Self.maximumBody))
+    } catch is NIOTooManyBytesError {
+      throw APIError(
+        status: .contentTooLarge, message: "The body is larger than \(Self.maximumBody >> 20) MiB.")
+    }
+  }
+
+  // MARK: Texts
+
+  private func complete(_ request: Request, _ context: Context, chat: Bool) async throws -> Response {
+    var request = request
+    let body: ByteBuffer
+    do { body = try await request.collectBody(upTo: Self.maximumBody) } catch is NIOTooManyBytesError {
+      throw APIError(
+        status: .contentTooLarge, message: "The body is larger than \(Self.maximumBody >> 20) MiB.")
+    }
+    let completion = try Completion(
+      try Fields(body), chat: chat, engine: engine, owner: context.owner, maximum: maximum,
+      separates: separates)
+    try gate.enter()
+    let source = request.body
+    guard completion.streams else {
+      defer { gate.leave() }
+      return try await translating {
+        let answer = try await source.consumeWithCancellationOnInboundClose { _ in
+          try await completion.answer()
+        }
+        return reply(answer)
+      }
+    }
+    // A refusal is still an answer with a status.
+    if engine.scheduler.statistics.waiting >= engine.scheduler.queue {
+      gate.leave()
+      throw Self.busy
+    }
+    let headers: HTTPFields = [
+      .contentType: "text/event-stream", .cacheControl: "no-store", .connection: "close",
+    ]
+    return Response(
+      status: .ok, headers: headers,
+      body: .init { writer in
+        defer { gate.leave() }
+        let box = UncheckedWriter(writer)
+        try await source.consumeWithCancellationOnInboundClose { _ in
+          do {
+            try await completion.stream { try await box.writer.write(ByteBuffer(string: $0)) }
+          } catch is CancellationError {
+            throw CancellationError()
+          } catch {
+            let problem = (error as? APIError) ?? APIError(status: .internalServerError, message: "\(error)")
+            try await box.writer.write(ByteBuffer(string: "data: \(problem.body.text)\n\n"))
+          }
+        }
+        try await box.writer.finish(nil)
+      })
+  }
+
+  private static let busy = APIError(
+    status: .tooManyRequests, message: "Too many requests are waiting; try again in a moment.",
+    code: "queue_full", retryAfter: 1)
+
+  /// Errors of the runtime as errors of the interface.
+  private func translating<Result>(_ body: () async throws -> Result) async throws -> Result {
+    do { return try await body() } catch let error as SchedulerError {
+      if case .full = error { throw Self.busy }
+      throw APIError(status: .serviceUnavailable, message: "The server is shutting down.", retryAfter: 5)
+    } catch let error as SamplingError {
+      throw APIError.invalid("\(error).")
+    } catch let error as ModelError {
+      throw APIError(status: .internalServerError, message: "\(error)")
+    } catch let error as StateFileError {
+      throw APIError.invalid("\(error)")
+    }
+  }
+
+  private func embed(_ request: Request, _ context: Context) async throws -> Response {
+    let fields = try await fields(request)
+    let inputs = try Completion.prompts(fields, "input", engine)
+    guard !inputs.isEmpty else { throw APIError.invalid("'input' is missing.", "input") }
+    let format = try fields.string("encoding_format") ?? "float"
+    guard ["float", "base64"].contains(format) else {
+      throw fields.wrong("encoding_format", "float or base64")
+    }
+    if try fields.integer("dimensions", in: 1...(1 << 20)) ?? engine.model.configuration.embedding
+      != engine.model.configuration.embedding
+    {
+      throw fields.wrong("dimensions", "\(engine.model.configuration.embedding), which is what the model has")
+    }
+    try gate.enter()
+    defer { gate.leave() }
+    return try await translating {
+      var data: [JSON] = []
+      for (index, tokens) in inputs.enumerated() {
+        let vector = try await engine.embedding(tokens)
+        let embedding: JSON =
+          format == "float"
+          ? .array(vector.map { .number(Double($0)) })
+          : .string(vector.withUnsafeBytes { Data($0) }.base64EncodedString())
+        data.append(["object": "embedding", "index": .integer(index), "embedding": embedding])
+      }
+      let count = inputs.reduce(0) { $0 + $1.count }
+      return reply([
+        "object": "list", "data": .array(data), "model": .string(engine.name),
+        "usage": ["prompt_tokens": .integer(count), "total_tokens": .integer(count)],
+      ])
+    }
+  }
+
+  // MARK: Tokens
+
+  private func tokenize(_ fields: Fields) throws -> Response {
+    guard let text = try fields.string("content") ?? fields.string("prompt") else {
+      throw APIError.invalid("'content' is missing.", "content")
+    }
+    let tokens = text == "<|endoftext|>" ? [0] : try engine.encode(text)
+    return reply(["tokens": .array(tokens.map { .integer($0) }), "count": .integer(tokens.count)])
+  }
+
+  private func detokenize(_ fields: Fields) throws -> Response {
+    let tokens = try Completion.prompts(fields, "tokens", engine).first ?? []
+    let text =
+      tokens == [0] ? "<|endoftext|>" : String(decoding: engine.tokenizer.decode(tokens), as: UTF8.self)
+    return reply(["content": .string(text), "prompt": .string(text)])
+  }
+
+  private func tokenizerInfo() -> JSON {
+    [
+      "tokenizer_class": .string(engine.model.metadata.string("tokenizer.kind") ?? ""),
+      "bos_token": "<|endoftext|>",
+      "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+      "vocab_size": .integer(engine.model.configuration.vocabulary),
+    ]
+  }
+
+  private func model() -> JSON {
+    let template = engine.template
+    let sampling = template.sampling
+    return [
+      "id": .string(engine.name), "object": "model", "created": 0, "owned_by": "rwkv",
+      "meta": [
+        "template": .string(template.name), "thinking": .array(template.thinking.map { .string($0.name) }),
+        "state_bytes": .integer(engine.model.newState().byteCount),
+        "sampling": [
+          "temperature": .number(sampling.temperature), "top_p": .number(sampling.topP),
+          "top_k": .integer(sampling.topK),
+          "min_p": .number(sampling.minP), "presence_penalty": .number(sampling.presencePenalty),
+          "frequency_penalty": .number(sampling.frequencyPenalty),
+          "penalty_decay": .number(sampling.penaltyDecay),
+        ],
+      ],
+    ]
+  }
+
+  // MARK: States
+
+  private func states(_ router: Router<Context>, _ path: RouterPath) {
+    let one = RouterPath("\(path)/{id}")
+    router.get(path) { _, context in
+      reply(["object": "list", "data": .array(engine.states.list(owner: context.owner).map(\.description))])
+    }
+    router.post(path) { request, context in
+      let fields = try await fields(request)
+      var generation = Generation(prompt: [], limit: 0, owner: context.owner)
+      generation.start = try fields.string("state").map { try engine.states.find($0, owner: context.owner) }
+      var answered = false
+      if fields["messages"] != nil {
+        let messages = try Completion.messages(fields)
+        let text: String
+        do { text = try engine.template.text(of: messages) } catch {
+          throw APIError.invalid("\(error).", "messages")
+        }
+        generation.prompt = try engine.encode(text)
+        answered = messages.last?.role == .assistant
+      } else {
+        generation.prompt = try Completion.prompts(fields, "prompt", engine).first ?? []
+      }
+      guard !generation.prompt.isEmpty || generation.start != nil else {
+        throw APIError.invalid("'messages', 'prompt' or 'state' is missing.", "messages")
+      }
+      let name = try fields.string("name")
+      return try await translating {
+        reply(try await engine.keep(generation, "", name: name, answered: answered).description, .created)
+      }
+    }
+    router.get(one) { _, context in
+      reply(try engine.states.find(try id(context), owner: context.owner).description)
+    }
+    router.delete(one) { _, context in
+      let id = try id(context)
+      try engine.states.remove(id, owner: context.owner)
+      return reply(["id": .string(id), "object": "state", "deleted": true])
+    }
+    router.post("\(path)/{id}/fork") { _, context in
+      let entry = try engine.states.find(try id(context), owner: context.owner)
+      let fork = try engine.states.add(
+        entry.copy(), tokens: entry.tokens, name: entry.name, owner: context.owner, answered: entry.answered)
+      return reply(fork.description, .created)
+    }
+    router.get("\(path)/{id}/file") { _, context in
+      let file = try engine.states.find(try id(context), owner: context.owner).file()
+      return Response(
+        status: .ok, headers: [.contentType: "application/octet-stream"],
+        body: .init(byteBuffer: ByteBuffer(bytes: file)))
+    }
+    router.put("\(path)/{id}/file") { request, context in
+      let body: ByteBuffer
+      do {
+        body = try await request.body.collect(upTo: 64 * engine.model.newState().byteCount + (64 << 20))
+      } catch is NIOTooManyBytesError {
+        throw APIError(
+          status: .contentTooLarge, message: "The file is larger than a state of this model can be.")
+      }
+      return try await translating {
+        let saved = try engine.model.loadState(bytes: Array(body.readableBytesView))
+        let entry = try engine.states.add(
+          saved.state, tokens: saved.tokens, name: nil, owner: context.owner, answered: true,
+          id: try id(context))
+        return reply(entry.description, .created)
+      }
+    }
+  }
+
+  private func id(_ context: Context) throws -> String {
+    let id = try context.parameters.require("id")
+    guard id.count <= 64,
+      id.allSatisfy({ $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "-" || $0 == "_") })
+    else {
+      throw APIError.invalid("An id has at most 64 letters, digits, - and _.", "id")
+    }
+    return id
+  }
+
+  // MARK: Operations
+
+  private func metrics() -> String {
+    let scheduler = engine.scheduler.statistics
+    let cache = engine.cache.statistics
+    let rows: [(name: String, type: String, help: String, value: String)] = [
+      ("prompt_tokens_total", "counter", "Tokens of prompts that were read.", "\(scheduler.promptTokens)"),
+      ("written_tokens_total", "counter", "Tokens that were written.", "\(scheduler.writtenTokens)"),
+      ("passes_total", "counter", "Passes over the weights.", "\(scheduler.passes)"),
+      ("pass_seconds_total", "counter", "Time in passes.", "\(Double(scheduler.nanoseconds) / 1e9)"),
+      ("requests_waiting", "gauge", "Requests without a place.", "\(scheduler.waiting)"),
+      ("requests_active", "gauge", "Requests that are read or written.", "\(scheduler.active)"),
+      ("state_cache_entries", "gauge", "States in the cache.", "\(cache.entries)"),
+      ("state_cache_bytes", "gauge", "Bytes of the cache.", "\(cache.bytes)"),
+      ("state_cache_hits_total", "counter", "Prompts whose beginning was in the cache.", "\(cache.hits)"),
+      ("state_cache_misses_total", "counter", "Prompts whose beginning was not.", "\(cache.misses)"),
+      ("saved_state_bytes", "gauge", "Bytes of the states that clients keep.", "\(engine.states.bytes)"),
+    ]
+    return rows.map {
+      "# HELP rwkv_\($0.name) \($0.help)\n# TYPE rwkv_\($0.name) \($0.type)\nrwkv_\($0.name) \($0.value)\n"
+    }
+    .joined()
+  }
+}
+
+/// A writer that one closure uses.
+private final class UncheckedWriter: @unchecked Sendable {
+  var writer: any ResponseBodyWriter
+  init(_ writer: any ResponseBodyWriter) { self.writer = writer }
+}
+
+/// What surrounds every route: keys, origins, errors in one form, a line in the log.
+private struct Surroundings: RouterMiddleware {
+  let routes: Routes
+
+  func handle(
+    _ request: Request, context: Context, next: (Request, Context) async throws -> Response
+  ) async throws -> Response {
+    let begin = ContinuousClock.now
+    var response: Response
+    do {
+      if request.method == .options && !routes.origins.isEmpty {
+        response = Response(status: .noContent)
+      } else {
+        var context = context
+        context.owner = try owner(request)
+        response = try await next(request, context)
+      }
+    } catch let error as APIError {
+      response = error.response(from: request, context: context)
+    } catch let error as any HTTPResponseError {
+      let message =
+        error.status == .notFound
+        ? "There is no route \(request.method) \(request.uri.path)." : "\(error.status)"
+      response = APIError(status: error.status, message: message).response(from: request, context: context)
+    } catch is CancellationError {
+      throw CancellationError()
+    } catch {
+      response = APIError(status: .internalServerError, message: "\(error)").response(
+        from: request, context: context)
+    }
+    if let origin = request.headers[.origin], routes.origins.contains(where: { $0 == "*" || $0 == origin }) {
+      response.headers[.accessControlAllowOrigin] = origin
+      response.headers[.accessControlAllowHeaders] = "authorization, content-type"
+      response.headers[.accessControlAllowMethods] = "GET, POST, PUT, DELETE, OPTIONS"
+      response.headers[.vary] = "Origin"
+    }
+    report(request, response, ContinuousClock.now - begin)
+    return response
+  }
+
+  private func owner(_ request: Request) throws -> String {
+    guard let keys = routes.keys, request.uri.path != "/", request.uri.path != "/health" else { return "" }
+    let given =
+      request.headers[.authorization].flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
+      ?? ""
+    // Every key is compared to its end, so that the time says nothing about them.
+    var found: String?
+    for key in keys where isEqual(Array(key.utf8), Array(given.utf8)) { found = key }
+    guard let found else {
+      throw APIError(
+        status: .unauthorized, message: "The API key is missing or wrong.", code: "invalid_api_key")
+    }
+    return found
+  }
+
+  private func isEqual(_ key: [UInt8], _ given: [UInt8]) -> Bool {
+    var difference = key.count ^ given.count
+    for index in key.indices {
+      difference |= Int(key[index] ^ (index < given.count ? given[index] : ~key[index]))
+    }
+    return difference == 0
+  }
+
+  private func report(_ request: Request, _ response: Response, _ time: Duration) {
+    let seconds = Double(Int(time / .milliseconds(1))) / 1000
+    switch routes.log {
+    case .off: break
+    case .text: note("\(request.method) \(request.uri.path) \(response.status.code) \(seconds) s")
+    case .json:
+      note(
+        JSON.object([
+          ("method", .string(request.method.rawValue)), ("path", .string(request.uri.path)),
+          ("status", .integer(response.status.code)), ("seconds", .number(seconds)),
+        ]).text)
+    }
+  }
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+import ArgumentParser
+import Foundation
+import Hummingbird
+import Logging
+import RWKV
+import RWKVChat
+import ServiceLifecycle
+import Synchronization
+
+@main
+struct Serve: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "rwkv-serve",
+    abstract: "Serves a model over HTTP, as OpenAI's interface, with a page for browsers.",
+    discussion: """
+      Answers on http://HOST:PORT: a page for people, /v1/chat/completions and the other routes for programs.
+
+      EXAMPLES
+        rwkv-serve model.rwkv
+        rwkv-serve model.rwkv --host 0.0.0.0 --port 8000 --api-key-file keys.txt
+      """)
+
+  enum Reasoning: String, ExpressibleByArgument, CaseIterable { case separate, inline }
+  enum Log: String, ExpressibleByArgument, CaseIterable { case json, text, off }
+
+  @Argument(help: "A .rwkv file made by rwkv-quantize.") var model: String
+  @Option(help: "Address to listen on.") var host = "127.0.0.1"
+  @Option(help: "Port to listen on; 0 picks one.") var port = 8080
+  @Option(help: "The model's name for clients (default: the file's name).") var alias: String?
+  @Option(name: [.short, .long], help: "Threads (default: the processors this process may use).") var threads:
+    Int?
+  @Option(help: ArgumentHelp("Memory for the model at most, as 300M or 2G.", valueName: "size"))
+  var memoryLimit: Size?
+  @Option(help: "Requests that are read or written together.") var parallel = 16
+  @Option(help: "Requests that wait at most; more are answered with 429.") var queue = 64
+  @Option(help: "Tokens of an answer at most.") var maxTokens = 4096
+  @Option(
+    help: ArgumentHelp(
+      "How conversations are written: a built-in template, or a file.", valueName: "name|file")) var template:
+    String?
+  @Option(help: "Thoughts beside the answer, or in it.") var reasoning = Reasoning.separate
+  @Option(help: ArgumentHelp("Memory for states of conversations.", valueName: "size")) var stateCache = Size(
+    bytes: 512 << 20)
+  @Option(help: ArgumentHelp("File with API keys, one on each line.", valueName: "file")) var apiKeyFile:
+    String?
+  @Option(help: ArgumentHelp("Origin of pages that may ask, or *.", valueName: "origin")) var cors: [String] =
+    []
+  @Option(help: ArgumentHelp("How long running requests may go on after SIGTERM.", valueName: "seconds"))
+  var drain = 30
+  @Option(help: "What is written to standard error about requests.") var log = Log.off
+  @Flag(help: "No page for browsers.") var noPage = false
+
+  func validate() throws {
+    if !(1...63).contains(parallel) { throw ValidationError("--parallel must be 1 to 63.") }
+    if queue < 0 || maxTokens < 1 || drain < 0 {
+      throw ValidationError("--queue, --max-tokens and --drain cannot be negative.")
+    }
+    if let threads, threads < 1 { throw ValidationError("--threads must be at least 1.") }
+    if !(0...65535).contains(port) { throw ValidationError("--port must be 0 to 65535.") }
+  }
+
+  mutating func run() async throws {
+    do { try await serve() } catch let error where !(error is ExitCode) {
+      note("rwkv-serve: \(error)")
+      throw ExitCode(1)
+    }
+  }
+
+  private func serve() async throws {
+    let keys = try apiKeyFile.map { path in
+      let keys = try String(contentsOfFile: path, encoding: .utf8).split(whereSeparator: \.isNewline).map(
+        String.init)
+      guard !keys.isEmpty else { throw ValidationError("\(path): there is no key") }
+      return keys
+    }
+    let model = try Model(
+      path: model, threads: threads ?? processors, memoryLimit: memoryLimit?.bytes, requiresTokenizer: true)
+    let engine = try Engine(
+      model, try chosenTemplate(model), name: alias ?? name(of: self.model),
+      try Scheduler(model, threads: threads ?? processors, parallel: parallel, queue: queue),
+      cacheBytes: stateCache.bytes)
+    let gate = Gate()
+    let routes = Routes(
+      engine: engine, gate: gate, maximum: maxTokens, separates: reasoning == .separate, keys: keys,
+      origins: cors,
+      log: log, page: !noPage)
+    var logger = Logger(label: "rwkv-serve")
+    logger.logLevel = .error
+    let host = host
+    var application = Application(
+      router: routes.router(), configuration: .init(address: .hostname(host, port: port)),
+      onServerRunning: { channel in note("listening on http://\(host):\(channel.localAddress?.port ?? 0)") },
+      logger: logger)
+    let (seconds, scheduler) = (drain, engine.scheduler)
+    application.addServices(Drain(gate: gate, scheduler: scheduler, seconds: seconds))
+    try await application.runService()
+  }
+
+  private var processors: Int { ProcessInfo.processInfo.activeProcessorCount }
+
+  private func name(of path: String) -> String {
+    let last = URL(fileURLWithPath: path).lastPathComponent
+    return last.hasSuffix(".rwkv") ? String(last.dropLast(5)) : last
+  }
+
+  private func chosenTemplate(_ model: Model) throws -> ChatTemplate {
+    let name = template ?? ChatTemplate.name(for: model)
+    if let builtIn = ChatTemplate.builtIn(name) { return builtIn }
+    return try ChatTemplate(parsing: String(contentsOfFile: name, encoding: .utf8), name: name)
+  }
+}
+
+/// A number of bytes as people write it: 300M, 1.5G, 65536.
+struct Size: ExpressibleByArgument {
+  let bytes: Int
+
+  init(bytes: Int) { self.bytes = bytes }
+
+  init?(argument: String) {
+    let shifts: [Character: Double] = ["K": 10, "M": 20, "G": 30]
+    let shift = argument.last.flatMap { shifts[Character($0.uppercased())] }
+    guard let number = Double(shift == nil ? argument : String(argument.dropLast())), number > 0, number < 1e9
+    else { return nil }
+    bytes = Int(number * exp2(shift ?? 0))
+  }
+
+  var defaultValueDescription: String { "\(bytes >> 20)M" }
+}
+
+func note(_ line: String) { FileHandle.standardError.write(Data((line + "\n").utf8)) }
+
+/// Whether new requests are taken, and how many run.
+final class Gate: Sendable {
+  private let state = Mutex((isOpen: true, running: 0))
+
+  func enter() throws {
+    try state.withLock { state in
+      guard state.isOpen else {
+        throw APIError(status: .serviceUnavailable, message: "The server is shutting down.", retryAfter: 5)
+      }
+      state.running += 1
+    }
+  }
+
+  func leave() { state.withLock { $0.running -= 1 } }
+  func close() { state.withLock { $0.isOpen = false } }
+  var isOpen: Bool { state.withLock { $0.isOpen } }
+  var running: Int { state.withLock { $0.running } }
+}
+
+/// After SIGTERM: nothing new, and what runs has some seconds.
+struct Drain: Service {
+  let gate: Gate
+  let scheduler: Scheduler
+  let seconds: Int
+
+  func run() async throws {
+    try? await gracefulShutdown()
+    gate.close()
+    let deadline = ContinuousClock.now + .seconds(seconds)
+    while gate.running > 0 && ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(20)) }
+    scheduler.close()
+    if gate.running > 0 { exit(0) }
+  }
+}

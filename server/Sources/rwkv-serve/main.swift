@@ -1,3 +1,0 @@
-import Hummingbird
-import RWKV
-print("x")
