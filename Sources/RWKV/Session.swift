@@ -77,8 +77,10 @@ public final class Session {
   }
 
   /// −ln p(target) [nats] of each token's target; otherwise as `scores`.
-  public func losses(_ tokens: [Int], targets: [Int]) throws(ModelError) -> [Double] {
-    try scores(tokens, targets: targets).map { -$0.logProbability }
+  public func losses(
+    _ tokens: [Int], targets: [Int], progress: (Int) -> Bool = { _ in true }
+  ) throws(ModelError) -> [Double] {
+    try scores(tokens, targets: targets, progress: progress).map { -$0.logProbability }
   }
 
   /// Reads a sequence of tokens and hands out the hidden vector after each: `body(index, hidden)`, hidden [D].

@@ -269,6 +269,45 @@ struct ForeignFileTests {
     #expect(throws: Never.self) { try Checkpoint(path: path, allowQuantized: true) }
   }
 
+  /// Blocks of 32 values lie along the rows of a matrix that is read transposed: whole stripes at once, pieces of
+  /// them, and pieces that begin or end within a block.
+  @Test func quantizedTensorsAreReadFromAnyRow() throws {
+    let (D, F) = (64, 800)
+    var file = ForeignFileTests.gguf(try Model("v7-f32-small"))
+    for (index, tensor) in file.tensors.enumerated() {
+      if tensor.name.hasSuffix("channel_mix_key.weight") {
+        file.tensors[index].shape = [F, D]
+        file.tensors[index].bytes = [UInt8](repeating: 0, count: 4 * F * D)
+      } else if tensor.name.hasSuffix("channel_mix_value.weight") {
+        file.tensors[index].shape = [D, F]
+        file.tensors[index].type = "Q8_0"
+        // d = 2^(column % 4), codes that differ from value to value.
+        var bytes: [UInt8] = []
+        for block in 0..<D * F / 32 {
+          bytes += littleEndian(UInt16(0x3C00 + 0x400 * (block / (F / 32) % 4)))
+          for value in 0..<32 { bytes.append(UInt8(truncatingIfNeeded: 7 * block + 3 * value)) }
+        }
+        file.tensors[index].bytes = bytes
+      }
+    }
+    let checkpoint = try Checkpoint(path: folder.write("m.gguf", file.bytes), allowQuantized: true)
+    let tensor = try #require(checkpoint.tensors.first { $0.name == "blocks.0.ffn.value.weight" })
+    #expect(tensor.rows == F && tensor.columns == D)
+    for rows in [0..<F, 0..<256, 32..<300, 7..<270, 1..<F, 256..<F, 255..<512, 544..<F, 31..<32] {
+      var found = [Float](repeating: .nan, count: rows.count * D)
+      try found.withUnsafeMutableBufferPointer { try checkpoint.readRows(tensor, rows: rows, into: $0) }
+      var expected: [Float] = []
+      for row in rows {
+        for column in 0..<D {
+          let block = column * (F / 32) + row / 32
+          let code = Int8(truncatingIfNeeded: 7 * block + 3 * (row % 32))
+          expected.append(Float(1 << (column % 4)) * Float(code))
+        }
+      }
+      #expect(found == expected, "\(rows)")
+    }
+  }
+
   /// Values as gguf-py 0.17.1 dequantizes these blocks.
   @Test func quantizedBlocksHaveTheirValues() throws {
     let file = try InputFile(path: packageRoot + "/Tests/Fixtures/ggml-blocks.json")

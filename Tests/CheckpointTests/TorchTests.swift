@@ -166,6 +166,21 @@ struct TorchTests {
     try expectSame(Checkpoint(path: folder.write("m.pth", zip.bytes)), Checkpoint(path: model))
   }
 
+  @Test func transposedStacksAreRefused() throws {
+    var drafts = try Safetensors.read(InputFile(path: model)).map { try Draft($0) }
+    let names = ["r", "w", "k", "v", "a", "g"].map { "blocks.0.att.x_\($0)" }
+    let parts = try names.map { name in try #require(drafts.first { $0.name == name }) }
+    drafts.removeAll { names.contains($0.name) }
+    var stacked = parts[0].renamed("blocks.0.att.x_x")
+    stacked.shape = [6, parts[0].bytes.count / parts[0].valueBytes]
+    stacked.bytes = parts.flatMap(\.bytes)
+    drafts.append(stacked)
+    let sound = folder.write("stacked.pth", torchFile(drafts).bytes)
+    try expectSame(Checkpoint(path: sound), Checkpoint(path: model))
+    let transposed = folder.write("transposed.pth", torchFile(drafts) { $0.name == stacked.name }.bytes)
+    expectFailure(transposed, .mismatch, stacked.name, "unexpected shape", "6 stacked vectors")
+  }
+
   @Test func transposedVectorsAreRefused() throws {
     let path = goldens + "/v7-oddlora/model.safetensors"
     let drafts = try Safetensors.read(InputFile(path: path)).map { try Draft($0) }

@@ -187,7 +187,7 @@ struct FaultTests {
     let count = try faults.run(quantize, convert, .none, calls).calls
     try pair.old.write(to: URL(filePath: model))
     for at in Set(stride(from: 1, to: count, by: max(1, count / 20))).union(max(1, count - 6)...count) {
-      #expect(try faults.run(quantize, convert, .kill, calls, at: at).result.status == 128 + Int(SIGKILL))
+      #expect(try faults.run(quantize, convert, .kill, calls, at: at).result.status == -Int(SIGKILL))
       expectOldOrNew(model, pair, "call \(at) of \(count)")
     }
   }
@@ -205,7 +205,7 @@ struct FaultTests {
         let running = try tool.start(arguments)
         usleep(UInt32.random(in: 0...UInt32(min(usual * 1.1, 1e6)), using: &generator))
         kill(running.process, SIGKILL)
-        if try running.wait().status == 128 + Int(SIGKILL) { killed += 1 }
+        if try running.wait().status == -Int(SIGKILL) { killed += 1 }
         expectOldOrNew(path, pair, "killed")
       }
       #expect(killed > 20, "the times say nothing: \(killed) of 100 were killed")

@@ -87,17 +87,4 @@ struct OutputTests {
     let again = try run.run(model, "-p", "b", "-n", "1", "--load-state", path, "--save-state", path)
     #expect(again.status == 0, "\(again.errors)")
   }
-
-  @Test(arguments: [(SIGINT, 130), (SIGTERM, 143)])
-  func signalsEndEmbedding(_ signal: Int32, _ code: Int) throws {
-    let text = folder.file("long.txt")
-    try String(repeating: "one long text ", count: 400_000).write(
-      toFile: text, atomically: true, encoding: .utf8)
-    let running = try Tool(name: "rwkv-run").start(["embed", model, "-f", text, "-t", "1"])
-    sleep(3)
-    kill(running.process, signal)
-    let result = try running.wait()
-    #expect(result.status == code, "\(result.errors)")
-    #expect(result.output.isEmpty)
-  }
 }

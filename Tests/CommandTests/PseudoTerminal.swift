@@ -87,7 +87,7 @@ final class PseudoTerminal {
   /// All that was on the terminal.
   var screen: String { seen }
 
-  /// Waits for the end; the exit code, 128 + signal if one ended it.
+  /// Waits for the end; the exit code, −signal if one killed it.
   func wait() -> Int {
     // Reading on: a program that fills the terminal's buffer would never end.
     let code = waitForEnd(of: process) { receive() }

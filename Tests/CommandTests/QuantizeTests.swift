@@ -151,7 +151,7 @@ struct QuantizeTests {
     #expect(folder.contents == [])
   }
 
-  @Test(arguments: [(SIGINT, 130), (SIGTERM, 128 + Int(SIGTERM)), (SIGKILL, 128 + Int(SIGKILL))])
+  @Test(arguments: [(SIGINT, 130), (SIGTERM, 143), (SIGKILL, -Int(SIGKILL))])
   func aSignalInTheMiddleLeavesNothing(signal: Int32, status: Int) throws {
     let long = folder.file("long.safetensors")
     try writeZeros(long, vocabulary: 2 << 20)

@@ -74,6 +74,37 @@ struct RunTests {
     #expect(abs(perplexity / exp(nats) - 1) < 1e-4)
   }
 
+  /// What `logits` writes says the same about a text longer than any block.
+  @Test func perplexityIsThatOfTheLogitsHoweverLongTheText() throws {
+    let (file, out) = (folder.file("text.txt"), folder.file("l.safetensors"))
+    let text = (0..<4200).map { UInt8(32 + $0 * $0 % 89) }
+    try Data(text).write(to: URL(filePath: file))
+    let ids = "[" + ([0] + text.map(Int.init)).map(String.init).joined(separator: ",") + "]"
+    try ids.write(toFile: folder.file("ids.json"), atomically: true, encoding: .utf8)
+    #expect(try tool.run("logits", model, "--tokens", folder.file("ids.json"), "--out", out).status == 0)
+    let logits = try Data(contentsOf: URL(filePath: out)).suffix(4201 * 256 * 4)
+    let nats = logits.withUnsafeBytes { bytes in
+      let logits = bytes.bindMemory(to: Float.self)
+      return text.indices.map { row in
+        let p = UnsafeBufferPointer(rebasing: logits[row * 256..<(row + 1) * 256])
+        let highest = Double(p.max() ?? 0)
+        return highest + log(p.reduce(0) { $0 + exp(Double($1) - highest) }) - Double(p[Int(text[row])])
+      }
+    }
+    let result = try tool.run("perplexity", model, "-f", file, "--json")
+    let object = try #require(
+      try JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any])
+    func mean(_ nats: some Collection<Double>) -> Double { nats.reduce(0, +) / Double(nats.count) }
+    #expect(object["tokens"] as? Int == 4200)
+    #expect(abs(try #require(object["nats_per_token"] as? Double) - mean(nats)) < 2e-6)
+    let positions = try #require(object["positions"] as? [[String: Any]])
+    #expect(positions.map { $0["start"] as? Int } == [0, 64, 256, 1024, 4096])
+    #expect(positions.map { $0["tokens"] as? Int } == [64, 192, 768, 3072, 104])
+    for (position, range) in zip(positions, [0..<64, 64..<256, 256..<1024, 1024..<4096, 4096..<4200]) {
+      #expect(abs(try #require(position["nats_per_token"] as? Double) - mean(nats[range])) < 2e-6)
+    }
+  }
+
   @Test func benchPrintsTheFixedKeys() throws {
     let result = try tool.run(
       ["bench", model, "-p", "8", "-n", "4", "--streams", "1,3", "-t", "1,2", "-r", "2", "-o", "json"])

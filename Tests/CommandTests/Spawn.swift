@@ -7,7 +7,7 @@ let packageRoot = #filePath.split(separator: "/").dropLast(3).reduce("") { $0 + 
 func golden(_ name: String) -> String { "\(packageRoot)/Tests/Fixtures/goldens/\(name)" }
 
 /// A new empty folder, removed with all that is in it when the test lets go of it.
-final class TemporaryFolder {
+final class TemporaryFolder: Sendable {
   let path: String
 
   init() {
@@ -15,7 +15,9 @@ final class TemporaryFolder {
     try? FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
   }
 
-  deinit { try? FileManager.default.removeItem(atPath: path) }
+  deinit { remove() }
+
+  func remove() { try? FileManager.default.removeItem(atPath: path) }
 
   func file(_ name: String) -> String { path + "/" + name }
   var contents: [String] { ((try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []).sorted() }
@@ -26,7 +28,7 @@ struct Tool {
   let name: String
 
   struct Result {
-    /// Exit code; 128 + signal if one ended it.
+    /// Exit code; −signal if one killed it, which is not what a shell's 128 + signal tells apart.
     let status: Int
     let output: String
     let errors: String
@@ -97,6 +99,30 @@ final class Running {
     return false
   }
 
+  /// Waits until it handles Ctrl-C itself, so that a signal finds it at work; false if it ends before.
+  func catchesSignals() -> Bool {
+    for _ in 0..<60_000 {
+      guard let status = try? String(contentsOfFile: "/proc/\(process)/status", encoding: .utf8) else {
+        return false
+      }
+      let line = status.split(separator: "\n").first { $0.hasPrefix("SigCgt:") }
+      guard let line, let caught = UInt64(line.dropFirst(7).trimmingCharacters(in: .whitespaces), radix: 16)
+      else { return false }
+      if [SIGINT, SIGTERM].allSatisfy({ caught >> UInt64($0 - 1) & 1 == 1 }) { return true }
+      usleep(1000)
+    }
+    return false
+  }
+
+  /// What it has written to stdout so far.
+  var output: String {
+    String(decoding: FileManager.default.contents(atPath: folder.file("output")) ?? Data(), as: UTF8.self)
+  }
+
+  func waitForOutput(beyond count: Int = 0) {
+    for _ in 0..<6000 where output.utf8.count <= count { usleep(10_000) }
+  }
+
   func wait() throws -> Tool.Result {
     let code = waitForEnd(of: process)
     return Tool.Result(
@@ -105,7 +131,7 @@ final class Running {
   }
 }
 
-/// Waits for a child; its exit code, 128 + signal if one ended it. One that takes longer than five minutes hangs: it is
+/// Waits for a child; its exit code, −signal if one killed it. One that takes longer than five minutes hangs: it is
 /// killed, so that a test fails instead of none ending.
 func waitForEnd(of process: pid_t, meanwhile: () -> Void = {}) -> Int {
   var status: Int32 = 0
@@ -120,5 +146,5 @@ func waitForEnd(of process: pid_t, meanwhile: () -> Void = {}) -> Int {
     meanwhile()
     usleep(1000)
   }
-  return status & 0x7F == 0 ? Int(status >> 8) & 0xFF : 128 + Int(status & 0x7F)
+  return status & 0x7F == 0 ? Int(status >> 8) & 0xFF : -Int(status & 0x7F)
 }

@@ -82,6 +82,35 @@ struct ModelFileTests {
     }
   }
 
+  /// Some chunks of a tensor can be compressed and others not, in any order.
+  @Test(arguments: [[true, false], [false, true], [true, false, true]])
+  func tensorsOfStoredAndCompressedChunksAreRead(noise: [Bool]) throws {
+    let raw = noise.enumerated().flatMap { index, noise in
+      Sample("", .f32, 1, 1 << 18, by: 1, noise: noise).raw
+    }
+    let plan = TensorPlan(name: "a", format: .f32, rows: noise.count, columns: 1 << 18, rowsPerRecord: 1)
+    let file = try writeModel([Sample(raw: raw, plan: plan)], to: folder.file("m"))
+    let tensor = try #require(file["a"])
+    #expect(file.chunks.map { $0.codec == .stored } == noise && tensor.chunkCount == noise.count)
+    #expect(file.storedOffset(of: tensor) == nil)
+    #expect(same(try contents(of: tensor, in: file), raw))
+  }
+
+  /// formats/rwkv-v1.md: from 64 KiB on, stored tensors start at a page.
+  @Test func tensorsOf64KiBStartAtAPage() throws {
+    func offset(_ columns: Int) throws -> UInt64 {
+      let samples = [
+        Sample("a", .f16, 1, 32, by: 1, noise: true), Sample("b", .f16, 1, columns, by: 1, noise: true),
+      ]
+      let file = try writeModel(samples, to: folder.file("m"), store: true, overwrite: true)
+      let tensor = try #require(file["b"])
+      return try #require(file.storedOffset(of: tensor))
+    }
+    #expect(try offset(32_768 - 32) % 4096 != 0)
+    #expect(try offset(32_768) % 4096 == 0)
+    #expect(try offset(32_768 + 32) % 4096 == 0)
+  }
+
   @Test func theNumberOfThreadsDoesNotChangeTheFile() throws {
     let one = folder.file("1.rwkv")
     try writeModel(Self.large, to: one)
@@ -197,6 +226,16 @@ struct ModelFileWriterTests {
       try ModelFileWriter(
         path: folder.file("m"), overwrite: false, metadata: Metadata(), tensors: [plan], store: true)
     }
+    #expect(folder.names == [])
+  }
+
+  @Test func namesAreUnique() throws {
+    let plans = [smallSamples[0].plan, smallSamples[1].plan, smallSamples[0].plan]
+    let error = #expect(throws: ModelFileError.self) {
+      try ModelFileWriter(
+        path: folder.file("m"), overwrite: false, metadata: Metadata(), tensors: plans, store: true)
+    }
+    #expect(error?.description.contains("'emb.weight' twice") == true)
     #expect(folder.names == [])
   }
 

@@ -22,23 +22,26 @@ struct ConversationTests {
 
     """
 
-  private func conversation(_ golden: Golden, stops: [String] = [], snapshotLimit: Int = 1 << 30) throws
-    -> Conversation
-  {
+  private func conversation(
+    _ golden: Golden, stops: [String] = [], snapshotLimit: Int = 1 << 30, pieces: [String]? = nil
+  ) throws -> Conversation {
     let text = Self.template + stops.map { "stop = \"\($0)\"\n" }.joined()
     let model = try golden.model(.int8)
     return Conversation(
       try Session(model, threads: 1), template: try ChatTemplate(parsing: text, name: "test"),
-      tokenizer: Folded(vocabularySize: model.configuration.vocabulary), snapshotLimit: snapshotLimit)
+      tokenizer: Folded(
+        vocabularySize: model.configuration.vocabulary,
+        pieces: pieces?.map { Array($0.utf8) } ?? Array("ab\u{E9}🙂cd".utf8).map { [$0] }),
+      snapshotLimit: snapshotLimit)
   }
 
   /// Bytes as tokens; ids that random models have beyond those are letters, too.
   private struct Folded: Tokenizer {
     let vocabularySize: Int
+    let pieces: [[UInt8]]
     func encode(_ bytes: [UInt8]) -> [Int] { bytes.map { Int($0) % vocabularySize } }
     func bytes(of id: Int) -> [UInt8] {
-      let alphabet = Array("ab\u{E9}🙂cd".utf8)
-      return id == 0 ? [] : [alphabet[id % alphabet.count]]
+      id == 0 ? [] : pieces[id % pieces.count]
     }
   }
 
@@ -97,6 +100,40 @@ struct ConversationTests {
     #expect(cut > 0)
   }
 
+  /// Stop strings that begin again before they end, in tokens of one and several letters: the state has read what was
+  /// shown and no letter of a stop string.
+  @Test func stopsThatOverlapThemselvesCutAndNothingElse() throws {
+    let golden = try #require(Self.cases.first { $0.name == "v7-std" })
+    let pieces = ["a", "b", "aa", "ab", "ba", "c", "bab"]
+    var cut = 0
+    for stops in [
+      ["aab"], ["abab"], ["aabaac", "bb"], ["abac", "babb"], ["aaab", "aac"], ["bba", "abba"],
+    ] {
+      for seed in 0..<12 as Range<UInt64> {
+        var answers: [[UInt8]] = []
+        for stops in [[], stops] {
+          let conversation = try conversation(golden, stops: stops, pieces: pieces)
+          var shown: [UInt8] = []
+          let answer = try conversation.send("hello", options: options(seed: seed), limit: 40) {
+            shown += $0
+            return true
+          }
+          answers.append(shown)
+          #expect(conversation.turns.first?.answer == shown)
+          #expect(try conversation.session.state.encoded() == reference(conversation))
+          if answer.reason == .stop { cut += 1 }
+        }
+        let whole = String(decoding: answers[0], as: UTF8.self)
+        let first = stops.compactMap { whole.range(of: $0) }.min {
+          ($0.upperBound, $0.lowerBound) < ($1.upperBound, $1.lowerBound)
+        }
+        #expect(
+          String(decoding: answers[1], as: UTF8.self) == first.map { whole[..<$0.lowerBound] } ?? whole[...])
+      }
+    }
+    #expect(cut > 20)
+  }
+
   @Test(arguments: cases)
   func takingBackIsAsIfNeverSaid(_ golden: Golden) throws {
     // With states of all turns, and with only the last one's, so that earlier ones are read again.
@@ -139,6 +176,49 @@ struct ConversationTests {
       try second.session.state.encoded(tokens: second.tokens)
         == first.session.state.encoded(tokens: first.tokens))
     #expect(try second.undo()?.message == "two" && second.undo() == nil)
+  }
+
+  /// Taken back after a load, with the states of all turns and with the last one's alone: those of earlier turns are
+  /// made again from what was loaded.
+  @Test(arguments: cases, [1 << 30, 0])
+  func takingBackAfterALoadIsAsIfNeverSaid(_ golden: Golden, _ limit: Int) throws {
+    let (first, second) = (try conversation(golden), try conversation(golden, snapshotLimit: limit))
+    _ = try say(first, "zero")
+    let saved = try first.session.state.encoded(tokens: first.tokens)
+    second.load(try second.session.model.loadState(bytes: saved))
+    var states = [try second.session.state.encoded(tokens: second.tokens)]
+    for message in ["one", "two", "three"] {
+      _ = try say(second, message)
+      states.append(try second.session.state.encoded(tokens: second.tokens))
+    }
+    for (index, message) in ["one", "two", "three"].enumerated().reversed() {
+      #expect(try second.undo()?.message == message)
+      #expect(try second.session.state.encoded(tokens: second.tokens) == states[index])
+    }
+    #expect(try second.undo() == nil && states[0] == saved)
+  }
+
+  /// A state that was saved without its tokens: what is saved after it has none either, since the beginning is missing;
+  /// after a new start they are all known.
+  @Test func withoutItsTokensAConversationIsSavedWithoutTokens() throws {
+    let golden = try #require(Self.cases.first { $0.name == "v7-std" })
+    let file = FileManager.default.temporaryDirectory.appending(path: "chat-\(UUID().uuidString)").path
+    defer { try? FileManager.default.removeItem(atPath: file) }
+    let (first, second) = (try conversation(golden), try conversation(golden, snapshotLimit: 0))
+    let model = second.session.model
+    _ = try say(first, "zero")
+    second.load(try model.loadState(bytes: first.session.state.encoded()))
+    #expect(second.tokens.isEmpty)
+    _ = try say(second, "one")
+    try second.save(to: file)
+    let saved = try model.loadState(from: file)
+    #expect(try saved.tokens.isEmpty && saved.state.encoded() == second.session.state.encoded())
+    _ = try say(second, "two")
+    #expect(try second.undo()?.message == "two" && second.undo()?.message == "one" && second.undo() == nil)
+    second.reset()
+    _ = try say(second, "one")
+    try second.save(to: file)
+    #expect(try model.loadState(from: file).tokens == second.tokens && !second.tokens.isEmpty)
   }
 
   @Test(arguments: cases)

@@ -70,6 +70,28 @@ struct Golden: CustomTestStringConvertible, Sendable {
   }
 }
 
+/// A copy of a golden F32 checkpoint with some tensors' values changed, in a new folder.
+func changedCheckpoint(
+  _ golden: Golden, _ change: (String, inout [Float], _ shape: [Int]) -> Void
+) throws -> URL {
+  var data = try Data(contentsOf: golden.checkpoint)
+  let length = Int(data.withUnsafeBytes { $0.loadUnaligned(as: UInt64.self) })
+  let header = try #require(try JSONSerialization.jsonObject(with: data[8..<8 + length]) as? [String: Any])
+  for (name, entry) in header {
+    guard let entry = entry as? [String: Any], let shape = entry["shape"] as? [Int] else { continue }
+    var values = try readSafetensors(golden.checkpoint, name)
+    change(name, &values, shape)
+    let offsets = try #require(entry["data_offsets"] as? [Int])
+    values.withUnsafeBytes {
+      data.replaceSubrange(8 + length + offsets[0]..<8 + length + offsets[1], with: $0)
+    }
+  }
+  let file = FileManager.default.temporaryDirectory.appending(
+    path: "changed-\(UUID().uuidString).safetensors")
+  try data.write(to: file)
+  return file
+}
+
 /// Converts a checkpoint as rwkv-quantize does.
 func convert(
   _ source: String, to path: String, type: QuantizationType,

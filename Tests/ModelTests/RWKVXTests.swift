@@ -22,31 +22,31 @@ struct RWKVXTests {
       merged["saved_positions"] = root["saved_positions"]
       return merged
     }
+
+    func model(_ type: QuantizationType = .fp32) throws -> Model {
+      let parameters = try parameters()
+      var metadata: [(key: String, value: MetadataValue)] = []
+      for (ours, theirs) in [
+        ("chunk_size", "chunk_size"), ("top_k", "topk"), ("max_kv_cache", "max_kv_cache_size"),
+        ("min_kv_cache", "min_kv_cache_size"), ("kv_window", "kv_cache_window_size"),
+      ] {
+        metadata.append(("rwkv.x.\(ours)", .integer(Int64(try #require(parameters[theirs] as? Int)))))
+      }
+      metadata.append(("rwkv.x.mode", .string(name == "decode_full" ? "full" : "sparse")))
+      let path = try TemporaryFiles.shared.path(for: "\(golden.name)-\(name)-\(type)") { path in
+        try convert(golden.checkpoint.path, to: path, type: type, metadata: metadata)
+      }
+      return try Model(path: path, threads: 1)
+    }
   }
 
   static let runs = Golden.cases("x-").flatMap { golden in
     ["decode", "decode_full", "decode_evict"].map { Run(golden: golden, name: $0) }
   }
 
-  private func model(_ run: Run) throws -> Model {
-    let parameters = try run.parameters()
-    var metadata: [(key: String, value: MetadataValue)] = []
-    for (ours, theirs) in [
-      ("chunk_size", "chunk_size"), ("top_k", "topk"), ("max_kv_cache", "max_kv_cache_size"),
-      ("min_kv_cache", "min_kv_cache_size"), ("kv_window", "kv_cache_window_size"),
-    ] {
-      metadata.append(("rwkv.x.\(ours)", .integer(Int64(try #require(parameters[theirs] as? Int)))))
-    }
-    metadata.append(("rwkv.x.mode", .string(run.name == "decode_full" ? "full" : "sparse")))
-    let path = try TemporaryFiles.shared.path(for: "\(run.golden.name)-\(run.name)") { path in
-      try convert(run.golden.checkpoint.path, to: path, type: .fp32, metadata: metadata)
-    }
-    return try Model(path: path, threads: 1)
-  }
-
   @Test(arguments: runs)
   func matchesTheReferenceHoweverThePromptIsCut(_ run: Run) throws {
-    let model = try model(run)
+    let model = try run.model()
     let V = model.configuration.vocabulary
     let tokens = try run.golden.tokens
     let expected = try run.golden.expected("\(run.name).logits")
@@ -62,6 +62,25 @@ struct RWKVXTests {
       for (row, position) in positions.enumerated() {
         let reference = expected[row * V..<(row + 1) * V]
         #expect(distance(logits[position], reference) <= (try run.golden.tolerance), "position \(position)")
+      }
+    }
+  }
+
+  /// What a loaded state chooses its chunks by is made when it is loaded.
+  @Test(arguments: runs)
+  func savedStatesGoOnBeyondTheWindow(_ run: Run) throws {
+    let model = try run.model()
+    let tokens = try run.golden.tokens
+    // The first is within the window, the others beyond it; 96 ends a chunk.
+    for count in [9, 59, 96, 101] {
+      let session = try Session(model, threads: 1)
+      try session.prefill(Array(tokens.prefix(count)))
+      let loaded = try model.loadState(bytes: session.state.encoded()).state
+      let continued = try Session(model, state: loaded, threads: 1)
+      for token in tokens.dropFirst(count) {
+        try session.decode(token)
+        try continued.decode(token)
+        #expect(continued.logits.map(\.bitPattern) == session.logits.map(\.bitPattern))
       }
     }
   }

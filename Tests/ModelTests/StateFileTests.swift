@@ -182,6 +182,24 @@ struct StateFileTests {
     #expect(throws: StateFileError.self) { try first.model(.int4).loadState(bytes: bytes) }
   }
 
+  /// Names of models are cut to 1024 bytes between characters, of which some have several bytes.
+  @Test(arguments: ["é", "你", "🙂", "e\u{301}", "a"]) func longNamesAreCut(character: String) throws {
+    let golden = Self.cases[3]
+    let name = "x" + String(repeating: character, count: 1100)
+    let path = try TemporaryFiles.shared.path(
+      for: "long-name-\(character.unicodeScalars.count)-\(character.utf8.count)"
+    ) {
+      try convert(golden.checkpoint.path, to: $0, type: .int8, metadata: [("model.name", .string(name))])
+    }
+    let model = try Model(path: path, threads: 1)
+    #expect(model.name == name)
+    let bytes = try model.newState().encoded()
+    let length = Int(bytes[10]) + Int(bytes[11]) << 8
+    let kept = String(validating: bytes[64..<64 + length], as: UTF8.self)
+    #expect(length > 1024 - character.utf8.count && length <= 1024 && kept.map { name.hasPrefix($0) } == true)
+    #expect(try model.loadState(bytes: bytes).state.encoded() == bytes)
+  }
+
   @Test func brokenStatesAreNeitherSavedNorLoaded() throws {
     let model = try Self.cases[3].model(.int8)
     let session = try Session(model, threads: 1)

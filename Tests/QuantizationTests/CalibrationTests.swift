@@ -109,6 +109,18 @@ struct CalibrationTests {
     #expect(isSame)
   }
 
+  /// The loss is measured on what the rounding has not seen: the last eighth, no more than is of use.
+  @Test(arguments: [0, 7, 8, 100, 16_384, 18_725, 18_733, 40_000])
+  func theTextIsDividedWithoutOverlap(count: Int) throws {
+    try convert(golden("v4-hf"), to: folder.file("m.rwkv"), .int8)
+    let model = try Model(path: folder.file("m.rwkv"), threads: 1)
+    let text = Array(0..<count)
+    let (calibration, heldOut) = try CalibrationText.tokens(text).tokens(model, threads: 1) { false }
+    let held = min(2048, count / 8)
+    #expect(heldOut == [0] + text.suffix(held))
+    #expect(calibration == Array(text.prefix(min(16_384, count - held))))
+  }
+
   @Test func saysHowMuchTextIsNeeded() throws {
     var options = ConversionOptions()
     options.calibration = .bytes(Array(Self.text.prefix(100)))
@@ -152,6 +164,29 @@ struct CalibrationTests {
     #expect(same.stretches.map(\.tokens) == [64, 192, 444] && same.whole.tokens == 700)
     #expect(same.whole.kl == 0 && same.whole.top1 == 1 && same.whole.top10 == 1 && same.whole.stateDrift == 0)
     #expect(same.whole.referenceNats == same.whole.modelNats)
+  }
+
+  /// |S − S'| / |S| with S the reference's, after the last token of each stretch.
+  @Test func stateDriftIsRelativeToTheReference() throws {
+    let exact = folder.file("exact.rwkv"), rough = folder.file("rough.rwkv")
+    try convert(golden("v7-std"), to: exact, .fp32)
+    try convert(golden("v7-std"), to: rough, .int4)
+    let tokens = [0] + Self.text.prefix(300).map(Int.init)
+    let found = try Comparison(
+      Model(path: exact, threads: 1), Model(path: rough, threads: 1), tokens: tokens, threads: 1
+    ) { _ in true }
+    for stretch in found.stretches {
+      let states = try [exact, rough].map { path in
+        let session = try Session(Model(path: path, threads: 1), threads: 1)
+        try session.prefill(Array(tokens.prefix(stretch.start + stretch.tokens)))
+        return (0..<3).flatMap { session.state.wkv($0) }.map(Double.init)
+      }
+      let difference = zip(states[0], states[1]).reduce(0) { $0 + ($1.0 - $1.1) * ($1.0 - $1.1) }
+      let expected = (difference / states[0].reduce(0) { $0 + $1 * $1 }).squareRoot()
+      let other = (difference / states[1].reduce(0) { $0 + $1 * $1 }).squareRoot()
+      #expect(abs(stretch.stateDrift / expected - 1) < 1e-5 && abs(other / expected - 1) > 1e-4)
+    }
+    #expect(found.whole.stateDrift == found.stretches.last?.stateDrift)
   }
 
   @Test func aRecipeDecidesBeforeTheType() throws {

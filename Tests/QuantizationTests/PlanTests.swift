@@ -43,6 +43,18 @@ struct PlanTests {
     #expect(exactness([0, -0.0]).halfFormat == .f16)
   }
 
+  /// Large tensors are looked at piece by piece, whose order is that of the threads.
+  @Test func everyPieceOfATensorCounts() {
+    let pieces: [[Float]] = [[0.5], [0.1], [0x1p-30], [0.1, 1e6], [Float(bitPattern: 0x3F81_0000)], [65520]]
+    for first in pieces {
+      for second in pieces {
+        var union = exactness(first)
+        union.formUnion(exactness(second))
+        #expect(union == exactness(first + second), "\(first), \(second)")
+      }
+    }
+  }
+
   private func tensor(_ role: TensorRole) -> SourceTensor {
     SourceTensor(name: "\(role)", role: role, rows: 64, columns: 64, transposed: false, isF16: false)
   }

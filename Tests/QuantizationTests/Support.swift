@@ -144,11 +144,11 @@ func safetensors(_ tensors: [(name: String, shape: [Int], values: [Float])]) -> 
   return littleEndian(UInt64(header.utf8.count + 1)) + (header + "}").utf8 + data
 }
 
-/// A small RWKV-4 whose values are of no matter: D = 64, F = 96, one layer.
-func smallModel(vocabulary: Int = 256, changing change: (String, inout [Float]) -> Void = { _, _ in })
-  -> [UInt8]
-{
-  let (D, F) = (64, 96)
+/// A small RWKV-4 whose values are of no matter: F = 96, one layer.
+func smallModel(
+  embedding D: Int = 64, vocabulary: Int = 256, changing change: (String, inout [Float]) -> Void = { _, _ in }
+) -> [UInt8] {
+  let F = 96
   var shapes: [(String, [Int])] = [("emb.weight", [vocabulary, D]), ("head.weight", [vocabulary, D])]
   for norm in ["blocks.0.ln0", "blocks.0.ln1", "blocks.0.ln2", "ln_out"] {
     shapes += [("\(norm).weight", [D]), ("\(norm).bias", [D])]

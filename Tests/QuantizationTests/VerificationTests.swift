@@ -198,6 +198,33 @@ struct VerificationTests {
     #expect(try Verification.problems(of: file.path) == [])
   }
 
+  /// Panels of two runs of codes, of 128 columns and the rest, with padding behind the last column and the last row.
+  @Test func invalidCodesAreToldFromPadding() throws {
+    let (D, V) = (144, 250)
+    let source = folder.write("small.safetensors", smallModel(embedding: D, vocabulary: V))
+    let file = try convert(source, to: folder.file("m.rwkv"), .int8) { $0.measuresLoss = false }
+    let head = try #require(file["head.weight"])
+    let runs = head.layout.runs()[3]
+    try #require(head.format == .int8 && head.rowsPerRecord == 16 && runs.count == 2)
+    for row in [0, 17, 249, 250, 255] {
+      for column in [0, 1, 127, 128, 143, 144, 159] {
+        // Lines of 64 bytes have 4 columns of 16 rows.
+        let start = runs[column / 128].offset + column % 128 / 4 * 64
+        let problems = try forge(file) { name, _, bytes in
+          let place = row / 16 * head.recordBytes + start + row % 16 * 4 + column % 4
+          if name == "head.weight" { bytes[place] = 0 }
+          return true
+        }
+        guard row < V, column < D else {
+          #expect(problems == [], "row \(row), column \(column)")
+          continue
+        }
+        let place = "the invalid code 0 in record \(row / 16), column \(column)"
+        #expect(problems.count == 1 && problems.first?.hasSuffix(place) == true, "\(problems)")
+      }
+    }
+  }
+
   @Test func aTokenizerThatDoesNotFitIsFound() throws {
     let file = try model(.int4)
     var metadata = file.metadata

@@ -114,14 +114,17 @@ struct Bench: ParsableCommand {
       }
       if prompt > 0 {
         let measured = try repeated(model, threads, prompt, [session.state], start) {
-          try session.prefill($0)
+          try session.prefill($0) { _ in !isInterrupted }
         }
         add(row(testName("pp", prompt, depth: depth), 1, measured, weights: session.weightBytesPerToken))
       }
       for count in predict > 0 ? try streamCounts() : [] {
         if count == 1 {
           let measured = try repeated(model, threads, predict, [session.state], start) {
-            for token in $0 { try session.decode(token) }
+            for token in $0 {
+              if isInterrupted { throw interruptedExit }
+              try session.decode(token)
+            }
           }
           add(row(testName("tg", predict, depth: depth), 1, measured, weights: session.weightBytesPerToken))
         } else {
@@ -142,6 +145,7 @@ struct Bench: ParsableCommand {
     let states = (0..<count).map { _ in start.copy() }
     var measured = try repeated(evaluator.model, threads, predict, states, start) { tokens in
       for first in tokens.indices {
+        if isInterrupted { throw interruptedExit }
         try batch.decode(states.indices.map { tokens[(first + $0) % tokens.count] }, states)
       }
     }

@@ -39,7 +39,7 @@ final class ChatLoop {
         isOver = true
       case .interrupted:
         note("")
-        if isLeaving || isTerminated { return false }
+        if isLeaving || isTerminated || !editor.isInteractive { return false }
         isLeaving = true
         say("(Ctrl-C again, or /exit, leaves)")
       case .text(let message):

@@ -31,27 +31,20 @@ struct Perplexity: ParsableCommand {
       let session = try Session(model, threads: options.threadCount)
       let progress = ProgressLine()
       defer { progress.clear() }
-      var nats = 0.0
-      var stretches: [Stretch] = []
-      let block = 4096
-      for start in stride(from: 0, to: tokens.count - 1, by: block) {
-        if isInterrupted { throw interruptedExit }
-        let end = min(start + block, tokens.count - 1)
-        let losses = try session.losses(
-          Array(tokens[start..<end]), targets: Array(tokens[(start + 1)...end]))
-        for (index, loss) in losses.enumerated() {
-          nats += loss
-          Stretch.add(loss, at: start + index, to: &stretches)
-        }
-        progress.update("measuring", Double(end) / Double(tokens.count - 1))
+      let losses = try session.losses(tokens.dropLast(), targets: Array(tokens.dropFirst())) { done in
+        progress.update("measuring", Double(done) / Double(tokens.count - 1))
+        return !isInterrupted
       }
       progress.clear()
-      report(tokens: tokens.count - 1, bytes: text.count, nats: nats, stretches)
+      report(losses, bytes: text.count)
     }
   }
 
-  private func report(tokens: Int, bytes: Int, nats: Double, _ stretches: [Stretch]) {
+  private func report(_ losses: [Double], bytes: Int) {
+    let (tokens, nats) = (losses.count, losses.reduce(0, +))
     let perToken = nats / Double(tokens)
+    var stretches: [Stretch] = []
+    for (position, loss) in losses.enumerated() { Stretch.add(loss, at: position, to: &stretches) }
     if asJSON {
       output(
         JSON.object([

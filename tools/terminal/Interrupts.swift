@@ -19,17 +19,26 @@ package var isTerminated: Bool { terminated.load(ordering: .relaxed) }
 package func catchInterrupts() {
   signal(SIGPIPE, SIG_IGN)
   // Only what a signal handler may call.
-  signal(SIGINT) { _ in
+  handle(SIGINT) { _ in
     let isSecond = interrupted.exchange(true, ordering: .relaxed)
     if isSecond && !isReadingLine.load(ordering: .relaxed) { _exit(130) }
   }
-  signal(SIGTERM) { _ in
+  handle(SIGTERM) { _ in
     if terminated.exchange(true, ordering: .relaxed) { _exit(143) }
     interrupted.store(true, ordering: .relaxed)
   }
-  let before = signal(SIGHUP) { _ in interrupted.store(true, ordering: .relaxed) }
-  let isIgnored = unsafeBitCast(before, to: Int.self) == unsafeBitCast(SIG_IGN, to: Int.self)
-  if isIgnored { signal(SIGHUP, SIG_IGN) }  // nohup
+  var before = sigaction()
+  sigaction(SIGHUP, nil, &before)
+  let ignored = unsafeBitCast(SIG_IGN, to: Int.self)
+  if unsafeBitCast(before.__sigaction_handler.sa_handler, to: Int.self) == ignored { return }  // nohup
+  handle(SIGHUP) { _ in interrupted.store(true, ordering: .relaxed) }
+}
+
+/// Sets a handler that also ends waiting for input: without SA_RESTART, a read that is interrupted fails with EINTR.
+private func handle(_ signal: Int32, _ handler: @escaping @convention(c) (Int32) -> Void) {
+  var action = sigaction()
+  action.__sigaction_handler.sa_handler = handler
+  sigaction(signal, &action, nil)
 }
 
 /// Forgets a Ctrl-C that has been answered: the next one is a first one again.

@@ -22,6 +22,7 @@ package struct LineEditor {
   package let isInteractive = isatty(STDIN_FILENO) == 1 && isatty(STDERR_FILENO) == 1
   private let editor: (read: ReadLine, remember: AddHistory)?
   private let marksPastes = !isDumbTerminal
+  private let piped = PipedLines()
 
   package init() {
     editor = isInteractive ? Self.open() : nil
@@ -49,7 +50,7 @@ package struct LineEditor {
   }
 
   package func readLine(_ prompt: String) -> Line {
-    guard isInteractive else { return Swift.readLine().map(Line.text) ?? .end }
+    guard isInteractive else { return piped.next() }
     return whileReadingLine {
       keyboard.beginLine()
       guard let editor else {
@@ -71,3 +72,33 @@ package struct LineEditor {
 
 /// libedit asks for characters without saying for whom. Only the thread that reads lines touches it.
 private nonisolated(unsafe) var keyboard = Keyboard()
+
+/// Lines of standard input where it is no terminal. Swift's own `readLine` would wait on when a signal arrives.
+private final class PipedLines {
+  /// What has been read and not handed out.
+  private var rest: [UInt8] = []
+  private var hasEnded = false
+
+  func next() -> Line {
+    var seen = 0
+    while true {
+      if let end = rest[seen...].firstIndex(of: UInt8(ascii: "\n")) {
+        let line = rest[..<end]
+        rest.removeSubrange(...end)
+        return .text(
+          String(decoding: line.last == UInt8(ascii: "\r") ? line.dropLast() : line, as: UTF8.self))
+      }
+      seen = rest.count
+      if hasEnded {
+        defer { rest = [] }
+        return rest.isEmpty ? .end : .text(String(decoding: rest, as: UTF8.self))
+      }
+      var buffer = [UInt8](repeating: 0, count: 1 << 16)
+      let count = read(STDIN_FILENO, &buffer, buffer.count)
+      if isInterrupted { return .interrupted }
+      if count < 0 && errno == EINTR { continue }
+      hasEnded = count <= 0
+      if count > 0 { rest += buffer[..<count] }
+    }
+  }
+}

@@ -134,7 +134,10 @@ package func readFile(_ path: String) throws -> [UInt8] {
   var buffer = [UInt8](repeating: 0, count: 1 << 16)
   while true {
     let count = buffer.withUnsafeMutableBytes { read(descriptor, $0.baseAddress, $0.count) }
-    if count < 0 && errno == EINTR { continue }
+    if count < 0 && errno == EINTR {
+      if isInterrupted { throw interruptedExit }
+      continue
+    }
     guard count >= 0 else { throw CommandError("\(path): \(String(cString: strerror(errno)))") }
     guard count > 0 else { return content }
     content += buffer[..<count]

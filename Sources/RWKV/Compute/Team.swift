@@ -16,15 +16,17 @@ final class Team: Sendable {
   /// Where inputs of matrices are gathered: only for calibration.
   let moments: InputMoments?
   /// Phase number (24 bits), then how many of its tasks have been claimed from the front and from the back (20 bits each).
-  private let ticket = Atomic<UInt64>(0)
+  private let ticket: Atomic<UInt64>
   /// Finished tasks of the current phase.
   private let finished = Atomic<Int>(0)
   /// Nanoseconds that members of the current evaluation spent waiting for others for long.
   private let stalled = Atomic<UInt64>(0)
   private let crew: Mutex<Crew>
 
-  init(size: Int, moments: InputMoments? = nil) {
-    precondition(size > 0)
+  /// - Parameter firstPhase: the number of the first phase; any will do, less than 2^24.
+  init(size: Int, moments: InputMoments? = nil, firstPhase: UInt64 = 0) {
+    precondition(size > 0 && firstPhase >> 24 == 0)
+    ticket = Atomic(firstPhase << 40)
     self.size = size
     self.moments = moments
     crew = Mutex(Crew(largest: size))

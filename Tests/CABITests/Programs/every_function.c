@@ -263,6 +263,10 @@ static void test_states(struct rwkv_context * ctx, struct rwkv_context * other, 
     loaded = rwkv_state_load(ctx, path_in(folder, "state"));
     CHECK(loaded != NULL && rwkv_state_get_tokens(loaded, tokens, 16) == 10);
     CHECK(memcmp(tokens, hello, 10 * sizeof tokens[0]) == 0 && rwkv_state_get_tokens(state, NULL, 0) == 0);
+    rwkv_state_free(clone);
+    clone = rwkv_state_clone(loaded);
+    memset(tokens, 0, sizeof tokens);
+    CHECK(rwkv_state_get_tokens(clone, tokens, 16) == 10 && memcmp(tokens, hello, 10 * sizeof tokens[0]) == 0);
     CHECK(rwkv_state_eval(ctx, loaded, hello + 10, 1, logits, NULL, NULL));
     CHECK(memcmp(logits, expected, v * sizeof(float)) == 0);
     rwkv_state_free(loaded);
@@ -355,9 +359,10 @@ static void test_generation(struct rwkv_context * ctx) {
     struct rwkv_sampler_options options;
     struct rwkv_sampler * sampler, * same, * banned;
     struct rwkv_state * state = rwkv_state_new(ctx);
-    struct reading first, second;
+    struct rwkv_state * batch[2];
+    struct reading first, second, whole;
     const char * stops[1];
-    float * logits = floats(256);
+    float * logits = floats(256), * two = floats(2 * 256);
     uint32_t a = 0, b = 1;
     int i, most = 0;
     char stop[2] = {0, 0};
@@ -419,6 +424,7 @@ static void test_generation(struct rwkv_context * ctx) {
     first.state = second.state = state;
     CHECK(rwkv_state_reset(state));
     CHECK(rwkv_generate(ctx, state, same, "hello", 5, 24, NULL, 0, receive, &first) != RWKV_FINISH_ERROR);
+    whole = first;
     CHECK(rwkv_state_reset(state));
     CHECK(rwkv_state_eval(ctx, state, hello, 5, logits, NULL, NULL));
     CHECK(rwkv_generate(ctx, state, same, NULL, 0, 10, NULL, 0, receive, &second) != RWKV_FINISH_ERROR);
@@ -436,6 +442,26 @@ static void test_generation(struct rwkv_context * ctx) {
     }
     CHECK(rwkv_state_reset(state) && rwkv_state_eval(ctx, state, hello, 5, NULL, NULL, NULL));
     FAILS(ctx, rwkv_generate(ctx, state, same, NULL, 0, 5, NULL, 0, receive, &first) == RWKV_FINISH_ERROR);
+
+    /* After a batch, without a prompt: of its states the last one goes on, the others and those of batches without
+       logits have none to begin with. */
+    batch[0] = rwkv_state_new(ctx);
+    batch[1] = state;
+    for (i = 0; i < 3; i++) {
+        memset(&first, 0, sizeof first);
+        first.ctx = ctx;
+        first.state = batch[i < 2 ? 1 : 0];
+        CHECK(rwkv_state_reset(state) && rwkv_state_eval(ctx, state, hello, 4, NULL, NULL, NULL));
+        CHECK(rwkv_eval_batch(ctx, batch, hello + 3, 2, i == 1 ? NULL : two));
+        if (i == 0) {
+            CHECK(rwkv_generate(ctx, state, same, NULL, 0, 24, NULL, 0, receive, &first) != RWKV_FINISH_ERROR);
+            CHECK(strcmp(first.text, whole.text) == 0);
+        } else {
+            FAILS(ctx, rwkv_generate(ctx, first.state, same, NULL, 0, 5, NULL, 0, receive, &first) == RWKV_FINISH_ERROR);
+        }
+    }
+    rwkv_state_free(batch[0]);
+    free(two);
     FAILS(ctx, rwkv_generate(ctx, state, same, "a", 1, 5, NULL, 0, NULL, NULL) == RWKV_FINISH_ERROR);
     FAILS(ctx, rwkv_generate(ctx, state, same, "a", 1, 5, NULL, 1, receive, &first) == RWKV_FINISH_ERROR);
     FAILS(ctx, rwkv_generate(ctx, state, NULL, "a", 1, 5, NULL, 0, receive, &first) == RWKV_FINISH_ERROR);
