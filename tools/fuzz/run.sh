@@ -12,13 +12,13 @@ target=$1 seconds=$2
 shift 2
 targets=$target
 [ "$target" != all ] ||
-  targets="rwkv state safetensors index config pth rwkvcpp gguf tuned vocabulary tokenizer-json tokenizer-blob template"
+  targets="rwkv forged state safetensors index config pth rwkvcpp gguf tuned vocabulary tokenizer-json tokenizer-blob template"
 
 export RWKV_FUZZ=1
 build() {
   # Of several such options the Swift compiler takes the last alone, so that one must name both.
   swift build -c release --build-path .build/fuzz --product rwkv-fuzz --sanitize fuzzer \
-    -Xswiftc -sanitize=fuzzer,address -Xcc -fsanitize=address "$@"
+    -Xswiftc -sanitize=fuzzer,address -Xcc -fsanitize=address -Xswiftc -DALLOCATED_ARENAS "$@"
 }
 build >&2
 fuzz=$(build --show-bin-path)/rwkv-fuzz

@@ -1,9 +1,10 @@
 import Glibc
 
-/// Memory for weights or scratch: zero-filled, page-aligned regions that are returned together.
+/// Memory for weights or scratch: zero-filled regions that are returned together.
 ///
 /// Pages cost memory only once they are touched, so that buffers for long prompt blocks are free for those who only
-/// decode.
+/// decode. With ALLOCATED_ARENAS, for sanitizers, each buffer is an allocation of its own, so that an access one byte
+/// beyond it is seen.
 final class Arena: @unchecked Sendable {
   private var regions: [UnsafeMutableRawBufferPointer] = []
 
@@ -19,6 +20,20 @@ final class Arena: @unchecked Sendable {
 
   /// `byteCount` zero bytes, aligned to 64; `hugePages` asks the kernel for large pages.
   func allocate(byteCount: Int, hugePages: Bool) throws(ModelError) -> UnsafeMutableRawPointer {
+    #if ALLOCATED_ARENAS
+      var memory: UnsafeMutableRawPointer?
+      guard posix_memalign(&memory, 64, max(byteCount, 1)) == 0, let memory else {
+        throw ModelError(.outOfMemory(bytes: byteCount))
+      }
+      memset(memory, 0, byteCount)
+      regions.append(UnsafeMutableRawBufferPointer(start: memory, count: byteCount))
+      return memory
+    #else
+      return try map(byteCount: byteCount, hugePages: hugePages)
+    #endif
+  }
+
+  private func map(byteCount: Int, hugePages: Bool) throws(ModelError) -> UnsafeMutableRawPointer {
     // Buffers that all start at a page would compete for the same cache sets: shift each by some lines.
     let shift = hugePages ? 0 : (regions.count * 5 % 64) * 64
     let length = max(byteCount + shift, 1)
@@ -30,6 +45,10 @@ final class Arena: @unchecked Sendable {
   }
 
   deinit {
-    for region in regions { munmap(region.baseAddress, region.count) }
+    #if ALLOCATED_ARENAS
+      for region in regions { free(region.baseAddress) }
+    #else
+      for region in regions { munmap(region.baseAddress, region.count) }
+    #endif
   }
 }

@@ -5,7 +5,7 @@ import RWKVTokenizer
 
 /// A parser of hostile bytes. Each takes any input and returns; what it throws is swallowed, what traps is a finding.
 public enum FuzzTarget: String, CaseIterable, Sendable {
-  case rwkv, state, safetensors, index, config, pth, rwkvcpp, gguf, tuned
+  case rwkv, forged, state, safetensors, index, config, pth, rwkvcpp, gguf, tuned
   case vocabulary, tokenizerJSON = "tokenizer-json", tokenizerBlob = "tokenizer-blob", template
 
   /// Feeds the target with one input.
@@ -13,6 +13,7 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
     let workplace = Workplace.shared
     switch self {
     case .rwkv: readModelFile(bytes)
+    case .forged: useForgedModel(bytes)
     case .state: readState(bytes)
     case .tuned: readTunedState(bytes)
     case .safetensors, .rwkvcpp, .gguf: readCheckpoint(workplace.write("model", bytes))
