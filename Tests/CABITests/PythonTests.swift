@@ -45,10 +45,35 @@ extension CABITests {
     try Self.program("many.py", ["model", "other", "hybrid"])
   }
 
+  /// Also killed at any time, which must not repeat or lose a row.
+  @Test(has("numpy")) func batchFilesGoOnWhereTheyStopped() throws {
+    try Self.program("batch.py", ["model"], writes: true)
+  }
+
+  @Test(has("lm_eval")) func evaluationEqualsAPlainLoop() throws {
+    let place = try Workplace.shared.get()
+    try Self.require(
+      "\(Self.python(place)) Tests/CABITests/Programs/evaluation.py \(place.path)/large.rwkv "
+        + "examples/model/heldout.txt \(place.path)/evaluation")
+  }
+
+  @Test(has("ray, pandas, pyarrow")) func rayEqualsOneProcess() throws {
+    let place = try Workplace.shared.get()
+    try Self.require(
+      "\(Self.python(place)) Tests/CABITests/Programs/tables.py ray \(place.path)/model.rwkv \(place.path)/out")
+  }
+
+  @Test(has("pyspark, pandas, pyarrow")) func sparkEqualsOneProcess() throws {
+    let place = try Workplace.shared.get()
+    guard try Self.shell("command -v java").status == 0 else { return }
+    try Self.require(
+      "\(Self.python(place)) Tests/CABITests/Programs/tables.py spark \(place.path)/model.rwkv \(place.path)/out")
+  }
+
   @Test(has("mypy, ruff")) func thePackageIsTypedAndTidy() throws {
     try Self.require(
       "cd python && \(Self.interpreter) -m ruff check . && \(Self.interpreter) -m ruff format --check .")
-    try Self.require("cd python && \(Self.interpreter) -m mypy --cache-dir /dev/null")
+    try Self.require("cd python && \(Self.interpreter) -m mypy")
   }
 
   /// Built as people build it, and installed where nothing else is.

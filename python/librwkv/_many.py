@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ._library import Progress, RWKVError, error, library
+from ._library import Progress, RWKVError, error, ids, library
 from ._objects import Sampler, State, interruptible
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, str]
 """`{"role": "user", "content": "…"}`"""
-Item = str | bytes | Sequence[Message] | Mapping[str, Any]
-"""A prompt; the messages of a conversation; or either with options of its own: `{"prompt": "…", "seed": 5}`."""
+Item = str | bytes | Sequence[int] | Sequence[Message] | Mapping[str, Any]
+"""A prompt, perhaps as token ids; messages; or one of these with options of its own: `{"prompt": "…", "seed": 5}`."""
 Text = str | bytes | Sequence[int]
 """A text, or its token ids."""
 ScoreItem = Text | tuple[Text, Text]
@@ -50,6 +50,8 @@ class Result:
     """The tokens of it."""
     logprobs: list[float] = field(default_factory=list)
     """Natural logarithms of their probabilities, before penalties and sampling."""
+    prompt_tokens: int = 0
+    """Of a generation: tokens that were read before it."""
     finish_reason: FinishReason | None = None
     """Why a generation ended."""
     error: Exception | None = None
@@ -146,11 +148,12 @@ class _Row:
         self.unread: Sequence[int] = ()
         try:
             self._prepare(model, item, dict(options))
-        except (RWKVError, TypeError, ValueError, KeyError) as failure:
+        except (RWKVError, TypeError, ValueError, KeyError, AttributeError) as failure:
             self.result.error = failure
 
     def _prepare(self, model: Model, item: Item, options: dict[str, Any]) -> None:
         prompt: Any = item
+        given: list[str] = []
         if isinstance(item, Mapping):
             own = dict(item)
             given = [key for key in ("prompt", "messages") if key in own]
@@ -161,15 +164,25 @@ class _Row:
         conversation = {key: options.pop(key) for key in ("template", "thinking") if key in options}
         stop = options.pop("stop", ())
         self.stops = [text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text]
-        if not isinstance(prompt, (str, bytes)):
-            prompt, ends = model._conversation(prompt, **conversation)
+        if isinstance(prompt, (str, bytes)):
+            tokens = model.encode(prompt)
+        elif not isinstance(prompt, Sequence):
+            raise TypeError(f"expected a text, token ids or messages, not {type(prompt).__name__}")
+        elif given == ["messages"] or (not given and any(isinstance(part, Mapping) for part in prompt)):
+            text, ends = model._conversation(prompt, **conversation)
+            tokens = model.encode(text)
             self.stops += ends
+        else:
+            tokens = ids(prompt)
         self.limit = int(options.pop("max_tokens"))
         self.wants_logprobs = bool(options.pop("logprobs"))
         self.is_json = bool(options.get("only_json", 0))
-        self.unread = model.encode(prompt).tolist()
-        if not self.unread:
+        if tokens.size == 0:
             raise ValueError("the prompt is empty")
+        if tokens.max() >= model.vocabulary:
+            raise ValueError(f"a token id is outside the model's vocabulary 0…{model.vocabulary - 1}")
+        self.unread = tokens.tolist()
+        self.result.prompt_tokens = len(self.unread)
         self.sampler = Sampler(model, options.pop("bias", None), **options)
 
     def begin(self, prefixes: Prefixes, others: Iterable[Sequence[int]]) -> None:

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Spark: a function for `mapInPandas`, and the table that it makes.
+
+from librwkv.spark import transform
+
+documents = spark.read.json("documents/")
+transform(documents, "/models/model.rwkv", task="score", column="text", threads=1).write.parquet("scores/")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ._columns import COLUMNS, Columns, Task
+
+if TYPE_CHECKING:
+    from pandas import DataFrame as Frame
+    from pyspark.sql import DataFrame
+
+_TYPES = {"logprob": "double", "tokens": "int", "embedding": "array<float>"}
+
+
+class Mapper(Columns):
+    """A function for `mapInPandas`. Arguments: those of `Columns`.
+
+    A worker process opens the model with its first rows and keeps it; those of a machine share the file's memory.
+    """
+
+    def __call__(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            yield frame.assign(**self.add(frame))
+
+    @property
+    def columns(self) -> str:
+        """What is added to a table, as Spark writes schemas."""
+        return ", ".join(f"{name} {_TYPES.get(name, 'string')}" for name in COLUMNS[self.task])
+
+
+def transform(table: DataFrame, model: str, task: Task = "generate", column: str = "text", **options: Any) -> DataFrame:
+    """A table with the columns that a task adds. Arguments: those of `Columns`."""
+    from pyspark.sql.types import StructType
+
+    mapper = Mapper(model, task, column, **options)
+    added = StructType.fromDDL(mapper.columns)
+    return table.mapInPandas(mapper, StructType([*table.schema.fields, *added.fields]))
