@@ -60,14 +60,16 @@ extension CABITests {
   @Test(has("ray, pandas, pyarrow")) func rayEqualsOneProcess() throws {
     let place = try Workplace.shared.get()
     try Self.require(
-      "\(Self.python(place)) Tests/CABITests/Programs/tables.py ray \(place.path)/model.rwkv \(place.path)/out")
+      "\(Self.python(place)) Tests/CABITests/Programs/tables.py ray \(place.path)/model.rwkv \(place.path)/out"
+    )
   }
 
   @Test(has("pyspark, pandas, pyarrow")) func sparkEqualsOneProcess() throws {
     let place = try Workplace.shared.get()
     guard try Self.shell("command -v java").status == 0 else { return }
     try Self.require(
-      "\(Self.python(place)) Tests/CABITests/Programs/tables.py spark \(place.path)/model.rwkv \(place.path)/out")
+      "\(Self.python(place)) Tests/CABITests/Programs/tables.py spark \(place.path)/model.rwkv \(place.path)/out"
+    )
   }
 
   @Test(has("mypy, ruff")) func thePackageIsTypedAndTidy() throws {

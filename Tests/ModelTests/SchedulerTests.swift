@@ -118,7 +118,7 @@ struct SchedulerTests {
   @Test func writesWhatASessionWrites() throws {
     let model = try Self.trained()
     let tokenizer = try #require(model.tokenizer)
-    let prompt = tokenizer.encode("The database")
+    let prompt = try tokenizer.encode("The database")
     var options = SamplingOptions()
     options.seed = 5
     let session = try Session(model, threads: 2)
