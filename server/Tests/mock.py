@@ -91,12 +91,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def state(self, path, body):
         states, parts = self.server.states, path.split("/")[2:]
-        described = lambda name: {
-            "id": name,
-            "name": states[name][0],
-            "bytes": len(states[name][1]),
-            "tokens": 7,
-        }
+
+        def described(name):
+            return {"id": name, "name": states[name][0], "bytes": len(states[name][1]), "tokens": 7}
+
         if not parts and self.command == "POST":
             request = json.loads(body)
             self.server.requests.append(request)
@@ -151,19 +149,14 @@ class Handler(BaseHTTPRequestHandler):
             for read in range(0, 2001, 250):
                 self.send(f": prompt {read}/2000\n\n")
                 time.sleep(0.08)
-        chunk = lambda **fields: self.send(
-            f"data: {json.dumps({'id': 'x', 'object': 'chunk', 'model': 'mock', **fields})}\n\n"
-        )
-        piece = lambda delta, **more: chunk(
-            choices=[
-                {
-                    "index": 0,
-                    "finish_reason": None,
-                    **more,
-                    **({"delta": delta} if chat else {"text": delta.get("content", "")}),
-                }
-            ]
-        )
+
+        def chunk(**fields):
+            self.send(f"data: {json.dumps({'id': 'x', 'object': 'chunk', 'model': 'mock', **fields})}\n\n")
+
+        def piece(delta, **more):
+            body = {"delta": delta} if chat else {"text": delta.get("content", "")}
+            chunk(choices=[{"index": 0, "finish_reason": None, **more, **body}])
+
         piece({"role": "assistant", "content": ""})
         if "think" in last:
             for word in ["Let ", "me ", "see."]:
@@ -197,7 +190,10 @@ class Handler(BaseHTTPRequestHandler):
         others = {word: -0.5, "other ": -1.5, "maybe ": -2.5}
         if not chat:
             return {"tokens": [word], "token_logprobs": [-0.5], "top_logprobs": [others], "text_offset": [0]}
-        entry = lambda token, p: {"token": token, "logprob": p, "bytes": list(token.encode())}
+
+        def entry(token, logprob):
+            return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+
         return {"content": [{**entry(word, -0.5), "top_logprobs": [entry(*pair) for pair in others.items()]}]}
 
 

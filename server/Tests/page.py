@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Tries the page in a real browser, against mock.py or the server at the address that is given.
+"""Tries the page in a real browser, against mock.py.
 
     pip install playwright==1.55.0
-    server/Tests/page.py [--screenshots FOLDER]
+    server/Tests/page.py [TEST]...
+    server/Tests/page.py --screenshots FOLDER
 
 The browser is Debian's chromium (or CHROMIUM). Without it, or without playwright, nothing is tried: one line says so.
 """
@@ -338,8 +339,9 @@ def labels(t):
     """Everything that can be used has a name."""
     t.answer("Hello")
     t.press("Tokens")
-    nameless = t.page.evaluate("""[...document.querySelectorAll('button, input:not([hidden]), select, textarea')].filter(e =>
-        !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.title)).map(e => e.outerHTML)""")
+    nameless = t.page.evaluate("""
+        [...document.querySelectorAll('button, input:not([hidden]), select, textarea')]
+            .filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.title)).map(e => e.outerHTML)""")
     assert not nameless, nameless
     t.page.click("#settings")
     assert t.page.evaluate("document.activeElement.closest('dialog') !== null")
