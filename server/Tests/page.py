@@ -297,7 +297,8 @@ def export(t):
     t.page.locator("#list li").get_by_role("button", name="Delete").click()
     expect(t.page.locator("#list li")).to_have_count(0)
     ring = json.loads(exported)
-    ring["conversations"][0]["nodes"]["1"]["parent"] = 2
+    nodes = ring["conversations"][0]["nodes"]
+    nodes["0"]["children"], nodes["1"]["parent"], nodes["2"]["children"] = [], 2, [1]
     for content in (b"no JSON", b"{}", json.dumps(ring).encode(), exported):
         with t.page.expect_file_chooser() as chooser:
             t.page.click("#import")
@@ -341,7 +342,8 @@ def labels(t):
     t.press("Tokens")
     nameless = t.page.evaluate("""
         [...document.querySelectorAll('button, input:not([hidden]), select, textarea')]
-            .filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.title)).map(e => e.outerHTML)""")
+            .filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length || e.title))
+            .map(e => e.outerHTML)""")
     assert not nameless, nameless
     t.page.click("#settings")
     assert t.page.evaluate("document.activeElement.closest('dialog') !== null")
