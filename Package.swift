@@ -1,4 +1,5 @@
 // swift-tools-version: 6.2
+// SPDX-License-Identifier: MIT
 import PackageDescription
 
 let swiftSettings: [SwiftSetting] = [
@@ -132,4 +133,10 @@ if Context.environment["RWKV_FUZZ"] != nil {
     .executableTarget(
       name: "rwkv-fuzz", dependencies: ["FuzzTargets"], path: "tools/fuzz/driver",
       swiftSettings: swiftSettings))
+}
+
+// Documentation of the libraries: RWKV_DOCS=1 swift package generate-documentation --target RWKV. Apart, so that those
+// who build fetch nothing for it.
+if Context.environment["RWKV_DOCS"] != nil {
+  package.dependencies.append(.package(url: "https://github.com/swiftlang/swift-docc-plugin", from: "1.4.0"))
 }

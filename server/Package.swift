@@ -1,4 +1,5 @@
 // swift-tools-version: 6.2
+// SPDX-License-Identifier: MIT
 // The server is a package of its own: whoever builds the library or the two commands fetches none of its dependencies.
 import PackageDescription
 

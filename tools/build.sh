@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Builds a release of everything that people run or link, and installs it into PREFIX, by default build/:
 #   tools/build.sh [--no-serve] [PREFIX]
 #
@@ -40,6 +41,16 @@ say "building the programs and the library (the first time takes some minutes)"
 programs="rwkv-run rwkv-quantize"
 for product in rwkv $programs; do quietly build --product "$product"; done
 built=$(build --show-bin-path)
+
+if [ "$serve" = yes ]; then
+  # A package of its own, with dependencies of its own.
+  say "building the server"
+  build_server() { swift build -c release --package-path server --scratch-path .build/static-server \
+    --static-swift-stdlib -Xlinker "-L$archives" "$@"; }
+  quietly build_server --product rwkv-serve
+  ln -sf "$(build_server --show-bin-path)/rwkv-serve" "$built/rwkv-serve"
+  programs="$programs rwkv-serve"
+fi
 
 say "installing into $prefix"
 strip -o .build/librwkv.so.0 "$built/librwkv.so"

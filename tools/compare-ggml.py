@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Quality per byte of ggml's block formats and of ours, on the same checkpoint and text.
 
     compare-ggml.py MODEL.safetensors --text TEXT [--calibrate TEXT] --ggml libggml-base.so --bin .build/release

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Writes a shell's completions of a command.
 
 usage: completions.py PROGRAM bash|zsh|fish > FILE
@@ -51,8 +52,10 @@ def main():
     text, information = (
         subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
         for arguments in (["--generate-completion-script", shell], ["--help"]))
-    default = re.search(r"^  (\S+) \(default\)", information, re.MULTILINE).group(1)
-    print({"bash": bash, "zsh": zsh, "fish": fish}[shell](text, os.path.basename(program), default), end="")
+    default = re.search(r"^  (\S+) \(default\)", information, re.MULTILINE)
+    if default:
+        text = {"bash": bash, "zsh": zsh, "fish": fish}[shell](text, os.path.basename(program), default.group(1))
+    print(text, end="")
 
 
 main()

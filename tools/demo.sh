@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # From a fresh clone to text: builds a release, converts the trained checkpoint to INT4 and lets it write.
 set -eu
 cd "$(dirname "$0")/.."

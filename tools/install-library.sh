@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Installs a built librwkv with its header, pkg-config and CMake files, all of which find each other by their places:
 #   tools/install-library.sh LIBRARY PREFIX
 set -eu

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Do the tests notice when the code is wrong?
 
     tools/mutate.py [--only TEXT] [--scratch FOLDER] [--timeout SECONDS] [--keep]

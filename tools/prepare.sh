@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 # Sourced by the other scripts: installs the system packages that the build needs, where they are missing.
 
 say() { printf '%s\n' "$*"; }

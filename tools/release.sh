@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Makes what runs without Swift, in FOLDER (tools/release.sh [FOLDER], by default .build/release-files): an archive
 # rwkv-VERSION-linux-ARCHITECTURE.tar.gz of what tools/build.sh installs, with the documents; and a Python wheel.
 set -eu

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # The C kernels, the C interface and the threads under sanitizers, the C example under valgrind. Zero findings, or exit 1.
 #
 #     tools/sanitize.sh [kernels] [address] [thread] [valgrind]        all of them if none is named

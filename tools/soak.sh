@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Hours of mixed work from eight threads through the C interface (Tests/CABITests/Programs/soak.c): nothing may grow, leak
 # or differ from what one thread computes.
 #

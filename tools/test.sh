@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Installs what is missing, builds, and runs every test. Safe to run again.
 set -eu
 cd "$(dirname "$0")/.."

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// Keys and values of earlier tokens, and the mean keys of their chunks, for one attention block of RWKV-X.

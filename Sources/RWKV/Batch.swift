@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 public import RWKVFormat
 
 /// Advances many conversations at once: one token each, with one pass over the weights.

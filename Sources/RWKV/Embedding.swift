@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// What the vector of a text is made of.
 public enum Pooling: String, CaseIterable, Sendable {
   /// The average of the hidden vectors after all tokens of the text and token 0, [D].

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 internal import RWKVFormat
 

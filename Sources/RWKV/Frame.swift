@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// Rows of a block that continue one state: a stretch of a prompt, or one token of one of several conversations.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import RWKVFormat
 
 /// What a state-tuned model remembers before the first token: the recurrence's state of every layer.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// Second moments of matrices' inputs, Σ x xᵀ over the rows x that a model reads: what error-compensating rounding has

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import RWKVFormat
 
 /// How a model runs that is larger than the memory it may use.

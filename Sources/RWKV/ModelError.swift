@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Why a model could not be opened or run: what, where, and what to do.
 public struct ModelError: Error, Sendable, CustomStringConvertible {
   public enum Reason: Sendable {

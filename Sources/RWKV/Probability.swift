@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Glibc
 
 /// −ln p(target) of a softmax over `logits`, in nats, summed in double precision.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import Dispatch
 public import RWKVFormat
 internal import Synchronization

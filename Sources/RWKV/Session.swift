@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 public import RWKVFormat
 
 /// One conversation with a model: its state and the memory and threads to advance it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Glibc
 
 /// The whole recurrent state of one conversation: all that a model remembers of the tokens it has read.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import RWKVFormat
 
 /// A state that was saved, and the tokens that had been read if they were saved with it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 public import RWKVFormat
 
 /// Why a state cannot be saved or loaded: what, where, and what to do.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import RWKVFormat
 
 /// The start of a saved state: 64 bytes and the model's name. formats/state-v1.md section 1.

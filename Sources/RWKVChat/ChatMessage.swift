@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // What programs know of a conversation: a list of messages, of which the text for the model is made anew.
 
 /// A message of a conversation.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 public import RWKV
 internal import RWKVFormat
 

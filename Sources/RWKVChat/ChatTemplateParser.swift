@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import RWKV
 
 /// Why a template cannot be used.

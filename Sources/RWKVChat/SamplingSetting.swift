@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 public import RWKV
 
 /// A sampling option by the name that people type.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Reads a file from front to back through a small window: headers of GGUF and rwkv.cpp files.
 struct ByteReader {
   let file: InputFile

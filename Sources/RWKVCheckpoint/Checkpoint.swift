@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Synchronization
 
 /// What a tensor is for; it decides orientation and admissible formats in our file.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Why a checkpoint could not be read: which file and tensor, what was found, what was expected, what to do.
 public struct CheckpointError: Error, Sendable, Equatable, CustomStringConvertible {
   public enum Kind: Sendable {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// What a checkpoint says about its model beside the tensors (config.json, GGUF metadata, rwkv.cpp header).
 /// The tensors decide; a contradiction is an error.
 struct Claims: Sendable {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Glibc
 
 /// What a container reader returns: tensors under the file's own names, and what it knows beside them.

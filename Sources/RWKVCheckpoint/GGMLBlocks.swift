@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// ggml's quantized blocks: 32 values (Q*_0, Q*_1) or 256 values (Q*_K) behind one or two halves. The layouts
 /// are those of ggml's ggml-common.h; d and m are the scale and the minimum.
 extension SourceType {

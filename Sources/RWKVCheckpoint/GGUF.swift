@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Reader of GGUF files (version 3, little-endian) as llama.cpp's converter writes them for RWKV-6 and
 /// RWKV-7. Only the few numbers that describe the model and the vocabulary are kept of the metadata; nothing in it is
 /// interpreted.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// What a GGUF file says of its tokenizer, while its metadata is read.
 struct GGUFVocabulary {
   /// `tokenizer.ggml.model`; "rwkv" is greedy longest match.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Glibc
 
 /// One open regular file, read by position: safe to use from several threads, and a file that shrinks while

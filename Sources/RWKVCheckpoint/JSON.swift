@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// A JSON value. Numbers keep their text: sizes and offsets must not pass through floating point.
 enum JSON: Sendable, Equatable {
   case null

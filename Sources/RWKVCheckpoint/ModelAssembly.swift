@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Puts the tensors of one model together: sizes from shapes, every expected tensor present with its shape,
 /// in the order of our file, nothing left over.
 struct ModelAssembly {

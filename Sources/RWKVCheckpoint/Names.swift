@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The one table of names: Hugging Face (v4–v6), fla (v7, old and new), transformers' own model and
 /// transformers-rwkv (v7), llama.cpp's second v7 style, GGUF, rwkv.cpp and RWKV-X, all to BlinkDL's. The spellings do
 /// not collide, except that GGUF's need the version.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The data part of a pickle (protocol 2) as torch.save writes it: a dictionary of tensors. Nothing is
 /// executed: the few names that may be "called" are recognised and described, all others are refused.
 struct Pickle {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Reader of rwkv.cpp's `.bin` files: a header of six u32, then tensors one behind the other. Its converter
 /// had changed some tensors; each gets the description that undoes it.
 enum RWKVCppFile {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Reader of the safetensors format: u64 length, a JSON header, then the values without gaps.
 enum Safetensors {
   static let maximumHeader = 100_000_000

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// How the values of a tensor are stored in a checkpoint.
 public enum SourceType: String, Sendable, CaseIterable {
   case f32 = "F32"

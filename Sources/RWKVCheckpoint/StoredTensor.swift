@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// One tensor as a container describes it: where it lies, its own name and shape.
 struct StoredTensor: Sendable {
   var name: String

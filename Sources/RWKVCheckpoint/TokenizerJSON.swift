@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 extension Vocabulary {
   /// Reads a `tokenizer.json` of the Hugging Face library, or web-rwkv's `rwkv_vocab_v20230424.json`.
   ///

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Reader of what torch.save writes since version 1.6: a ZIP archive `NAME/` with `data.pkl` (which tensors
 /// there are) and one entry `data/KEY` for every storage.
 enum TorchCheckpoint {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The architectures that can be read. The raw values are those of `rwkv.version` in our files.
 public enum CheckpointVersion: String, Sendable, CaseIterable {
   case v4 = "4"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The vocabulary of a tokenizer, as one of the files in which they are published describes it.
 public struct Vocabulary: Sendable {
   /// How a text becomes tokens.

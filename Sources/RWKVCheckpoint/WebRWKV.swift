@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The `.st` files of web-rwkv, Ai00 and RWKV-Runner: safetensors in F16 with some tensors renamed and some with their
 /// last two axes exchanged. Their Python converter exchanges the low-rank matrices of versions 6 and 7, the Rust one
 /// those of version 6; both exchange states.

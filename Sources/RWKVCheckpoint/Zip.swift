@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The directory of a ZIP archive whose entries are stored uncompressed, as torch writes it. Deliberately
 /// narrow: one way to read each archive, so that nothing can mean one thing here and another thing elsewhere.
 struct Zip {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Glibc
 
 /// Of `wanted` threads, this one included, how many the system lets this process have now.

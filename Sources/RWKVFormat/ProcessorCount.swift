@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Glibc
 
 /// Processors that this process may keep busy: its affinity mask, capped by the CPU quota of its control group.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The GPT-NeoX tokenizer of the RWKV-4 Pile models: byte-level byte-pair encoding.
 ///
 ///     added tokens in the text → NFC → other added tokens → GPT-2's words → merges inside each word

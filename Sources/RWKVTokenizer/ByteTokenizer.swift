@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// One token per byte, for models trained on raw bytes.
 ///
 /// Id 0 is the NUL byte and by the models' convention also ends a document: text that contains NUL encodes to

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// What pairs of neighbouring tokens merge into. Open addressing with linear probing, at most half full.
 struct MergeTable: Sendable {
   struct Merge: Sendable {

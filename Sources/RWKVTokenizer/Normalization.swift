@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Unicode normalization form C (UAX 15), which the standard library has, but does not offer.
 enum Normalization {
   /// The form C of valid UTF-8.

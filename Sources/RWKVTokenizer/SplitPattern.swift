@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// GPT-2's splitting of text into words, inside which pairs are merged:
 ///
 ///     's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Ends a stream of bytes at the first of several stop strings, which may lie across token borders.
 ///
 /// Bytes that may be the beginning of a stop string are held back, so no part of one is ever handed out. What

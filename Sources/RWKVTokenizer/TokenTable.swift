@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The bytes of every token id, in one buffer.
 ///
 ///     bytes   t o k e n 1 t o k e n 2 …

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Text to token ids and back. Works on bytes: a token may be part of a character.
 ///
 /// Conforming types are immutable and may be used from any thread. Id 0 ends a document in all of them.

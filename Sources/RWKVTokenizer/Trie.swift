@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Byte strings with ids, for exact and longest-prefix look-up. Immutable once built.
 ///
 /// Nodes are numbered breadth first, so the children of a node are neighbours, ascending by label:

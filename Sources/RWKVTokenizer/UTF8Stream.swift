@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Turns a stream of token bytes into whole characters.
 ///
 /// A token may end in the middle of a UTF-8 sequence; its first bytes (at most three) are held back until the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The text forms of vocabularies. One line per token, in one of two forms:
 ///
 ///     id literal length        rwkv_vocab_v20230424.txt

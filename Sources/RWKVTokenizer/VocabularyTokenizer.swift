@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// A vocabulary that cannot express every text: one without all 256 bytes, one of whole words, or one with added tokens.
 ///
 ///     added tokens in the text, the longest first → between them, by `Rule`

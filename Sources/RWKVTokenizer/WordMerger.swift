@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Merges the tokens of one word: again and again the neighbours with the lowest rank, of equals the
 /// leftmost.
 ///

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// The tokenizer of the RWKV World models: greedy longest match on bytes, left to right, without any
 /// normalization or splitting.
 public struct WorldTokenizer: Tokenizer {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import CRWKVABI
 import Foundation
 import RWKV

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import CRWKVKernels
 import Glibc
 import RWKVCheckpoint

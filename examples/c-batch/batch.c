@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Continues several prompts at once, one pass over the weights per step:  ./batch MODEL TOKENS PROMPT... */
 #include <rwkv.h>
 #include <stdio.h>

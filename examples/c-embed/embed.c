@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Opens a model, reads a prompt, streams text:  ./embed MODEL PROMPT [TOKENS] */
 #include <rwkv.h>
 #include <stdio.h>

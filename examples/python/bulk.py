@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A folder of JSON lines with a field "text" to perplexities, vectors or texts:
 
     python bulk.py MODEL score|embed|generate FOLDER OUT [one|ray|spark]

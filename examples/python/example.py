@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Loads a model, looks at text as tokens, generates, saves and loads a state:  python3 example.py MODEL PROMPT FOLDER
 
 Needs the package librwkv: a wheel, or PYTHONPATH=python and RWKV_LIBRARY in this repository.

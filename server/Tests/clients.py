@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Talks to rwkv-serve with the clients that people use, and compares what comes back with what rwkv-run says.
 
     pip install openai==3.54.0 langchain-openai==1.7.4 llm==0.36 "lm-eval[api]==0.4.13"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A stand-in for rwkv-serve, for tests of the page: what it answers depends on words in the last message.
 
 `think` thinks first, `long` has a long prompt, `busy` is refused twice, `marks` answers with Markdown, `endless` never

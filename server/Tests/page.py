@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Tries the page in a real browser, against mock.py.
 
     pip install playwright==1.55.0

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import CRWKVKernels
 import Dispatch
 import RWKVFormat

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Measures what plot.py draws, with the programs of this project in PATH, and nothing else running:
 #   tools/figures/measure.sh OUT quality               types of the trained model in examples/model
 #   tools/figures/measure.sh OUT speed MODEL.rwkv…     decoding, of one model in several types

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Draws the plots in docs/images. Needs matplotlib.
 
 usage: plot.py docs [MEASUREMENTS]

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Runs commands in a terminal and draws what it showed in the end as an SVG: the picture in README.md.
 
 usage, in an empty folder, with the programs in PATH:

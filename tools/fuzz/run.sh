@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: MIT
 # Fuzzes one parser, or all in turn, with libFuzzer and AddressSanitizer.
 #
 #   tools/fuzz/run.sh TARGET|"TARGET ..."|all SECONDS [libFuzzer options]

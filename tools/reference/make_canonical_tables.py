@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Writes Sources/RWKVTokenizer/CanonicalDecompositions.swift from Python's Unicode database.
 
 Swift's standard library has combining classes and composition exclusions, but no decompositions.

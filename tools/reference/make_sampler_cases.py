@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Writes Tests/Fixtures/sampler-cases.json: what the sampler of the `rwkv` Python package would draw from, and what
 min-p and biases make of it, which the package does not have.
 

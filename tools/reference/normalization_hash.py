@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Prints the FNV-1a 64 of the NFC of scalars, alone and between others, for BPETokenizerTests.swift.
 
 The ranges hold everything that decomposes and is not arithmetic; of Hangul, the first 1,024 syllables.

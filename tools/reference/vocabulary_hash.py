@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Prints the FNV-1a 64 of the tokenizer blob (formats/rwkv-v1.md, section 6) of a World vocabulary file.
 
 Python's own literal parser reads the file, so the constant in WorldTokenizerTests.swift checks ours.

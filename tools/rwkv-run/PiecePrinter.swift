@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import RWKV
 import RWKVTokenizer
 import Terminal

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import CPeak
 import Dispatch
 import RWKV

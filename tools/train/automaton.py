@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Trains a tiny RWKV-7 to track the state of an automaton exactly: eight registers that are written and read.
 
     automaton.py train OUT [--minutes 25]         OUT/automaton.safetensors (BF16) and OUT/automaton.json

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Evaluates an RWKV-7 checkpoint in plain numpy, independently of the training code.
 
     evaluate.py MODEL --text FILE [--bytes N] [--window N]     nats per byte, share of exact zeros of relu2 per layer

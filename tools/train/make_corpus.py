@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Makes the training and the held-out text from unpacked Debian documentation packages.
 
     make_corpus.py ROOT OUT

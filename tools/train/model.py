@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """RWKV-7 in PyTorch for training on the CPU: the model, its initial values and the recurrence kernel.
 
 Tensor names are BlinkDL's, so `export` writes a checkpoint any RWKV-7 loader reads. Shapes in the comments: B rows,

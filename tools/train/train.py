@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Trains the byte-level RWKV-7 on the text of make_corpus.py, for a given stretch of wall-clock time.
 
     train.py CORPUS OUT --minutes 75 [--threads 1] [--batch 16] [--length 256]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The RWKV-7 recurrence, forward and backward, for head size 64 on the CPU.
 //
 // Per head, with the state kept transposed, S[j][i] (key j, value i):

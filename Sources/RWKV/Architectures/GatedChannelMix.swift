@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Channel mixing of versions 4, 5 and 6:
 ///
 ///     y = σ(R x_r) · (V relu²(K x_k))        x_c = x + (x' − x) · mu_c

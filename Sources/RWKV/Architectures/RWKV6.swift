@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// RWKV-6 "Finch".   arXiv:2404.05892; BlinkDL's `rwkv` 0.8.32 `model.py`, `att_one_v6_0`.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// RWKV-7 "Goose".   arXiv:2503.14456; BlinkDL's `rwkv` 0.8.32 `model.py`, `RWKV_x070`.

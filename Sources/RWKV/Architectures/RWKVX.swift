@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// RWKV-X: RWKV-7 blocks with sparse attention blocks between them.   arXiv:2504.21463; howard-hou/RWKV-X

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// Inputs of matrices for a block of tokens: the values and their 15-bit form, which integer kernels read.

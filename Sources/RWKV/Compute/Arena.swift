@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import Glibc
 
 /// Memory for weights or scratch: zero-filled regions that are returned together.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
 /// Where the bytes of a matrix stand: in a region that moves between passes if the model is larger than memory.

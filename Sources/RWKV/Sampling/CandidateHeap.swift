@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// Hands out tokens from the highest logit to the lowest, equal logits by ascending id.
 ///
 /// A cut looks at the few most likely of many tokens, so a heap (O(n) to build, O(log n) each) beats a sort.

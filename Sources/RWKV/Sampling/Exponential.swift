@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// e^x for x ≤ 0, with the same bits on every machine; that of the C library differs between versions.
 ///
 /// x = k·ln 2 + r with |r| ≤ ln 2 / 2; e^r is its Taylor polynomial of degree 13 (remainder below 2^-57).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import RWKVTokenizer
 
 /// The beginning of a JSON object or array (RFC 8259), which tells what bytes may follow.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import RWKVTokenizer
 
 /// The penalties against repetition, as the `rwkv` Python package computes them.

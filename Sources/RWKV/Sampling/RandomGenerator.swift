@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
 struct RandomGenerator: Sendable {
   private var state: UInt64

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 public import RWKVTokenizer
 
 /// Chooses the next token from logits, in the order of the `rwkv` Python package:

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /// How the next token is chosen. The defaults are those of the `rwkv` Python package.
 public struct SamplingOptions: Sendable {
   /// Flattens (> 1) or sharpens (< 1) what the cuts left; 0 takes the most likely token.

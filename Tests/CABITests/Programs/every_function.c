@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Calls every function of rwkv.h, with good and with bad arguments. C99 and C++.
  *
  *     every_function MODEL OTHER_MODEL HYBRID_MODEL CHECKPOINT FOLDER

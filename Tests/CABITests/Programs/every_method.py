@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Uses everything in the Python package, rightly and wrongly.
 
     every_method.py MODEL OTHER_MODEL HYBRID_MODEL LARGE_MODEL FOLDER

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Opens a model: opens MODEL. Exits with 1 if it cannot, and says nothing itself. */
 #include <rwkv.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Logits after the prompt "in (with its quotation mark) of a byte-level model equal published ones, however the prompt is
  * read. All by functions that rwkv.cpp has too.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Mixed work from eight threads through the C interface, for as long as wanted: open, clone, generate, batches, save,
  * load, cancel, mistakes, close. Everything that comes out must equal what one thread computed at the start, and
  * between rounds, when everything is freed, memory and descriptors must be what they were.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* What rwkv.h has for whole texts: logits and scores after each token, vectors, conversations, observed generation;
  * and what the library does to the program that loads it. C99 and C++.
  *

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Eight threads with contexts of their own over one model compute what one thread computes.
  *
  *     threads MODEL [SECONDS]        without SECONDS: each thread works once */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 /* Preloaded into a program: makes calls on certain files fail, or end the program, at a chosen one of them.
  *
  *     FAULT_PATH   part of the path of the files that are meant

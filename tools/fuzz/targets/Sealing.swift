@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 import RWKVFormat
 
 // Checksums would stop nearly every mutated input at the door, so the harness puts the right ones in.
