@@ -1,7 +1,18 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # From a fresh clone to text: builds a release, converts the trained checkpoint to INT4 and lets it write.
+#   tools/demo.sh --serve [--port N]    then serves it, with a page for browsers, until Ctrl-C
 set -eu
+serve=no
+port=8080
+while [ $# -gt 0 ]; do
+  case $1 in
+    --serve) serve=yes ;;
+    --port) port=${2:?--port needs a number}; shift ;;
+    *) echo "usage: tools/demo.sh [--serve [--port N]]" >&2; exit 64 ;;
+  esac
+  shift
+done
 cd "$(dirname "$0")/.."
 . tools/prepare.sh
 
@@ -17,3 +28,10 @@ say "converting examples/model/rwkv7-docs-5m.safetensors to INT4"
 say "writing text:"
 printf 'The database'
 "$bin/rwkv-run" "$model" -p "The database" -n 400 --temp 0.7 --top-p 0.8 --seed 1
+
+if [ $serve = yes ]; then
+  say "building the server (the first time takes some minutes)"
+  swift build -c release --package-path server --product rwkv-serve >/dev/null
+  say "the page is at http://127.0.0.1:$port; Ctrl-C ends it"
+  exec "$(swift build -c release --package-path server --show-bin-path)/rwkv-serve" "$model" --port "$port" --template none
+fi

@@ -27,3 +27,17 @@ echo "== build"
 swift build --build-tests
 echo "== test"
 swift test --disable-xctest --skip-build
+
+# The server is a package of its own, whose dependencies are many; without them its tests are skipped.
+if swift package --package-path server resolve >/dev/null 2>&1; then
+  echo "== server"
+  swift build --package-path server --product rwkv-serve
+  bin=$(swift build --show-bin-path)
+  "$bin/rwkv-quantize" examples/model/rwkv7-docs-5m.safetensors .build/server-test.rwkv --type int4 --no-measure --force
+  python=python3
+  { .build/venv/bin/pip install -q -r server/Tests/requirements.txt && python=.build/venv/bin/python; } ||
+    say "no packages for Python: the server is tried without other people's clients"
+  $python server/Tests/routes.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" .build/server-test.rwkv
+else
+  say "the server's dependencies cannot be fetched: its tests are skipped"
+fi
