@@ -31,9 +31,8 @@ mkdir -p "$archives"
 archive=$(clang -print-file-name=libzstd.a)
 if [ -e "$archive" ]; then ln -sf "$archive" "$archives/libzstd.a"; fi
 
-scratch=.build/static
 build() {
-  swift build -c release --scratch-path "$scratch" -Xswiftc -static-stdlib -Xlinker "-L$archives" "$@"
+  swift build -c release --scratch-path .build/static -Xswiftc -static-stdlib -Xlinker "-L$archives" "$@"
 }
 # Quiet unless something goes wrong: the compiler's errors are shown then.
 quietly() { "$@" >.build/build.log 2>&1 || { cat .build/build.log >&2; exit 1; }; }
@@ -42,14 +41,6 @@ say "building the programs and the library (the first time takes some minutes)"
 programs="rwkv-run rwkv-quantize"
 for product in rwkv $programs; do quietly build --product "$product"; done
 built=$(build --show-bin-path)
-if [ $serve = yes ]; then
-  say "building the server (the first time takes some minutes more)"
-  scratch=.build/static-server
-  quietly build --package-path server --product rwkv-serve
-  cp "$(build --package-path server --show-bin-path)/rwkv-serve" "$built/rwkv-serve"
-  programs="$programs rwkv-serve"
-fi
-
 if [ "$serve" = yes ]; then
   # A package of its own, with dependencies of its own.
   say "building the server"
