@@ -51,7 +51,8 @@ struct SizeTests {
     func has(_ values: UnsafeBufferPointer<Float>, at index: Int) -> Bool {
       logits.withUnsafeBytes { logits in
         let bytes = UnsafeRawBufferPointer(values)
-        return memcmp(logits.baseAddress! + index * bytes.count, bytes.baseAddress!, bytes.count) == 0
+        guard let all = logits.baseAddress, let base = bytes.baseAddress else { return false }
+        return memcmp(all + index * bytes.count, base, bytes.count) == 0
       }
     }
 

@@ -10,6 +10,7 @@ import itertools
 import math
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -138,6 +139,14 @@ def scoring(model: Model) -> None:
     errors = list(model.score_many(["", ("x", ""), [1, 256], [-1], "fine"]))
     assert [result.error is None for result in errors] == [False] * 4 + [True]
     refuses(ValueError, "no text", lambda: model.score(""))
+    for wrong in (([256], [1]), ([-1], [1]), ([1], [256]), ([1], [-1]), ([1, 256], [2])):
+        refuses(ValueError, "outside the model's vocabulary", lambda pair=wrong: model.score(pair))
+
+
+def leaving(path: str) -> None:
+    """A program that ends in the middle of a text does end."""
+    program = "import sys, librwkv; g = librwkv.Model(sys.argv[1]).generate('x', max_tokens=1 << 30); next(iter(g))"
+    subprocess.run([sys.executable, "-c", program, path], check=True, timeout=300)
 
 
 def embedding(model: Model) -> None:
@@ -187,3 +196,4 @@ failing(model)
 streaming(model)
 pickling(model, other)
 conversing(model)
+leaving(path)
