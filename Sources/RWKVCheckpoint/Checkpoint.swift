@@ -103,6 +103,7 @@ public final class Checkpoint: Sendable {
       sources["head.weight"] = table
       remarks.append("no head.weight: the head is the embedding")
     }
+    addBiases(to: &sources, &remarks)
     self.remarks = remarks
     try fineTuning.merge(into: &sources)
     version = try CheckpointVersion.detect(sources, file: path)
@@ -116,5 +117,23 @@ public final class Checkpoint: Sendable {
     source =
       "\(container.kind), \(Names.style(of: container.tensors)) names, "
       + types.map(\.rawValue).joined(separator: "/")
+  }
+}
+
+/// Norms that were trained without a bias, all of a kind: with one of zeros they compute the same.
+private func addBiases(to sources: inout [String: StoredTensor], _ remarks: inout [String]) {
+  for norm in ["ln0", "ln1", "ln2", "ln_x", "ln_out"] {
+    func has(_ part: String) -> (String) -> Bool {
+      let suffix = norm + part
+      return { $0 == suffix || $0.hasSuffix("." + suffix) }
+    }
+    let weights = sources.keys.filter(has(".weight"))
+    guard !weights.isEmpty, !sources.keys.contains(where: has(".bias")) else { continue }
+    for name in weights {
+      var bias = sources[name]
+      bias?.transform = .absent
+      sources[name.dropLast(6) + "bias"] = bias
+    }
+    remarks.append("no \(norm).bias: it is zero")
   }
 }

@@ -66,4 +66,20 @@ extension String {
     }
     return part.isEmpty
   }
+
+  /// The text without the occurrences of `part`.
+  func removing(_ part: some StringProtocol) -> String {
+    guard holds(String(part)) else { return self }
+    let (bytes, part) = (Array(utf8), Array(part.utf8))
+    var (kept, index) = ([UInt8](), 0)
+    while index < bytes.count {
+      if bytes[index...].starts(with: part) {
+        index += part.count
+      } else {
+        kept.append(bytes[index])
+        index += 1
+      }
+    }
+    return String(decoding: kept, as: UTF8.self)
+  }
 }

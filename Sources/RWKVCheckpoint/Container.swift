@@ -11,6 +11,8 @@ struct Container: Sendable {
   var dialect = Names.Dialect.common
   /// A vocabulary that stands in the file itself.
   var vocabulary: Vocabulary?
+  /// Numbers of a trainer's configuration in the file.
+  var settings: [String: Double] = [:]
 
   /// A file by its content, or a directory by the usual names in it.
   init(path: String) throws(CheckpointError) {
@@ -33,11 +35,11 @@ struct Container: Sendable {
   }
 
   private init(file: InputFile) throws(CheckpointError) {
-    let start = try file.bytes(at: 0, count: min(16, file.size))
+    let start = try file.bytes(at: 0, count: min(64, file.size))
     switch Array(start.prefix(4)) {
     case Array("PK\u{3}\u{4}".utf8):
       kind = "PyTorch"
-      tensors = try TorchCheckpoint.read(file)
+      (tensors, settings) = try TorchCheckpoint.read(file)
     case RWKVCppFile.magic:
       kind = "rwkv.cpp"
       (tensors, claims) = try RWKVCppFile.read(file)
@@ -47,6 +49,11 @@ struct Container: Sendable {
       (tensors, claims, dialect) = (content.tensors, content.claims, content.dialect)
       vocabulary = content.vocabulary
     default:
+      if TorchCheckpoint.isLegacy(start) {
+        kind = "PyTorch before 1.6"
+        (tensors, settings) = try TorchCheckpoint.readLegacy(file)
+        return
+      }
       guard start.count > 8, start[8] == UInt8(ascii: "{") else { throw Container.unknown(file, start) }
       kind = "safetensors"
       tensors = try Safetensors.read(file)
@@ -58,7 +65,9 @@ struct Container: Sendable {
     if start.starts(with: [0x89, 0x52, 0x57, 0x4B, 0x56]) {
       advice = "This is a finished .rwkv file"
     } else if start.starts(with: [0x80, 0x02]) {
-      advice = "It looks like a torch file from before version 1.6; load and save it with a newer torch"
+      advice =
+        "It looks like a pickle, but neither like torch's own nor like a torch file from before version 1.6; load it and "
+        + "save its weights with torch.save"
     } else if start.first == UInt8(ascii: "{") {
       advice = "It looks like JSON; give the directory it lies in"
     } else if start.starts(with: "version https://".utf8) {

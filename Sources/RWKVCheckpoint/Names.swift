@@ -107,27 +107,39 @@ enum Names {
     return (block, leaf)
   }
 
-  /// What trainers put before every name, without.
+  /// The names without what trainers put before all of them, or before the names of parts.
   static func unwrapped(_ tensors: [StoredTensor]) -> [StoredTensor] {
     var tensors = tensors
-    while let first = tensors.first?.name,
-      let prefix = wrappers.first(where: { first.hasPrefix($0) }),
-      tensors.allSatisfy({ $0.name.hasPrefix(prefix) }),
-      prefix != "model." || tensors.contains(where: { $0.name == "model.emb.weight" })
-    {
-      for index in tensors.indices { tensors[index].name.removeFirst(prefix.count) }
+    for index in tensors.indices {
+      for wrapper in innerWrappers { tensors[index].name = tensors[index].name.removing(wrapper) }
     }
-    return tensors
+    // Whatever stands before `emb.weight`, if it stands before all others, too.
+    let prefix =
+      tensors.lazy.map(\.name).first { $0.hasSuffix(".emb.weight") }.map { String($0.dropLast(10)) }
+      ?? wrappers.first { wrapper in tensors.allSatisfy { $0.name.hasPrefix(wrapper) } }
+    guard let prefix, !ownPrefixes.contains(prefix), tensors.allSatisfy({ $0.name.hasPrefix(prefix) }) else {
+      return tensors
+    }
+    for index in tensors.indices { tensors[index].name.removeFirst(prefix.count) }
+    return unwrapped(tensors)
   }
 
-  private static let wrappers = ["_forward_module.", "_orig_mod.", "module.", "base_model.model.", "model."]
+  /// Of whole models and of adapters.
+  private static let wrappers = ["module.", "base_model.model."]
+  /// Of compilation, of sharding and of checkpointing of activations.
+  private static let innerWrappers = [
+    "_forward_module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.",
+  ]
+  /// Those that belong to a spelling of names.
+  private static let ownPrefixes: Set<String> = ["rwkv.", "rwkv7."]
 
   /// Cuts a tensor along its first axis.
   private static func slices(
     _ tensor: StoredTensor, parts: [String]
   ) throws(CheckpointError) -> [(leaf: String, slice: StoredTensor)] {
     let count = tensor.count / parts.count
-    guard tensor.shape[0] == parts.count, !tensor.isColumnMajor, let bytes = tensor.type.byteCount(count)
+    guard tensor.shape[0] == parts.count, !tensor.isColumnMajor, tensor.strides == nil,
+      let bytes = tensor.type.byteCount(count)
     else {
       throw CheckpointError(
         .mismatch, file: tensor.file.path, tensor: tensor.name, "has an unexpected shape",

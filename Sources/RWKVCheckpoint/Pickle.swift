@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/// The data part of a pickle (protocol 2) as torch.save writes it: a dictionary of tensors. Nothing is
+/// The data part of a pickle (protocols 2 to 5) as torch.save writes it: a dictionary of tensors. Nothing is
 /// executed: the few names that may be "called" are recognised and described, all others are refused.
 struct Pickle {
   struct Failure: Error {
@@ -22,11 +22,22 @@ struct Pickle {
     var count: Int
   }
 
-  /// The only names a pickle may refer to.
+  /// What a pickle holds.
+  struct Contents {
+    var tensors: [(name: String, tensor: Tensor)] = []
+    /// Numbers, 1 for true, of a dictionary `config` beside the tensors.
+    var settings: [String: Double] = [:]
+  }
+
+  /// The names that mean something; those of `Pickle.bystanders` are passed over, all others refused.
   private enum Global: String {
     case orderedDict = "collections OrderedDict"
     case tensor = "torch._utils _rebuild_tensor_v2"
+    case typedTensor = "torch._utils _rebuild_tensor_v3"
     case parameter = "torch._utils _rebuild_parameter"
+    case bytes = "torch.storage UntypedStorage"
+    case e4m3 = "torch float8_e4m3fn"
+    case e5m2 = "torch float8_e5m2"
     case float = "torch FloatStorage"
     case half = "torch HalfStorage"
     case bfloat16 = "torch BFloat16Storage"
@@ -48,8 +59,17 @@ struct Pickle {
       case .int: .i32
       case .short: .i16
       case .char: .i8
-      case .byte: .u8
+      case .byte, .bytes: .u8
       case .bool: .bool
+      default: nil
+      }
+    }
+
+    /// Of `typedTensor`'s argument.
+    var elementType: SourceType? {
+      switch self {
+      case .e4m3: .f8e4m3
+      case .e5m2: .f8e5m2
       default: nil
       }
     }
@@ -58,12 +78,14 @@ struct Pickle {
   /// Values refer to each other by their index in `objects`: sharing costs nothing and nothing is nested.
   private enum Object {
     case none
-    case bool
-    case number
+    case bool(Bool)
+    case number(Double)
     case integer(Int)
     case text(String)
     case tuple([Int])
-    case list
+    case list([Int])
+    /// Of no use here: what a trainer keeps beside the weights.
+    case bystander
     case dictionary([(key: Int, value: Int)])
     case global(Global)
     case storage(Storage)
@@ -71,7 +93,7 @@ struct Pickle {
   }
 
   private let bytes: [UInt8]
-  private var position = 0
+  private(set) var position: Int
   private var objects: [Object] = []
   private var stack: [Int] = []
   private var marks: [Int] = []
@@ -83,54 +105,100 @@ struct Pickle {
   private static let maximumObjects = 1 << 20
   private static let maximumStack = 100_000
 
-  /// Names and tensors of the dictionary in `bytes`, in its order.
-  static func tensors(_ bytes: [UInt8]) throws(Failure) -> [(name: String, tensor: Tensor)] {
-    var pickle = Pickle(bytes: bytes)
-    try pickle.run()
-    guard pickle.stack.count == 1, case .dictionary(let entries) = pickle.objects[pickle.stack[0]] else {
+  /// Storages by their keys.
+  private(set) var storages: [String: Storage] = [:]
+
+  /// Reads the pickle at `position` of `bytes`.
+  init(_ bytes: [UInt8], at position: Int = 0) throws(Failure) {
+    (self.bytes, self.position) = (bytes, position)
+    try run()
+  }
+
+  /// Names and tensors of the dictionary, in its order, or of the one within it that has the weights.
+  func contents() throws(Failure) -> Contents {
+    guard stack.count == 1, case .dictionary(var entries) = objects[stack[0]] else {
       throw Failure(unsupported: true, problem: "holds no dictionary of tensors")
     }
-    for wrapper in wrappers {
-      for entry in entries {
-        if case .text(wrapper) = pickle.objects[entry.key],
-          case .dictionary(let inner) = pickle.objects[entry.value],
-          !inner.isEmpty
-        {
-          return try pickle.tensors(of: inner, prefix: "", depth: 0)
-        }
-      }
+    let settings = settings(entries)
+    for _ in 0..<4 {
+      let inner = Pickle.wrappers.lazy.compactMap { self.dictionary($0, in: entries) }.first { !$0.isEmpty }
+      guard let inner else { break }
+      entries = inner
     }
-    return try pickle.tensors(of: entries, prefix: "", depth: 0)
+    return Contents(tensors: try tensors(of: entries), settings: settings)
   }
 
   /// Under which trainers keep the weights, beside the state of the training.
-  private static let wrappers = ["module", "state_dict", "model_state_dict", "model"]
+  private static let wrappers = [
+    "module", "state_dict", "model_state_dict", "lora_state_dict", "model", "weights", "params", "network",
+  ]
 
-  /// Of a dictionary, and of those within it under names joined by dots.
+  private func dictionary(
+    _ name: String, in entries: [(key: Int, value: Int)]
+  ) -> [(key: Int, value: Int)]? {
+    for entry in entries {
+      if case .text(name) = objects[entry.key], case .dictionary(let inner) = objects[entry.value] {
+        return inner
+      }
+    }
+    return nil
+  }
+
+  private func settings(_ entries: [(key: Int, value: Int)]) -> [String: Double] {
+    var settings: [String: Double] = [:]
+    for entry in dictionary("config", in: entries) ?? [] {
+      guard case .text(let key) = objects[entry.key] else { continue }
+      switch objects[entry.value] {
+      case .integer(let value): settings[key] = Double(value)
+      case .number(let value): settings[key] = value
+      case .bool(let value): settings[key] = value ? 1 : 0
+      default: break
+      }
+    }
+    return settings
+  }
+
+  /// Of a dictionary, and of those within it under names joined by dots. Other things beside tensors are passed over.
   private func tensors(
-    of entries: [(key: Int, value: Int)], prefix: String, depth: Int
+    of entries: [(key: Int, value: Int)]
   ) throws(Failure) -> [(name: String, tensor: Tensor)] {
     var found: [(name: String, tensor: Tensor)] = []
-    for entry in entries {
-      guard case .text(let key) = objects[entry.key] else {
-        throw Failure(unsupported: true, problem: "has a key that is no text")
-      }
-      let name = prefix + key
-      switch objects[entry.value] {
-      case .tensor(let tensor): found.append((name, tensor))
-      case .dictionary(let inner) where depth < 4:
-        found += try tensors(of: inner, prefix: name + ".", depth: depth + 1)
-        guard found.count <= StoredTensor.maximumTensors else {
-          throw Failure(problem: "has too many tensors")
-        }
-      default:
-        throw Failure(unsupported: true, problem: "has something else than a tensor at \(quoted(name))")
-      }
+    var other: String?
+    try collect(entries, prefix: "", depth: 0, into: &found, &other)
+    if found.isEmpty, let other {
+      throw Failure(unsupported: true, problem: "has something else than a tensor at \(quoted(other))")
     }
     return found
   }
 
-  private init(bytes: [UInt8]) { self.bytes = bytes }
+  private func collect(
+    _ entries: [(key: Int, value: Int)], prefix: String, depth: Int,
+    into found: inout [(name: String, tensor: Tensor)], _ other: inout String?
+  ) throws(Failure) {
+    for entry in entries {
+      guard case .text(let key) = objects[entry.key] else {
+        throw Failure(unsupported: true, problem: "has a key that is no text")
+      }
+      switch objects[entry.value] {
+      case .tensor(let tensor): found.append((prefix + key, tensor))
+      case .dictionary(let inner) where depth < 4:
+        try collect(inner, prefix: prefix + key + ".", depth: depth + 1, into: &found, &other)
+      default: other = other ?? prefix + key
+      }
+      guard found.count <= StoredTensor.maximumTensors else { throw Failure(problem: "has too many tensors") }
+    }
+  }
+
+  /// The texts of a list, if it is one.
+  var list: [String]? {
+    guard let top = stack.first, case .list(let values) = objects[top] else { return nil }
+    var texts: [String] = []
+    for value in values {
+      guard case .text(let text) = objects[value] else { return nil }
+      texts.append(text)
+    }
+    return texts
+  }
 
   // MARK: The machine
 
@@ -157,19 +225,21 @@ struct Pickle {
   private mutating func pushValue(_ code: UInt8) throws(Failure) -> Bool {
     switch code {
     case UInt8(ascii: "N"): push(.none)
-    case 0x88, 0x89: push(.bool)  // NEWTRUE, NEWFALSE
+    case 0x88, 0x89: push(.bool(code == 0x88))  // NEWTRUE, NEWFALSE
     case UInt8(ascii: "K"): push(.integer(Int(try integer(UInt8.self))))
     case UInt8(ascii: "M"): push(.integer(Int(try integer(UInt16.self))))
     case UInt8(ascii: "J"): push(.integer(Int(Int32(bitPattern: try integer(UInt32.self)))))
     case 0x8A: push(.integer(try long()))  // LONG1
     case UInt8(ascii: "X"): push(.text(try text(length: Int(try integer(UInt32.self)))))
     case UInt8(ascii: "U"), 0x8C: push(.text(try text(length: Int(try byte()))))  // SHORT_BIN[UNI]CODE
+    case UInt8(ascii: "C"): try pushBytes(UInt64(byte()))
+    case UInt8(ascii: "B"), UInt8(ascii: "T"): try pushBytes(UInt64(integer(UInt32.self)))
+    case 0x8E: try pushBytes(integer(UInt64.self))  // BINBYTES8
     case 0x95: _ = try integer(UInt64.self)  // FRAME
     case UInt8(ascii: "G"):  // BINFLOAT
-      _ = try integer(UInt64.self)
-      push(.number)
+      push(.number(Double(bitPattern: try integer(UInt64.self).byteSwapped)))
     case UInt8(ascii: ")"): push(.tuple([]))
-    case UInt8(ascii: "]"): push(.list)
+    case UInt8(ascii: "]"), 0x8F: push(.list([]))  // and EMPTY_SET
     case UInt8(ascii: "}"): push(.dictionary([]))
     case UInt8(ascii: "c"):
       try pushGlobal(try line() + " " + line())
@@ -179,10 +249,28 @@ struct Pickle {
   }
 
   private mutating func pushGlobal(_ name: String) throws(Failure) {
-    guard let global = Global(rawValue: name) else {
+    if let global = Global(rawValue: name) { return push(.global(global)) }
+    guard Pickle.bystanders.contains(name) || Pickle.bystanderModules.contains(where: name.hasPrefix) else {
       throw Failure(unsupported: true, problem: "refers to \(quoted(name)), which no plain checkpoint does")
     }
-    push(.global(global))
+    push(.bystander)
+  }
+
+  /// Names in what trainers keep beside the weights. Nothing is made of them.
+  private static let bystanders: Set<String> = [
+    "torch Size", "torch device", "torch float32", "torch float16", "torch bfloat16", "torch float64",
+    "torch int64", "torch int32", "torch uint8", "torch bool", "argparse Namespace", "builtins set",
+    "builtins frozenset", "collections defaultdict", "builtins dict", "builtins int", "builtins float",
+    "_codecs encode", "pathlib PosixPath", "pathlib WindowsPath",
+  ]
+  private static let bystanderModules = [
+    "numpy ", "numpy.", "lightning.", "lightning_fabric.", "pytorch_lightning.", "deepspeed.", "omegaconf.",
+  ]
+
+  private mutating func pushBytes(_ length: UInt64) throws(Failure) {
+    guard length <= bytes.count - position else { throw Failure(problem: "ends too early") }
+    position += Int(length)
+    push(.bystander)
   }
 
   /// Opcodes that work on the stack and the memo; false for another opcode.
@@ -205,7 +293,14 @@ struct Pickle {
     case UInt8(ascii: "s"): try setItems(try pop(2))
     case UInt8(ascii: "u"): try setItems(try popToMark())
     case UInt8(ascii: "a"): try append(try pop(1))
-    case UInt8(ascii: "e"): try append(try popToMark())
+    case UInt8(ascii: "e"), 0x90: try append(try popToMark())  // and ADDITEMS
+    case 0x91: push(.list(try popToMark()))  // FROZENSET
+    case UInt8(ascii: "0"): _ = try pop(1)
+    case 0x81, 0x92:  // NEWOBJ, NEWOBJ_EX
+      guard case .bystander = objects[try pop(code == 0x81 ? 2 : 3)[0]] else {
+        throw Failure(problem: "builds an object at \(position)")
+      }
+      push(.bystander)
     case UInt8(ascii: "Q"): push(.storage(try storage(try pop(1)[0])))
     case UInt8(ascii: "R"):
       let call = try pop(2)
@@ -213,8 +308,9 @@ struct Pickle {
     case UInt8(ascii: "b"):
       // Attributes of a state dictionary (its _metadata): of no use here.
       _ = try pop(1)
-      guard case .dictionary = objects[try top()] else {
-        throw Failure(problem: "builds an object at \(position)")
+      switch objects[try top()] {
+      case .dictionary, .bystander: break
+      default: throw Failure(problem: "builds an object at \(position)")
       }
     default: return false
     }
@@ -259,6 +355,7 @@ struct Pickle {
 
   private mutating func setItems(_ values: [Int]) throws(Failure) {
     let target = try top()
+    if case .bystander = objects[target] { return }
     guard values.count % 2 == 0, case .dictionary(var entries) = objects[target] else {
       throw Failure(problem: "sets items of what is no dictionary at \(position)")
     }
@@ -269,41 +366,61 @@ struct Pickle {
     objects[target] = .dictionary(entries)
   }
 
-  /// Lists occur in metadata only; their contents are dropped.
-  private func append(_ values: [Int]) throws(Failure) {
-    guard case .list = objects[try top()] else {
+  private mutating func append(_ values: [Int]) throws(Failure) {
+    let target = try top()
+    if case .bystander = objects[target] { return }
+    guard case .list(var list) = objects[target] else {
       throw Failure(problem: "appends to what is no list at \(position)")
     }
+    objects[target] = .none  // so that the list is not copied
+    list += values
+    objects[target] = .list(list)
   }
 
   // MARK: Tensors
 
-  /// ("storage", type, key, device, number of values)
-  private func storage(_ index: Int) throws(Failure) -> Storage {
-    guard case .tuple(let parts) = objects[index], parts.count == 5,
+  /// ("storage", type, key, device, number of values), and before torch 1.6 None.
+  private mutating func storage(_ index: Int) throws(Failure) -> Storage {
+    guard case .tuple(let parts) = objects[index], parts.count == 5 || parts.count == 6 && isNone(parts[5]),
       case .text("storage") = objects[parts[0]],
       case .global(let global) = objects[parts[1]], let type = global.storageType,
       case .text(let key) = objects[parts[2]], case .integer(let count) = objects[parts[4]]
     else { throw Failure(problem: "has a storage of an unknown form at \(position)") }
-    return Storage(key: key, type: type, count: count)
+    let storage = Storage(key: key, type: type, count: count)
+    storages[key] = storage
+    return storage
   }
 
+  private func isNone(_ index: Int) -> Bool { if case .none = objects[index] { true } else { false } }
+
   private mutating func reduce(_ function: Int, _ arguments: Int) throws(Failure) {
+    if case .bystander = objects[function] { return push(.bystander) }
     guard case .global(let global) = objects[function], case .tuple(let parts) = objects[arguments] else {
       throw Failure(problem: "calls what is no function at \(position)")
     }
     switch global {
     case .orderedDict where parts.isEmpty: push(.dictionary([]))
     case .parameter where parts.count == 3: stack.append(parts[0])
-    case .tensor where parts.count == 6 || parts.count == 7:
-      guard case .storage(let storage) = objects[parts[0]], case .integer(let offset) = objects[parts[1]]
-      else {
-        throw Failure(problem: "has a tensor of an unknown form at \(position)")
+    case .tensor where parts.count == 6 || parts.count == 7: push(.tensor(try tensor(parts)))
+    case .typedTensor where parts.count == 7 || parts.count == 8:
+      var tensor = try tensor(parts)
+      guard case .global(let name) = objects[parts[6]], let type = name.elementType else {
+        throw Failure(unsupported: true, problem: "has a tensor of an unknown type at \(position)")
       }
-      let (shape, strides) = (try integers(parts[2]), try integers(parts[3]))
-      push(.tensor(Tensor(storage: storage, offset: offset, shape: shape, strides: strides)))
+      tensor.storage.count /= type.blockBytes
+      tensor.storage.type = type
+      push(.tensor(tensor))
     default: throw Failure(problem: "calls \(global.rawValue) in an unknown way at \(position)")
     }
+  }
+
+  /// (storage, offset, shape, strides, …)
+  private func tensor(_ parts: [Int]) throws(Failure) -> Tensor {
+    guard case .storage(let storage) = objects[parts[0]], case .integer(let offset) = objects[parts[1]] else {
+      throw Failure(problem: "has a tensor of an unknown form at \(position)")
+    }
+    let (shape, strides) = (try integers(parts[2]), try integers(parts[3]))
+    return Tensor(storage: storage, offset: offset, shape: shape, strides: strides)
   }
 
   private func integers(_ index: Int) throws(Failure) -> [Int] {

@@ -122,15 +122,11 @@ extension Checkpoint {
     let pitch = (height / 16 | 1) * 16 + 32
     let tile = UnsafeMutablePointer<Float>.allocate(capacity: 16 * pitch)
     defer { tile.deallocate() }
-    let bytes = UnsafeMutableRawBufferPointer.allocate(byteCount: source.type.bytes(height), alignment: 64)
-    defer { bytes.deallocate() }
-    guard let raw = bytes.baseAddress else { return }
     for first in stride(from: 0, to: columns, by: 16) {
       let width = min(16, columns - first)
       for column in 0..<width {
         let start = (group * columns + first + column) * groupRows + inner.lowerBound
-        try source.file.read(at: source.offset + source.type.bytes(start), into: bytes)
-        source.type.decode(UnsafeRawPointer(raw), count: height, into: tile + column * pitch)
+        try read(source, from: start, count: height, into: tile + column * pitch)
       }
       let corner = target + first
       if width == 16 {
@@ -149,6 +145,9 @@ extension Checkpoint {
   static func read(
     _ tensor: StoredTensor, from start: Int, count: Int, into target: UnsafeMutablePointer<Float>
   ) throws(CheckpointError) {
+    if let strides = tensor.strides {
+      return try readView(tensor, strides, from: start, count: count, into: target)
+    }
     let type = tensor.type
     let piece = pieceBytes / type.blockBytes * type.blockLength
     let scratch = UnsafeMutableRawBufferPointer.allocate(
@@ -161,6 +160,42 @@ extension Checkpoint {
       let part = UnsafeMutableRawBufferPointer(rebasing: scratch[..<type.bytes(now)])
       try tensor.file.read(at: tensor.offset + type.bytes(start + done), into: part)
       type.decode(UnsafeRawPointer(raw), count: now, into: target + done)
+      done += now
+    }
+  }
+}
+
+extension Checkpoint {
+  /// Consecutive values of a view, whose values lie apart: along the last axis a piece of the file is read and what is
+  /// between them left out.
+  private static func readView(
+    _ tensor: StoredTensor, _ strides: [Int], from start: Int, count: Int,
+    into target: UnsafeMutablePointer<Float>
+  ) throws(CheckpointError) {
+    let (type, columns, step) = (
+      tensor.type, tensor.shape[tensor.shape.count - 1], strides[strides.count - 1]
+    )
+    let piece = max(1, pieceBytes / type.blockBytes / max(1, step))
+    let span = (min(piece, columns) - 1) * step + 1
+    let scratch = UnsafeMutableRawBufferPointer.allocate(byteCount: span * type.blockBytes, alignment: 64)
+    defer { scratch.deallocate() }
+    let values = UnsafeMutablePointer<Float>.allocate(capacity: span)
+    defer { values.deallocate() }
+    guard let raw = scratch.baseAddress else { return }
+    var done = 0
+    while done < count {
+      // Where the next value lies, and how many follow along the last axis.
+      var (rest, place) = (start + done, 0)
+      for axis in tensor.shape.indices.reversed() {
+        place += rest % tensor.shape[axis] * strides[axis]
+        rest /= tensor.shape[axis]
+      }
+      let now = min(piece, count - done, columns - (start + done) % columns)
+      let length = (now - 1) * step + 1
+      let part = UnsafeMutableRawBufferPointer(rebasing: scratch[..<type.bytes(length)])
+      try tensor.file.read(at: tensor.offset + type.bytes(place), into: part)
+      type.decode(UnsafeRawPointer(raw), count: length, into: values)
+      for index in 0..<now { target[done + index] = values[index * step] }
       done += now
     }
   }

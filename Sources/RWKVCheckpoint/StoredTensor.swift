@@ -10,6 +10,9 @@ struct StoredTensor: Sendable {
   var offset: Int
   /// True for a 2-D tensor whose values lie column by column (a transposed view in a torch file).
   var isColumnMajor = false
+  /// Values from one to the next along each axis, where they lie neither row by row nor column by column (a view in a torch
+  /// file); the container has checked them.
+  var strides: [Int]?
   /// True where a low-rank matrix is stored as [out, in]; BlinkDL has [in, out]. Of a state: its last two axes are
   /// exchanged.
   var isOutputMajor = false
@@ -45,5 +48,37 @@ struct StoredTensor: Sendable {
         expected: "an end at \(file.size) or before")
     }
     return self
+  }
+}
+
+extension StoredTensor {
+  /// A matrix with its axes exchanged.
+  var transposed: StoredTensor {
+    var tensor = self
+    tensor.shape.reverse()
+    if strides == nil { tensor.isColumnMajor.toggle() } else { tensor.strides?.reverse() }
+    return tensor
+  }
+
+  /// All values, for tensors that are small. In logical order: the transpose of what a column-major tensor holds.
+  func values() throws(CheckpointError) -> [Float] {
+    var failure: CheckpointError?
+    let stored = [Float](unsafeUninitializedCapacity: count) { buffer, initialized in
+      guard let base = buffer.baseAddress else { return }
+      do throws(CheckpointError) {
+        try Checkpoint.read(self, from: 0, count: count, into: base)
+        initialized = count
+      } catch {
+        failure = error
+      }
+    }
+    if let failure { throw failure }
+    if shape.count == 3, isOutputMajor {
+      let n = shape[2]
+      return stored.indices.map { stored[$0 / (n * n) * n * n + $0 % n * n + $0 / n % n] }
+    }
+    guard isColumnMajor else { return stored }
+    let (rows, columns) = (shape[0], shape[1])
+    return stored.indices.map { stored[$0 % columns * rows + $0 / columns] }
   }
 }

@@ -9,7 +9,9 @@ enum TorchCheckpoint {
   /// Length of `data.pkl` [bytes].
   static let maximumPickle = 16 << 20
 
-  static func read(_ file: InputFile) throws(CheckpointError) -> [StoredTensor] {
+  /// Tensors, and the numbers of a configuration beside them.
+  static func read(_ file: InputFile) throws(CheckpointError) -> ([StoredTensor], settings: [String: Double])
+  {
     let zip = try Zip(file)
     let prefix = zip.entries[0].name.prefix { $0 != "/" } + "/"
     var entries: [String: Zip.Entry] = [:]
@@ -28,23 +30,92 @@ enum TorchCheckpoint {
       throw CheckpointError(.unsupported, file: file.path, "was written by a big-endian machine")
     }
     let bytes = try zip.contents(description, limit: maximumPickle)
-    var described: [(name: String, tensor: Pickle.Tensor)] = []
-    do throws(Pickle.Failure) {
-      described = try Pickle.tensors(bytes)
-    } catch {
-      throw CheckpointError(
-        error.unsupported ? .unsupported : .malformed, file: file.path, "data.pkl: " + error.problem,
-        advice: "Nothing in it was executed. Save the plain weights (a dictionary of tensors) with torch.save"
-      )
+    let contents: Pickle.Contents
+    do throws(Pickle.Failure) { contents = try Pickle(bytes).contents() } catch { throw failure(error, file) }
+    return try read(contents, file: file) { storage in
+      guard storageKey("data/" + storage.key) != nil, let entry = entries["data/" + storage.key],
+        storage.type.byteCount(storage.count) == entry.size
+      else { return nil }
+      return entry.offset
     }
-    guard described.count <= StoredTensor.maximumTensors else { throw file.malformed("has too many tensors") }
+  }
+
+  private static func failure(_ failure: Pickle.Failure, _ file: InputFile) -> CheckpointError {
+    CheckpointError(
+      failure.unsupported ? .unsupported : .malformed, file: file.path, "data.pkl: " + failure.problem,
+      advice: "Nothing in it was executed. Save the plain weights (a dictionary of tensors) with torch.save")
+  }
+
+  /// `start`: where a storage's values begin; nil where they are missing or of another number.
+  private static func read(
+    _ contents: Pickle.Contents, file: InputFile, start: (Pickle.Storage) -> Int?
+  ) throws(CheckpointError) -> ([StoredTensor], settings: [String: Double]) {
+    guard contents.tensors.count <= StoredTensor.maximumTensors else {
+      throw file.malformed("has too many tensors")
+    }
     var names: Set<String> = []
     var tensors: [StoredTensor] = []
-    for (name, tensor) in described where !tensor.shape.contains(0) {
+    for (name, tensor) in contents.tensors where !tensor.shape.contains(0) {
       guard names.insert(name).inserted else { throw file.malformed("occurs twice", tensor: name) }
-      tensors.append(try place(tensor, name, entries: entries, file: file))
+      guard tensor.storage.count >= 0, let begin = start(tensor.storage) else {
+        throw file.malformed("has a storage that is missing or of another size", tensor: name)
+      }
+      tensors.append(try place(tensor, name, start: begin, file: file))
     }
-    return tensors
+    if tensors.isEmpty, !contents.tensors.isEmpty {
+      throw CheckpointError(
+        .unsupported, file: file.path,
+        "has only tensors without values, as DeepSpeed leaves them with ZeRO-3",
+        advice: "Gather them with the script zero_to_fp32.py beside it")
+    }
+    return (tensors, contents.settings)
+  }
+
+  // MARK: Before torch 1.6
+
+  /// The number that such files begin with.
+  private static let magic: [UInt8] = [0x6C, 0xFC, 0x9C, 0x46, 0xF9, 0x20, 0x6A, 0xA8, 0x50, 0x19]
+
+  /// Where the pickle of the magic number ends, if `start` has it.
+  private static func magicEnd(_ start: [UInt8]) -> Int? {
+    guard start.first == 0x80 else { return nil }
+    let place = (2...24).first { start.dropFirst($0).starts(with: magic + [UInt8(ascii: ".")]) }
+    return place.map { $0 + magic.count + 1 }
+  }
+
+  static func isLegacy(_ start: [UInt8]) -> Bool { magicEnd(start) != nil }
+
+  /// Five pickles (magic number, version, properties of the machine, tensors, keys of the storages), then each storage: its
+  /// number of values as 64 bits, and the values.
+  static func readLegacy(_ file: InputFile) throws(CheckpointError) -> (
+    [StoredTensor], settings: [String: Double]
+  ) {
+    let bytes = try file.bytes(at: 0, count: min(file.size, maximumPickle))
+    let (pickle, keys): (Pickle, Pickle)
+    let contents: Pickle.Contents
+    do throws(Pickle.Failure) {
+      let version = try Pickle(bytes, at: magicEnd(bytes) ?? 0)
+      let machine = try Pickle(bytes, at: version.position)
+      pickle = try Pickle(bytes, at: machine.position)
+      keys = try Pickle(bytes, at: pickle.position)
+      contents = try pickle.contents()
+    } catch { throw failure(error, file) }
+    guard let list = keys.list else { throw file.malformed("has no list of storages") }
+    var starts: [String: Int] = [:]
+    var position = keys.position
+    for key in list {
+      guard let storage = pickle.storages[key], let length = storage.type.byteCount(storage.count),
+        let count = try file.bytes(at: position, count: min(8, file.size - position)).integer(
+          UInt64.self, at: 0),
+        count == storage.count, length <= file.size - position - 8,
+        starts.updateValue(position + 8, forKey: key) == nil
+      else { throw file.malformed("has a storage of another size than its tensors'", found: quoted(key)) }
+      position += 8 + length
+    }
+    guard position == file.size else {
+      throw file.malformed("has a wrong length", found: "\(file.size) bytes", expected: "\(position)")
+    }
+    return try read(contents, file: file) { starts[$0.key] }
   }
 
   /// `data/12` → `12`
@@ -54,40 +125,47 @@ enum TorchCheckpoint {
     return name.hasPrefix("data/") && isKey ? key : nil
   }
 
-  /// Where a tensor lies in the file. Admits row-major tensors and 2-D transposes, anywhere in their storage.
+  /// Where a tensor lies in the file: any view of its storage but one that repeats values.
   private static func place(
-    _ tensor: Pickle.Tensor, _ name: String, entries: [String: Zip.Entry], file: InputFile
+    _ tensor: Pickle.Tensor, _ name: String, start: Int, file: InputFile
   ) throws(CheckpointError) -> StoredTensor {
-    let (storage, shape) = (tensor.storage, tensor.shape)
-    guard storageKey("data/" + storage.key) != nil, let entry = entries["data/" + storage.key],
-      storage.count >= 0, storage.type.byteCount(storage.count) == entry.size
-    else { throw file.malformed("has a storage that is missing or of another size", tensor: name) }
-    guard let count = product(shape), count > 0, tensor.offset >= 0, tensor.offset <= storage.count,
-      count <= storage.count - tensor.offset
-    else {
-      throw file.malformed(
+    let (storage, shape, strides) = (tensor.storage, tensor.shape, tensor.strides)
+    func outside() -> CheckpointError {
+      file.malformed(
         "lies outside its storage", tensor: name, found: "\(shapeText(shape)) at \(tensor.offset)",
         expected: "within \(storage.count) values")
+    }
+    guard let count = product(shape), count > 0, tensor.offset >= 0, tensor.offset <= storage.count,
+      count <= storage.count - tensor.offset
+    else { throw outside() }
+    guard strides.count == shape.count, zip(shape, strides).allSatisfy({ $0 == 1 || $1 > 0 }) else {
+      throw CheckpointError(
+        .unsupported, file: file.path, tensor: name, "is a view that repeats its values",
+        found: "strides \(strides)", expected: "positive strides, one for each axis",
+        advice: "Save it with .contiguous()")
+    }
+    // The last value.
+    var last = tensor.offset
+    for (size, stride) in zip(shape, strides) where size > 1 {
+      guard let distance = product([size - 1, stride]), distance < storage.count - last else {
+        throw outside()
+      }
+      last += distance
     }
     func isPacked(_ axes: [Int]) -> Bool {
       var expected = 1
       for axis in axes.reversed() where shape[axis] != 1 {
-        guard tensor.strides[axis] == expected else { return false }
+        guard strides[axis] == expected else { return false }
         expected *= shape[axis]
       }
       return true
     }
     let axes = Array(shape.indices)
-    guard tensor.strides.count == shape.count, isPacked(axes) || axes.count == 2 && isPacked([1, 0]) else {
-      throw CheckpointError(
-        .unsupported, file: file.path, tensor: name, "is a view with gaps",
-        found: "strides \(tensor.strides)",
-        expected: "the strides of a contiguous \(shapeText(shape)) or its transpose",
-        advice: "Save it with .contiguous()")
+    let offset = start + tensor.offset * storage.type.blockBytes
+    var stored = StoredTensor(name: name, shape: shape, type: storage.type, file: file, offset: offset)
+    if !isPacked(axes) {
+      if axes.count == 2, isPacked([1, 0]) { stored.isColumnMajor = true } else { stored.strides = strides }
     }
-    let offset = entry.offset + tensor.offset * storage.type.blockBytes
-    return try StoredTensor(
-      name: name, shape: shape, type: storage.type, file: file, offset: offset, isColumnMajor: !isPacked(axes)
-    ).validated()
+    return try stored.validated()
   }
 }

@@ -12,12 +12,15 @@ enum ValueTransform: Sendable, Equatable {
   case decay
   /// Stored x divided by a power of two.
   case divided(by: Float)
+  /// Not stored: all are zero.
+  case absent
 
   /// Gives back the checkpoint's own values. Stored results that lost their argument (exp(−exp(x)) rounded to
   /// 0 or 1) become finite arguments with the same result.
   func undo(_ values: UnsafeMutableBufferPointer<Float>) {
     switch self {
     case .none: return
+    case .absent: values.update(repeating: 0)
     case .exponential: for i in values.indices { values[i] = Float(log(Double(values[i]))) }
     case .negativeExponential: for i in values.indices { values[i] = Float(log(-Double(values[i]))) }
     case .decay:

@@ -25,8 +25,12 @@ public enum CalibrationText: Sendable {
       do throws(ModelError) { return (try Self.generate(model, threads: threads, cancelled), []) } catch {
         throw error.isCancellation ? .cancelled : .model(error)
       }
-    case .bytes(let bytes): return Self.divide(try model.tokens(of: bytes))
-    case .tokens(let tokens): return Self.divide(tokens)
+    case .bytes(let bytes):
+      guard !bytes.isEmpty else { throw .option("the calibration text is empty") }
+      return Self.divide(try model.tokens(of: bytes))
+    case .tokens(let tokens):
+      guard !tokens.isEmpty else { throw .option("the calibration text has no tokens") }
+      return Self.divide(tokens)
     }
   }
 

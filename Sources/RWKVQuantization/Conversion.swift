@@ -33,6 +33,8 @@ public struct ConversionOptions: Sendable {
   public var overrides: [(key: String, value: MetadataValue)] = []
   /// What the file says of its maker.
   public var writer = "rwkv-quantize"
+  /// Tensors whose weights the wanted format cannot express.
+  var inSixteenBits: Set<String> = []
   /// Instruction set of the kernels, nil: the best one. Makes no difference to the output.
   package var instructionSet: String?
 
@@ -63,6 +65,29 @@ public enum Conversion {
     progress: @escaping @Sendable (Double) -> Bool = { _ in true }
   ) throws(QuantizationError) -> ConversionReport {
     do { try checkInstructionSet() } catch { throw .model(error) }
+    var options = options
+    var notes: [String] = []
+    while true {
+      do throws(QuantizationError) {
+        var report = try convertOnce(input, to: output, options, progress: progress)
+        report.notes.insert(contentsOf: notes, at: 0)
+        return report
+      } catch {
+        // Known only when the weights are read; they are read again.
+        guard case .outsideRange(let tensor, let format, let magnitude) = error,
+          options.inSixteenBits.insert(tensor).inserted
+        else { throw error }
+        notes.append(
+          "tensor '\(tensor)' is in 16 bits: its weights, of magnitude \(magnitude), are outside the range of \(format.name)"
+        )
+      }
+    }
+  }
+
+  private static func convertOnce(
+    _ input: String, to output: String, _ options: ConversionOptions,
+    progress: @escaping @Sendable (Double) -> Bool
+  ) throws(QuantizationError) -> ConversionReport {
     let isModelFile = try hasModelFileMagic(input)
     // Re-packing in place is safe: the input is replaced when the output is complete.
     if isSameFile(input, output), !isModelFile || options.type != nil { throw .outputIsInput(path: output) }
@@ -276,7 +301,7 @@ private struct Draft {
     metadata = Metadata(checkpoint)
     metadata["model.name"] = .string(stem(of: path))
     metadata["quantization.type"] = .string(type.rawValue)
-    tensors = try Self.plan(source, type, options.recipe, threads: max(1, options.threads), progress)
+    tensors = try Self.plan(source, type, options, progress)
   }
 
   /// From a `.rwkv` file.
@@ -300,7 +325,7 @@ private struct Draft {
     let source = try ModelFileSource(file)
     self.source = source
     metadata["quantization.type"] = .string(type.rawValue)
-    tensors = try Self.plan(source, type, options.recipe, threads: max(1, options.threads), progress)
+    tensors = try Self.plan(source, type, options, progress)
     if let tokenizer = file["tokenizer"] {
       tensors.append(PlannedTensor(plan: TensorPlan(tokenizer), content: .records(file, tokenizer)))
     }
@@ -308,15 +333,19 @@ private struct Draft {
 
   /// The weights in the order in which a runtime needs them.
   private static func plan(
-    _ source: any WeightSource, _ type: QuantizationType, _ recipe: Recipe?, threads: Int,
+    _ source: any WeightSource, _ type: QuantizationType, _ options: ConversionOptions,
     _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) -> [PlannedTensor] {
     var exactness = [Exactness](repeating: Exactness(), count: source.tensors.count)
     let weights = source.tensors.reduce(0) { $0 + $1.weights }
-    let formats = source.tensors.map { recipe?.format(of: $0) ?? type.format(of: $0, amongWeights: weights) }
+    try options.recipe?.check(against: source.tensors)
+    let formats = source.tensors.map { tensor in
+      options.inSixteenBits.contains(tensor.name)
+        ? .half : options.recipe?.format(of: tensor) ?? type.format(of: tensor, amongWeights: weights)
+    }
     let undecided = formats.enumerated().filter { $1 == .half }.map { source.tensors[$0.offset].name }
     if !undecided.isEmpty {
-      exactness = try source.exactness(threads: threads, cancelled: { !progress(0) }) {
+      exactness = try source.exactness(threads: max(1, options.threads), cancelled: { !progress(0) }) {
         undecided.contains($0.name) && !$0.isF16
       }
     }

@@ -15,6 +15,8 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
   case unreadable(path: String, reason: String)
   /// A value that no format can hold, in the checkpoint's tensor of this name.
   case notFinite(path: String, tensor: String, row: Int, column: Int, value: Float)
+  /// Weights that the format of this tensor cannot express: this is the largest magnitude of many rows.
+  case outsideRange(tensor: String, format: WeightFormat, magnitude: Float)
   /// A new type was asked for, but the weights of this file have lost their precision already.
   case alreadyQuantized(path: String, tensor: String, format: WeightFormat)
   case vocabularyTooLarge(tokenizer: String, tokens: Int, rows: Int)
@@ -44,6 +46,9 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
     case .notFinite(let path, let tensor, let row, let column, let value):
       "\(path): tensor '\(tensor)', row \(row), column \(column) is \(value), expected a finite number. "
         + "The checkpoint is damaged or its training diverged: get another one"
+    case .outsideRange(let tensor, let format, let magnitude):
+      "tensor '\(tensor)': weights of magnitude \(magnitude) are outside the range of \(format.name); choose another format "
+        + "for it with --recipe"
     case .alreadyQuantized(let path, let tensor, let format):
       "\(path): tensor '\(tensor)' is \(format.name) already; a second quantization would add errors. Convert "
         + "the checkpoint itself or a .rwkv file of type fp32 or fp16 (without --type a file is re-packed as it is)"

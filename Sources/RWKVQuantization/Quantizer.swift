@@ -135,6 +135,9 @@ struct Quantizer: Sendable {
       let x = values.bytes(rows.count * info.columns * 4).bindMemory(to: Float.self)
       try weightReader.read(number, rows: rows, into: x)
       try checkFinite(UnsafeBufferPointer(x), source.tensors[number], rows, path: source.path)
+      if let magnitude = info.format.magnitudeOutsideRange(UnsafeBufferPointer(x)) {
+        throw .outsideRange(tensor: info.name, format: info.format, magnitude: magnitude)
+      }
       guard let x = x.baseAddress, let out = bytes.baseAddress else { return }
       let format = Int32(info.format.rawValue)
       let factor = factors[info.name]
@@ -181,6 +184,29 @@ struct Quantizer: Sendable {
         }
       }
     }
+  }
+}
+
+extension WeightFormat {
+  /// The largest magnitude that blocks of a quantized format reach, and the least with which all of their scales can be used
+  /// (formats/rwkv-v1.md: the table's reach times the largest scale times d, which is an F16 in units of 2^-12).
+  private var range: ClosedRange<Float>? {
+    let reach: Float
+    switch self {
+    case .int4: reach = 110 * 31
+    case .int5: reach = 112 * 63
+    case .int8: reach = 127 * 224
+    default: return nil
+    }
+    return reach * 0x1p-12 * 0x1p-24...reach * 0x1p-12 * 65504
+  }
+
+  /// The largest magnitude of `values` where this format cannot express them: where it would be cut off, or where all are
+  /// so small that they would lose their precision.
+  func magnitudeOutsideRange(_ values: UnsafeBufferPointer<Float>) -> Float? {
+    guard let range else { return nil }
+    let magnitude = Float(bitPattern: values.reduce(0) { max($0, $1.bitPattern & 0x7FFF_FFFF) })
+    return magnitude == 0 || range.contains(magnitude) ? nil : magnitude
   }
 }
 

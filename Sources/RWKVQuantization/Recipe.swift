@@ -25,8 +25,10 @@ public struct Recipe: Sendable {
   private struct Rule {
     let pattern: [UInt8]
     let format: FormatChoice
+    let line: Int
   }
   private let rules: [Rule]
+  private let path: String
 
   /// - Parameter path: of the file that holds `text`, for errors.
   public init(_ text: String, path: String) throws(QuantizationError) {
@@ -40,16 +42,41 @@ public struct Recipe: Sendable {
           problem: "found '\(line)', expected a pattern of tensor names and one of "
             + FormatChoice.allCases.map(\.rawValue).joined(separator: ", "))
       }
-      rules.append(Rule(pattern: Array(words[0].utf8), format: format))
+      rules.append(Rule(pattern: Array(words[0].utf8), format: format, line: number + 1))
     }
-    self.rules = rules
+    (self.rules, self.path) = (rules, path)
   }
 
   /// Nil: no rule fits.
-  func format(of tensor: SourceTensor) -> FormatChoice? {
-    guard tensor.role != .vector, tensor.role != .state else { return nil }
-    let name = Array(tensor.name.utf8)
-    return rules.first { matches($0.pattern[...], name[...]) }?.format
+  func format(of tensor: SourceTensor) -> FormatChoice? { rules.first { fits($0, tensor) }?.format }
+
+  private func fits(_ rule: Rule, _ tensor: SourceTensor) -> Bool {
+    guard tensor.role != .vector, tensor.role != .state else { return false }
+    return matches(rule.pattern[...], Array(tensor.name.utf8)[...])
+  }
+
+  /// Throws for a rule without effect on a model with these tensors.
+  func check(against tensors: [SourceTensor]) throws(QuantizationError) {
+    for (index, rule) in rules.enumerated() {
+      let fitting = tensors.filter { fits(rule, $0) }
+      let pattern = String(decoding: rule.pattern, as: UTF8.self)
+      if fitting.isEmpty {
+        let isOfVectors = tensors.contains { matches(rule.pattern[...], Array($0.name.utf8)[...]) }
+        throw .recipe(
+          path: path, line: rule.line,
+          problem: isOfVectors
+            ? "'\(pattern)' fits only vectors, which are F32 whatever a recipe says"
+            : "'\(pattern)' fits no tensor of this model; `rwkv-quantize show` names those of a converted one"
+        )
+      }
+      if fitting.allSatisfy({ tensor in rules[..<index].contains { fits($0, tensor) } }) {
+        throw .recipe(
+          path: path, line: rule.line,
+          problem:
+            "'\(pattern)' decides nothing: earlier lines fit all its tensors, and the first that fits decides"
+        )
+      }
+    }
   }
 
   /// Whether `name` fits `pattern`, in which `*` stands for any bytes.

@@ -382,13 +382,15 @@ struct TorchTests {
     tensor(.malformed, "outside its storage", offset: -1)
     tensor(.malformed, "outside its storage", offset: .max)
     tensor(.malformed, "outside its storage", shape: [-2, -2])
-    tensor(.unsupported, "no RWKV model", shape: [0, 2])  // empty: passed over
+    tensor(.unsupported, "without values", shape: [0, 2])
     tensor(.malformed, "outside its storage", shape: [1 << 32, 1 << 32])
     tensor(.malformed, "outside its storage", shape: [.max, 2])
-    tensor(.unsupported, "gaps", strides: [.max, 1])
-    tensor(.unsupported, "gaps", strides: [0, 0])
-    tensor(.unsupported, "gaps", strides: [-2, 1])
-    tensor(.unsupported, "gaps", strides: [2])
-    tensor(.unsupported, "gaps", shape: [2], strides: [2])
+    tensor(.malformed, "outside its storage", strides: [.max, 1])
+    tensor(.malformed, "outside its storage", strides: [3, 1])
+    tensor(.unsupported, "no RWKV model", shape: [2], strides: [3])
+    tensor(.malformed, "outside its storage", shape: [2], strides: [4])
+    tensor(.unsupported, "repeats", strides: [0, 0])
+    tensor(.unsupported, "repeats", strides: [-2, 1])
+    tensor(.unsupported, "repeats", strides: [2])
   }
 }

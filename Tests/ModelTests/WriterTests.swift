@@ -89,6 +89,11 @@ struct WriterTests {
     }
     expectFailure(lora("M04-lora-or-pissa.pth"), "PiSSA", "M04-init_pissa.pth")
     expectFailure(lora("M04-init_pissa.pth"), "PiSSA")
-    expectFailure(lora("M04-disha.pth"), "DiSHA")
+    let pissa = FineTuning.LoRA(
+      path: Self.folder + "/M04-lora-or-pissa.pth", initial: Self.folder + "/M04-init_pissa.pth")
+    for lora in [pissa, FineTuning.LoRA(path: Self.folder + "/M04-disha.pth")] {
+      let merged = try Checkpoint(path: base, fineTuning: FineTuning(lora: lora))
+      #expect(merged.tensors.contains { $0.isUpdated })
+    }
   }
 }

@@ -162,7 +162,7 @@ struct Convert: ParsableCommand {
     }
     try requireFile(input)
     try requireWritable(
-      output, besides: [input, recipe, calibrate, tokenizer, tuning.lora, tuning.timeState])
+      output, besides: [input, recipe, calibrate, tokenizer, tuning.lora, tuning.pissa, tuning.timeState])
     if !force, access(output, F_OK) == 0 {
       throw CommandError("\(output): exists already; choose another name, or --force to overwrite it")
     }
@@ -188,6 +188,11 @@ struct TuningOptions: ParsableArguments {
   @Option(help: "A LoRA to merge: a file, which needs --lora-alpha, or a PEFT folder.", completion: .file())
   var lora: String?
 
+  @Option(
+    help: "Of a PiSSA: the file with its initial factors (init_pissa.pth); --lora is the trained one.",
+    completion: .file())
+  var pissa: String?
+
   @Option(help: "The lora_alpha of its training: the sum is W + alpha / rank · B A.")
   var loraAlpha: Double?
 
@@ -199,8 +204,11 @@ struct TuningOptions: ParsableArguments {
 
   func validate() throws {
     if lora == nil, loraAlpha != nil {
-      throw ValidationError(
-        "--lora-alpha goes with --lora.")
+      throw ValidationError("--lora-alpha goes with --lora.")
+    }
+    if pissa != nil, lora == nil { throw ValidationError("--pissa goes with --lora, the trained factors.") }
+    if pissa != nil, loraAlpha != nil {
+      throw ValidationError("--pissa goes without --lora-alpha: its factors are not scaled.")
     }
     if let loraAlpha, !loraAlpha.isFinite { throw ValidationError("--lora-alpha must be a number.") }
   }
@@ -208,7 +216,7 @@ struct TuningOptions: ParsableArguments {
   var files: FineTuning {
     FineTuning(
       state: timeState,
-      lora: lora.map { FineTuning.LoRA(path: $0, alpha: loraAlpha) })
+      lora: lora.map { FineTuning.LoRA(path: $0, alpha: loraAlpha, initial: pissa) })
   }
 }
 
