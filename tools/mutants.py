@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Faults that nobody chose: operators over lines of Swift, C and Python.
 
 `candidates(path, text)` yields every fault of one line that can stand behind a switch: an expression of the line is

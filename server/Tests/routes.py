@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Tries the routes of the server over bare sockets, and with openai-python.
 
     pip install openai==3.57.0
