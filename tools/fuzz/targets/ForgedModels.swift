@@ -47,7 +47,9 @@ struct ForgedModel {
       0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 4096, 4097, 65_536,
       1 << 24, Int(Int32.max), 1 << 31, 1 << 62, -1,
     ]
-    let near = [value &- 1, value &+ 1, value / 2, 2 &* value, value &+ 16, value &- 16, value &+ 32, 4 &* value]
+    let near = [
+      value &- 1, value &+ 1, value / 2, 2 &* value, value &+ 16, value &- 16, value &+ 32, 4 &* value,
+    ]
     let all = fixed + near + near
     return all[choice % all.count]
   }
