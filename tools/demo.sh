@@ -17,8 +17,11 @@ cd "$(dirname "$0")/.."
 . tools/prepare.sh
 
 say "building a release (the first time takes a minute or two)"
-swift build -c release --product rwkv-quantize >/dev/null
-swift build -c release --product rwkv-run >/dev/null
+mkdir -p .build
+for product in rwkv-quantize rwkv-run; do
+  # Quiet unless something goes wrong: the compiler's errors are shown then.
+  swift build -c release --product "$product" >.build/demo.log 2>&1 || { cat .build/demo.log >&2; exit 1; }
+done
 bin=$(swift build -c release --show-bin-path)
 
 model=.build/demo.rwkv
