@@ -78,16 +78,18 @@ extension Session {
   ///   - prompt: what to read first. If it is empty, the text goes on from what the session has read, or starts as a new
   ///     document.
   ///   - count: tokens to write at most; nil: until the model ends the text.
-  ///   - stop: strings that end the text and are not part of it.
+  ///   - options: nil: what the model's file recommends, else temperature 1 and top-p 0.85.
+  ///   - stop: strings that end the text and are not part of it; nil: those that the model's file has.
   /// - Throws: `ModelError` if the model has no tokenizer, `SamplingError` if an option is out of range.
   public func generate(
-    _ prompt: String, count: Int? = nil, options: SamplingOptions = SamplingOptions(), stop: [String] = []
+    _ prompt: String, count: Int? = nil, options: SamplingOptions? = nil, stop: [String]? = nil
   ) throws -> GeneratedText {
     guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
+    let choice = SamplingChoice(given: SamplingAdvice(stops: stop), model: model)
     var tokens = try tokenizer.encode(prompt)
     if tokens.isEmpty && logits.isEmpty { tokens = [0] }  // token 0 separates documents
     return GeneratedText(
-      self, prompt: tokens, writer: TextWriter(count, tokenizer: tokenizer, stop: stop),
-      sampler: try Sampler(options, tokenizer: tokenizer))
+      self, prompt: tokens, writer: TextWriter(count, tokenizer: tokenizer, stop: choice.stops),
+      sampler: try Sampler(options ?? choice.options, tokenizer: tokenizer))
   }
 }

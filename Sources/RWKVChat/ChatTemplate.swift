@@ -41,9 +41,16 @@ public struct ChatTemplate: Sendable {
   /// Whether line ends of messages become \n, repeated ones a single \n, and white space around them is removed.
   public internal(set) var cleans = true
   /// What the models' authors recommend.
-  public internal(set) var sampling = SamplingOptions()
+  public internal(set) var sampling = SamplingAdvice()
 
   init(name: String) { self.name = name }
+
+  /// How a model answers in this template: by what its file recommends, then by the template.
+  public func choice(for model: Model, given: SamplingAdvice = SamplingAdvice()) -> SamplingChoice {
+    var advice = sampling
+    advice.stops = stops
+    return SamplingChoice(given: given, model: model, template: advice)
+  }
 
   /// A message or instructions as the models know them from their training.
   func cleaned(_ text: String) -> String {
@@ -124,6 +131,42 @@ extension ChatTemplate {
       presence-penalty = 2
       frequency-penalty = 0.1
       penalty-decay = 0.99
+      """#
+    ),
+    (
+      "bot",
+      #"""
+      # RWKV-7 from G1h on, for conversations.   rwkv-rs/transformers-rwkv, rwkv_chat_template.jinja
+      system = "System✿{text}✿\n"
+      user = "User✿{text}✿\n"
+      assistant = "Bot✿"
+      end = "✿\n"
+      stop = "✿"
+      think on = "" "<think"
+      think fake = "" "<think></think"
+      temperature = 0.96
+      top-p = 0.76
+      top-k = 32
+      presence-penalty = 1
+      frequency-penalty = 0.1
+      penalty-decay = 0.988
+      """#
+    ),
+    (
+      "tools",
+      #"""
+      # RWKV-7 from G1h on, for calls of tools.   rwkv-rs/transformers-rwkv, rwkv_chat_template.jinja
+      # Tools are described in the instructions, each under ### `name` with **Description:**, **Parameters:** and fenced JSON.
+      system = "### System\n{text}\n"
+      user = "### User\n{text}\n"
+      assistant = "### Assistant\n"
+      end = "\n"
+      stop = "\n### User"
+      think on = "" "<think"
+      think fake = "" "<think></think"
+      temperature = 0.96
+      top-p = 0.76
+      top-k = 32
       """#
     ),
     (

@@ -48,7 +48,11 @@ extension ChatTemplate {
     for key in ["user", "assistant"] where !seen.contains(key) {
       throw ChatTemplateError(name: name, line: nil, problem: "'\(key)' is missing")
     }
-    do { try sampling.check() } catch {
+    do {
+      var options = SamplingOptions()
+      for (setting, number) in sampling.values { _ = options.set(setting, number) }
+      try options.check()
+    } catch {
       throw ChatTemplateError(name: name, line: nil, problem: "\(error)")
     }
   }
@@ -80,8 +84,14 @@ extension ChatTemplate {
       }
       thinking.append(Thinking(name: String(key.dropFirst(6)), message: texts[0], answer: texts[1]))
     default:
-      guard let option = SamplingSetting(rawValue: key) else { throw Problem("unknown key '\(key)'") }
-      guard sampling.set(option, String(value)) else { throw Problem("'\(value)' is not a number") }
+      guard let option = SamplingSetting(rawValue: key), option != .seed else {
+        throw Problem("unknown key '\(key)'")
+      }
+      var probe = SamplingOptions()
+      guard let number = Double(String(value)), probe.set(option, number) else {
+        throw Problem("'\(value)' is not a number of the right kind")
+      }
+      sampling.values[option] = number
     }
   }
 

@@ -30,6 +30,8 @@ public final class Conversation {
   public let session: Session
   public let template: ChatTemplate
   private let tokenizer: any Tokenizer
+  /// What ends an answer when the model writes it: the template's strings, and those that the model's file has.
+  private let stops: [String]
   public private(set) var turns: [Turn] = []
   /// All that the state has read, oldest token first.
   public private(set) var tokens: [Int] = []
@@ -52,6 +54,7 @@ public final class Conversation {
     self.snapshotLimit = snapshotLimit
     self.session = session
     self.template = template
+    stops = template.choice(for: session.model).stops
     self.tokenizer = tokenizer
     base = (session.state.copy(), [], false)
   }
@@ -159,7 +162,7 @@ public final class Conversation {
     let (state, anchor) = (session.state, session.state.copy())
     var anchored = 0
     let reason = try session.generate(
-      limit, with: &sampler, tokenizer: tokenizer, stop: template.stops,
+      limit, with: &sampler, tokenizer: tokenizer, stop: stops,
       observe: { token in
         if token.mayBeginStop {
           anchor.assign(state)
@@ -172,7 +175,7 @@ public final class Conversation {
     let count = written.count
     if reason == .stop {
       // The model's own ending may be cut anywhere. The state shall know the answer and the template's ending, no more.
-      var matcher = StopMatcher(template.stops)
+      var matcher = StopMatcher(stops)
       unread = matcher.push(tokenizer.decode(Array(written[anchored...])))
       state.assign(anchor)
       written.removeLast(count - anchored)

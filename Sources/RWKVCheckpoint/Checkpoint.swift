@@ -60,6 +60,8 @@ public final class Checkpoint: Sendable {
   public let groupNormEpsilon: Double?
   /// Embedding, blocks, attention blocks, output norm, head.
   public let tensors: [CheckpointTensor]
+  /// How the publisher recommends to sample.
+  public let generation: GenerationConfig
   /// The tokenizer's vocabulary, where the checkpoint itself has it.
   public let tokenizer: Vocabulary?
   /// For people: "safetensors, fla names, BF16".
@@ -97,6 +99,7 @@ public final class Checkpoint: Sendable {
       sources[name] = nil
       remarks.append("tensor \(quoted(tensor.name)) is of integers and left out")
     }
+    if container.claims.tiesHead, sources["emb.weight"] != nil { sources["head.weight"] = nil }
     if sources["head.weight"] == nil, let table = sources["emb.weight"],
       !sources.keys.contains(where: { $0.hasPrefix("head.") || $0.hasPrefix("reranker.") })
     {
@@ -112,7 +115,7 @@ public final class Checkpoint: Sendable {
     (vocabulary, ffn, headSize) = (model.vocabulary, model.ffn, model.headSize)
     groupNormEpsilon = version == .v4 ? nil : container.claims.groupNormEpsilon ?? 64e-5
     tensors = model.tensors
-    tokenizer = container.vocabulary
+    (tokenizer, generation) = (container.vocabulary, container.generation)
     let types = SourceType.allCases.filter { type in model.tensors.contains { $0.sourceType == type } }
     source =
       "\(container.kind), \(Names.style(of: container.tensors)) names, "

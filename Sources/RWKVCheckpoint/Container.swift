@@ -9,6 +9,8 @@ struct Container: Sendable {
   var claims = Claims()
   /// How its names are to be read.
   var dialect = Names.Dialect.common
+  /// What stands in a `generation_config.json` beside the tensors.
+  var generation = GenerationConfig()
   /// A vocabulary that stands in the file itself.
   var vocabulary: Vocabulary?
   /// Numbers of a trainer's configuration in the file.
@@ -22,41 +24,60 @@ struct Container: Sendable {
     }
     if status.st_mode & S_IFMT == S_IFDIR {
       try self.init(directory: path)
-      tensors = Names.unwrapped(tensors)
     } else {
-      try self.init(file: InputFile(path: path))
-      tensors = Names.unwrapped(tensors)
-      // A downloaded pair of model.safetensors and config.json may be given by the first's name.
-      let parts = path.split(separator: "/", omittingEmptySubsequences: false)
-      if let name = parts.last, name == "model.safetensors" || name == "pytorch_model.bin" {
-        try readConfig(directory: parts.dropLast().joined(separator: "/") + (parts.count > 1 ? "/" : ""))
-      }
+      try self.init(anyOf: path)
     }
+    tensors = Names.unwrapped(tensors)
   }
 
-  private init(file: InputFile) throws(CheckpointError) {
+  init(kind: String, tensors: [StoredTensor]) { (self.kind, self.tensors) = (kind, tensors) }
+
+  init(_ content: GGUF.Content) {
+    kind = "GGUF"
+    (tensors, claims, dialect) = (content.tensors, content.claims, content.dialect)
+    vocabulary = content.vocabulary
+  }
+
+  /// A file, or all those that it is one of. A downloaded pair of model.safetensors and config.json may be given by the
+  /// first's name, a set of shards by any of them or by its index.
+  private init(anyOf path: String) throws(CheckpointError) {
+    let slash = path.lastIndex(of: "/").map(path.index(after:)) ?? path.startIndex
+    let (directory, name) = (String(path[..<slash]), String(path[slash...]))
+    if name.hasSuffix(".index.json") {
+      try self.init(index: InputFile(path: path), directory: directory)
+    } else if let index = Container.index(listing: name, in: directory) {
+      try self.init(index: index, directory: directory)
+    } else if let shard = ShardName(path) {
+      try self.init(shards: shard.paths())
+    } else {
+      try self.init(file: InputFile(path: path))
+      guard Container.wholeFiles.contains(name) else { return }
+    }
+    try readConfig(directory: directory)
+  }
+
+  init(file: InputFile) throws(CheckpointError) {
     let start = try file.bytes(at: 0, count: min(64, file.size))
     switch Array(start.prefix(4)) {
     case Array("PK\u{3}\u{4}".utf8):
-      kind = "PyTorch"
-      (tensors, settings) = try TorchCheckpoint.read(file)
+      let (tensors, settings) = try TorchCheckpoint.read(file)
+      self.init(kind: "PyTorch", tensors: tensors)
+      self.settings = settings
     case RWKVCppFile.magic:
-      kind = "rwkv.cpp"
-      (tensors, claims) = try RWKVCppFile.read(file)
+      let (tensors, claims) = try RWKVCppFile.read(file)
+      self.init(kind: "rwkv.cpp", tensors: tensors)
+      self.claims = claims
     case Array("GGUF".utf8):
-      kind = "GGUF"
-      let content = try GGUF.read(file)
-      (tensors, claims, dialect) = (content.tensors, content.claims, content.dialect)
-      vocabulary = content.vocabulary
+      self.init(try GGUF.read([file]))
     default:
       if TorchCheckpoint.isLegacy(start) {
-        kind = "PyTorch before 1.6"
-        (tensors, settings) = try TorchCheckpoint.readLegacy(file)
+        let (tensors, settings) = try TorchCheckpoint.readLegacy(file)
+        self.init(kind: "PyTorch before 1.6", tensors: tensors)
+        self.settings = settings
         return
       }
       guard start.count > 8, start[8] == UInt8(ascii: "{") else { throw Container.unknown(file, start) }
-      kind = "safetensors"
-      tensors = try Safetensors.read(file)
+      self.init(kind: "safetensors", tensors: try Safetensors.read(file))
     }
   }
 
@@ -84,19 +105,31 @@ struct Container: Sendable {
 
   private init(directory: String) throws(CheckpointError) {
     let directory = directory.hasSuffix("/") ? directory : directory + "/"
-    if let name = Container.wholeFiles.first(where: { access(directory + $0 + ".index.json", F_OK) == 0 }) {
-      try self.init(index: InputFile(path: directory + name + ".index.json"), directory: directory)
+    let indices = Container.names(in: directory).filter { $0.hasSuffix(".index.json") }
+    if let name = Container.wholeFiles.map({ $0 + ".index.json" }).first(where: indices.contains)
+      ?? (indices.count == 1 ? indices[0] : nil)
+    {
+      try self.init(index: InputFile(path: directory + name), directory: directory)
     } else {
-      try self.init(file: InputFile(path: directory + Container.onlyFile(in: directory)))
+      let name = directory + (try Container.onlyFile(in: directory))
+      if let shard = ShardName(name) {
+        try self.init(shards: shard.paths())
+      } else {
+        try self.init(file: InputFile(path: name))
+      }
     }
     try readConfig(directory: directory)
   }
 
-  /// The usual name, or the only file with a checkpoint's extension.
+  /// The usual name, or the only file with a checkpoint's extension; of shards any.
   private static func onlyFile(in directory: String) throws(CheckpointError) -> String {
     if let name = wholeFiles.first(where: { access(directory + $0, F_OK) == 0 }) { return name }
-    let names = names(in: directory).filter {
-      [".safetensors", ".pth", ".gguf"].contains(where: $0.hasSuffix)
+    var names = names(in: directory).filter { name in
+      [".safetensors", ".pth", ".gguf"].contains(where: name.hasSuffix)
+        || ShardName(name) != nil && [".bin", ".pt", ".st"].contains(where: name.hasSuffix)
+    }
+    if let set = names.first.flatMap({ ShardName($0) }), names.allSatisfy({ ShardName($0) == set }) {
+      names = [names[0]]
     }
     guard names.count == 1 else {
       throw CheckpointError(
@@ -136,6 +169,7 @@ struct Container: Sendable {
     }
     let files = Set(remaining.values).sorted()
     guard files.count <= 1024 else { throw index.malformed("names too many files") }
+    try requireFiles(files, in: directory, of: index.path)
     kind = "shards"
     tensors = []
     for name in files {
@@ -155,8 +189,10 @@ struct Container: Sendable {
 
   /// Files that describe themselves need no config.json.
   private mutating func readConfig(directory: String) throws(CheckpointError) {
+    let recommended = directory + "generation_config.json"
+    if access(recommended, F_OK) == 0 { generation = GenerationConfig(path: recommended) }
     guard claims.origin.isEmpty, access(directory + "config.json", F_OK) == 0 else { return }
     let file = try InputFile(path: directory + "config.json")
-    claims = try Claims(config: file.json(limit: 1 << 20, depth: 16), file: file.path)
+    claims = try Claims(config: file.config(), file: file.path)
   }
 }

@@ -36,7 +36,71 @@ enum GGUF {
     var vocabulary: Vocabulary?
   }
 
-  static func read(_ file: InputFile) throws(CheckpointError) -> Content {
+  /// Of one file: a model may be split into several, of which only the first describes it.
+  private struct Part {
+    let file: InputFile
+    var metadata: [String: Value] = [:]
+    var vocabulary = GGUFVocabulary()
+    var tensors: [StoredTensor] = []
+  }
+
+  /// Reads a file, or all files of a split model in order.
+  static func read(_ files: [InputFile]) throws(CheckpointError) -> Content {
+    var parts: [Part] = []
+    for file in files { parts.append(try part(file)) }
+    let first = parts[0]
+    try checkSplit(parts)
+    guard case .text(let architecture)? = first.metadata["general.architecture"] else {
+      throw first.file.malformed("does not name its architecture")
+    }
+    guard architecture == "rwkv6" || architecture == "rwkv7" else {
+      throw CheckpointError(
+        .unsupported, file: first.file.path, "holds a model of another architecture",
+        found: quoted(architecture), expected: "rwkv6 or rwkv7")
+    }
+    var tensors = parts.flatMap(\.tensors)
+    let rescale = first.metadata["rwkv6.rescale_every_n_layers"]?.integer ?? 0
+    try restore(&tensors, rescaleEvery: rescale, file: first.file)
+    var claims = Claims()
+    claims.origin = "the GGUF metadata"
+    claims.embedding = first.metadata[architecture + ".embedding_length"]?.integer
+    claims.layers = first.metadata[architecture + ".block_count"]?.integer
+    claims.ffn = first.metadata[architecture + ".feed_forward_length"]?.integer
+    claims.headSize = first.metadata[architecture + ".wkv.head_size"]?.integer
+    claims.layerNormEpsilon = first.metadata[architecture + ".attention.layer_norm_epsilon"]?.number
+    return Content(
+      tensors: tensors, claims: claims, dialect: architecture == "rwkv6" ? .gguf6 : .gguf7,
+      vocabulary: try first.vocabulary.vocabulary(file: first.file))
+  }
+
+  /// Throws unless the files are those of one split model, in order.
+  private static func checkSplit(_ parts: [Part]) throws(CheckpointError) {
+    for (index, part) in parts.enumerated() {
+      let (number, count) = (
+        part.metadata["split.no"]?.integer ?? 0, part.metadata["split.count"]?.integer ?? 1
+      )
+      guard max(1, count) == parts.count else {
+        throw CheckpointError(
+          .unreadable, file: part.file.path, "is part \(number &+ 1) of a model in \(count) files",
+          found: "\(parts.count)", expected: "names that end in -00001-of-0000\(count).gguf and so on",
+          advice: "Get the others into the same folder, under the names that they were published with")
+      }
+      guard number == index else {
+        throw part.file.malformed(
+          "has the name of another part", found: "split.no \(number)", expected: "\(index)")
+      }
+    }
+    if let total = parts[0].metadata["split.tensors.count"]?.integer, parts.count > 1,
+      total != parts.reduce(0, { $0 + $1.tensors.count })
+    {
+      throw parts[0].file.malformed(
+        "is of a model with another number of tensors", found: "\(parts.reduce(0) { $0 + $1.tensors.count })",
+        expected: "\(total)")
+    }
+  }
+
+  private static func part(_ file: InputFile) throws(CheckpointError) -> Part {
+    var part = Part(file: file)
     var reader = ByteReader(file, at: 4)
     let version = try reader.integer(UInt32.self)
     guard version == 3 else {
@@ -46,42 +110,22 @@ enum GGUF {
     }
     let count = try reader.count(UInt64.self, limit: StoredTensor.maximumTensors, of: "number of tensors")
     let entries = try reader.count(UInt64.self, limit: maximumEntries, of: "number of metadata entries")
-    var metadata: [String: Value] = [:]
-    var vocabulary = GGUFVocabulary()
     var elements = maximumElements
     for _ in 0..<entries {
       let key = try text(&reader, limit: maximumKey, of: "key")
       let value = try value(
-        &reader, type: reader.integer(UInt32.self), key: key, elements: &elements, &vocabulary)
-      guard metadata.updateValue(value, forKey: key) == nil else {
+        &reader, type: reader.integer(UInt32.self), key: key, elements: &elements, &part.vocabulary)
+      guard part.metadata.updateValue(value, forKey: key) == nil else {
         throw file.malformed("has the metadata key \(quoted(key)) twice")
       }
     }
-    let alignment = metadata["general.alignment"]?.integer ?? 32
+    let alignment = part.metadata["general.alignment"]?.integer ?? 32
     guard alignment > 0, alignment <= 65_536, alignment & (alignment - 1) == 0 else {
       throw file.malformed("has an impossible alignment", found: "\(alignment)")
     }
-    guard case .text(let architecture)? = metadata["general.architecture"] else {
-      throw file.malformed("does not name its architecture")
-    }
-    guard architecture == "rwkv6" || architecture == "rwkv7" else {
-      throw CheckpointError(
-        .unsupported, file: file.path, "holds a model of another architecture", found: quoted(architecture),
-        expected: "rwkv6 or rwkv7")
-    }
-    var tensors = try tensors(&reader, count: count, alignment: alignment)
-    try restore(&tensors, rescaleEvery: metadata["rwkv6.rescale_every_n_layers"]?.integer ?? 0, file: file)
-    var claims = Claims()
-    claims.origin = "the GGUF metadata"
-    claims.embedding = metadata[architecture + ".embedding_length"]?.integer
-    claims.layers = metadata[architecture + ".block_count"]?.integer
-    claims.ffn = metadata[architecture + ".feed_forward_length"]?.integer
-    claims.headSize = metadata[architecture + ".wkv.head_size"]?.integer
-    claims.layerNormEpsilon = metadata[architecture + ".attention.layer_norm_epsilon"]?.number
-    if case .text(let model)? = metadata["tokenizer.ggml.model"] { vocabulary.model = model }
-    return Content(
-      tensors: tensors, claims: claims, dialect: architecture == "rwkv6" ? .gguf6 : .gguf7,
-      vocabulary: try vocabulary.vocabulary(file: file))
+    if case .text(let model)? = part.metadata["tokenizer.ggml.model"] { part.vocabulary.model = model }
+    part.tensors = try tensors(&reader, count: count, alignment: alignment)
+    return part
   }
 
   // MARK: Metadata

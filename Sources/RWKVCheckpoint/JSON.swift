@@ -19,6 +19,8 @@ enum JSON: Sendable, Equatable {
     return value
   }
   var double: Double? { if case .number(let text) = self { Double(text) } else { nil } }
+  /// A number, also where it stands in quotes.
+  var number: Double? { double ?? string.flatMap(Double.init) }
   var string: String? { if case .string(let text) = self { text } else { nil } }
   var array: [JSON]? { if case .array(let values) = self { values } else { nil } }
 
@@ -32,8 +34,12 @@ enum JSON: Sendable, Equatable {
 
   /// Reads one JSON text (RFC 8259), strictly: no duplicate keys, nesting at most `depth`, at most a million
   /// values, no text longer than `maximumText`.
-  init(parsing bytes: [UInt8], depth: Int) throws(SyntaxError) {
-    var parser = JSONParser(bytes: bytes)
+  ///
+  /// `lenient`: as Python's json and what people write beside it: a byte order mark, `NaN` and `Infinity`, keys that occur
+  /// again (the last counts), control characters and damaged characters in strings; what is nested more deeply is null.
+  init(parsing bytes: [UInt8], depth: Int, lenient: Bool = false) throws(SyntaxError) {
+    var parser = JSONParser(bytes: bytes, isLenient: lenient)
+    if lenient, bytes.starts(with: [0xEF, 0xBB, 0xBF]) { parser.position = 3 }
     self = try parser.value(depth: depth)
     parser.skipSpace()
     guard parser.position == bytes.count else { throw parser.error("text after the end") }
@@ -43,10 +49,11 @@ enum JSON: Sendable, Equatable {
 /// Recursive descent over the bytes; `depth` bounds the recursion.
 private struct JSONParser {
   let bytes: [UInt8]
+  let isLenient: Bool
   var position = 0
   var values = 0
 
-  init(bytes: [UInt8]) { self.bytes = bytes }
+  init(bytes: [UInt8], isLenient: Bool) { (self.bytes, self.isLenient) = (bytes, isLenient) }
 
   func error(_ problem: String) -> JSON.SyntaxError { .init(problem: problem, offset: position) }
 
@@ -70,14 +77,40 @@ private struct JSONParser {
     skipSpace()
     switch byte {
     case UInt8(ascii: "{"), UInt8(ascii: "["):
-      guard depth > 0 else { throw error("nested too deeply") }
+      guard depth > 0 else {
+        guard isLenient else { throw error("nested too deeply") }
+        try skipNested()
+        return .null
+      }
       return byte == UInt8(ascii: "{") ? try object(depth: depth) : try array(depth: depth)
     case UInt8(ascii: "\""): return .string(try string())
     case UInt8(ascii: "t"): return try word("true", .bool(true))
     case UInt8(ascii: "f"): return try word("false", .bool(false))
     case UInt8(ascii: "n"): return try word("null", .null)
+    case UInt8(ascii: "N") where isLenient: return try word("NaN", .number("nan"))
+    case UInt8(ascii: "I") where isLenient: return try word("Infinity", .number("inf"))
+    case UInt8(ascii: "-") where isLenient && bytes[position...].starts(with: "-I".utf8):
+      return try word("-Infinity", .number("-inf"))
     default: return .number(try number())
     }
+  }
+
+  /// Passes over an array or an object without a look at more than its brackets and strings.
+  private mutating func skipNested() throws(JSON.SyntaxError) {
+    var open = 0
+    repeat {
+      switch byte {
+      case nil: throw error("unfinished array or object")
+      case UInt8(ascii: "\""): _ = try string()
+      case UInt8(ascii: "{"), UInt8(ascii: "["):
+        open += 1
+        position += 1
+      case UInt8(ascii: "}"), UInt8(ascii: "]"):
+        open -= 1
+        position += 1
+      default: position += 1
+      }
+    } while open > 0
   }
 
   private mutating func object(depth: Int) throws(JSON.SyntaxError) -> JSON {
@@ -87,7 +120,7 @@ private struct JSONParser {
     repeat {
       skipSpace()
       let key = try string()
-      guard members[key] == nil else { throw error("duplicate key \(quoted(key))") }
+      guard isLenient || members[key] == nil else { throw error("duplicate key \(quoted(key))") }
       guard take(":") else { throw error("':' expected") }
       members[key] = try value(depth: depth - 1)
     } while take(",")
@@ -142,7 +175,7 @@ private struct JSONParser {
     position += 1
     var text: [UInt8] = []
     while let next = byte, next != UInt8(ascii: "\"") {
-      guard next >= 0x20 else { throw error("control character in a string") }
+      guard isLenient || next >= 0x20 else { throw error("control character in a string") }
       if next == UInt8(ascii: "\\") {
         position += 1
         try escape(into: &text)
@@ -161,6 +194,7 @@ private struct JSONParser {
     }
     guard byte != nil else { throw error("unfinished string") }
     position += 1
+    if isLenient { return String(decoding: text, as: UTF8.self) }
     guard let string = String(validating: text, as: UTF8.self) else { throw error("invalid UTF-8") }
     return string
   }
@@ -182,10 +216,12 @@ private struct JSONParser {
         guard byte == UInt8(ascii: "u") else { throw error("half a surrogate pair") }
         position += 1
         let low = UInt32(try hexadecimal())
-        guard (0xDC00...0xDFFF).contains(low) else { throw error("half a surrogate pair") }
-        value = 0x10000 + (value - 0xD800) << 10 + (low - 0xDC00)
+        guard (0xDC00...0xDFFF).contains(low) || isLenient else { throw error("half a surrogate pair") }
+        value = (0xDC00...0xDFFF).contains(low) ? 0x10000 + (value - 0xD800) << 10 + (low - 0xDC00) : 0xFFFD
       }
-      guard let scalar = Unicode.Scalar(value) else { throw error("half a surrogate pair") }
+      guard let scalar = Unicode.Scalar(value) ?? (isLenient ? "\u{FFFD}" : nil) else {
+        throw error("half a surrogate pair")
+      }
       text.append(contentsOf: String(scalar).utf8)
     default: throw error("unknown escape")
     }
@@ -212,9 +248,18 @@ extension InputFile {
     return try json(bytes(at: 0, count: size), depth: depth)
   }
 
-  func json(_ bytes: [UInt8], depth: Int) throws(CheckpointError) -> JSON {
+  /// The whole file as JSON that people and other programs have written beside a checkpoint.
+  func config() throws(CheckpointError) -> JSON {
+    let limit = 16 << 20
+    guard size <= limit else {
+      throw malformed("is too long for a JSON file", found: "\(size) bytes", expected: "at most \(limit)")
+    }
+    return try json(bytes(at: 0, count: size), depth: 64, lenient: true)
+  }
+
+  func json(_ bytes: [UInt8], depth: Int, lenient: Bool = false) throws(CheckpointError) -> JSON {
     do throws(JSON.SyntaxError) {
-      return try JSON(parsing: bytes, depth: depth)
+      return try JSON(parsing: bytes, depth: depth, lenient: lenient)
     } catch {
       throw malformed("JSON: \(error.problem) at byte \(error.offset)")
     }

@@ -192,7 +192,9 @@ public func rwkv_generate_observed(
     try state.check(context)
     guard let receive else { throw Failure.null("receive") }
     let tokens = try context.tokenizer().encode(bytes(prompt, promptLength, "prompt"))
-    let stops = try texts(stops, stopCount, "stops")
+    let stops =
+      try stops == nil && stopCount == 0
+      ? SamplingChoice(model: context.model).stops : texts(stops, stopCount, "stops")
     return try state.exclusively {
       try sampler.exclusively {
         try context.begin(tokens, state.state)

@@ -22,7 +22,7 @@ public func rwkv_sampler_new(
   _ ctx: OpaquePointer?, _ options: UnsafePointer<rwkv_sampler_options>?
 ) -> OpaquePointer? {
   ask(ctx, nil) { context in
-    var chosen = SamplingOptions()
+    var chosen = SamplingChoice(model: context.model).options
     if let options = options?.pointee {
       chosen.temperature = options.temperature
       chosen.topP = options.top_p

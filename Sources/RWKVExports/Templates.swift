@@ -28,7 +28,7 @@ public func rwkv_get_template_stop(
   _ buffer: UnsafeMutablePointer<CChar>?, _ size: Int
 ) -> Int {
   ask(ctx, failed) { context in
-    let stops = try context.template(template).stops
+    let stops = try context.template(template).choice(for: context.model).stops
     guard stops.indices.contains(index) else {
       throw Failure(RWKV_ERROR_ARGS, RWKV_ERROR_KEY, "the template has \(stops.count) stop strings")
     }
@@ -38,7 +38,17 @@ public func rwkv_get_template_stop(
 
 @c @implementation
 public func rwkv_get_template_stop_count(_ ctx: OpaquePointer?, _ template: UnsafePointer<CChar>?) -> Int {
-  ask(ctx, failed) { try $0.template(template).stops.count }
+  ask(ctx, failed) { try $0.template(template).choice(for: $0.model).stops.count }
+}
+
+@c @implementation
+public func rwkv_sampler_new_for_template(
+  _ ctx: OpaquePointer?, _ template: UnsafePointer<CChar>?
+) -> OpaquePointer? {
+  ask(ctx, nil) { context in
+    let options = try context.template(template).choice(for: context.model).options
+    return Handles.add(try SamplerObject(options, context.model.tokenizer))
+  }
 }
 
 extension ContextObject {

@@ -49,7 +49,7 @@ public enum CalibrationText: Sendable {
     var samplers: [Sampler] = []
     for text in 0..<texts {
       var options = SamplingOptions()
-      (options.topP, options.presencePenalty, options.frequencyPenalty) = (0.95, 0, 0)
+      options.topP = 0.95
       options.seed = UInt64(text)
       do { samplers.append(try Sampler(options)) } catch { preconditionFailure("valid options: \(error)") }
     }

@@ -301,7 +301,26 @@ private struct Draft {
     metadata = Metadata(checkpoint)
     metadata["model.name"] = .string(stem(of: path))
     metadata["quantization.type"] = .string(type.rawValue)
+    add(checkpoint.generation)
     tensors = try Self.plan(source, type, options, progress)
+  }
+
+  /// Stores what the publisher recommends, as far as it can be followed. None of it begins with `rwkv.`: the model's identity
+  /// stays.
+  private mutating func add(_ recommended: GenerationConfig) {
+    notes += recommended.notes
+    for setting in SamplingSetting.allCases where setting != .seed {
+      guard let number = recommended.numbers[setting.key] else { continue }
+      var options = SamplingOptions()
+      guard options.set(setting, number), (try? options.check()) != nil else {
+        notes.append("generation_config.json: '\(setting.key)' is \(number), which cannot be: left out")
+        continue
+      }
+      metadata["generation." + setting.key] = .number(number)
+    }
+    for (index, stop) in recommended.stops.enumerated() {
+      metadata["generation.stop.\(index)"] = .string(stop)
+    }
   }
 
   /// From a `.rwkv` file.

@@ -5,7 +5,7 @@ import Testing
 @testable import RWKVCheckpoint
 
 /// What llama.cpp's files have beside the tensors.
-@Suite("GGUF: vocabulary")
+@Suite("GGUF: vocabulary, split files")
 struct GGUFTests {
   private let folder = TemporaryFolder()
 
@@ -54,6 +54,59 @@ struct GGUFTests {
     var file = ForeignFileTests.gguf(try ForeignFileTests.Model("v7-f32-small"))
     add([("<s>", 3), (text, 1)], to: &file)
     expectFailure(folder.write("m.gguf", file.bytes), .malformed, "token")
+  }
+
+  /// As llama.cpp splits a model: only the first part describes it.
+  private func split(
+    _ whole: ForeignFileTests.GGUFDraft, into count: Int, firstIsEmpty: Bool = false
+  ) -> [ForeignFileTests.GGUFDraft] {
+    let (skipped, share) = (firstIsEmpty ? 1 : 0, whole.tensors.count / (count - (firstIsEmpty ? 1 : 0)) + 1)
+    return (0..<count).map { number in
+      var part = whole
+      if number > 0 { part.metadata = [] }
+      part.metadata += [
+        ("split.no", 2, littleEndian(UInt16(number))), ("split.count", 2, littleEndian(UInt16(count))),
+        ("split.tensors.count", 5, littleEndian(Int32(whole.tensors.count))),
+      ]
+      part.tensors =
+        number < skipped ? [] : Array(whole.tensors.dropFirst((number - skipped) * share).prefix(share))
+      return part
+    }
+  }
+
+  @Test(arguments: ["v6-hf", "v7-f32-small"], [false, true])
+  func splitFilesReadAsTheWhole(name: String, firstIsEmpty: Bool) throws {
+    let model = try ForeignFileTests.Model(name)
+    let whole = ForeignFileTests.gguf(model)
+    for (index, part) in split(whole, into: 3, firstIsEmpty: firstIsEmpty).enumerated() {
+      folder.write("m-0000\(index + 1)-of-00003.gguf", part.bytes)
+    }
+    for path in ["", "/m-00001-of-00003.gguf", "/m-00003-of-00003.gguf"] {
+      let checkpoint = try Checkpoint(path: folder.path + path)
+      #expect(checkpoint.source == "GGUF, llama.cpp names, F32")
+      try expectSame(checkpoint, Checkpoint(path: model.path))
+    }
+  }
+
+  @Test func incompleteSplitsNameWhatIsMissing() throws {
+    let parts = split(ForeignFileTests.gguf(try ForeignFileTests.Model("v7-f32-small")), into: 4)
+    let second = folder.write("m-00002-of-00004.gguf", parts[1].bytes)
+    folder.write("m-00004-of-00004.gguf", parts[3].bytes)
+    for path in [second, folder.path] {
+      expectFailure(path, .unreadable, "'m-00001-of-00004.gguf', 'm-00003-of-00004.gguf'", "2 are missing")
+    }
+    // A part under another name, and parts in another order.
+    expectFailure(
+      folder.write("renamed.gguf", parts[1].bytes), .unreadable, "part 2 of a model in 4", "-00001-of-00004")
+    folder.write("m-00001-of-00004.gguf", parts[2].bytes)
+    folder.write("m-00003-of-00004.gguf", parts[0].bytes)
+    expectFailure(second, .malformed, "another part")
+    // A part of another model.
+    var other = parts[0]
+    other.tensors.removeLast()
+    folder.write("m-00001-of-00004.gguf", other.bytes)
+    folder.write("m-00003-of-00004.gguf", parts[2].bytes)
+    expectFailure(second, .malformed, "another number of tensors")
   }
 
   @Test(.enabled(if: exists(shared + "/field-cases"))) func aPublishedOne() throws {

@@ -11,7 +11,7 @@ struct ChatTemplateTests {
   private func template(_ name: String) throws -> ChatTemplate { try #require(ChatTemplate.builtIn(name)) }
 
   @Test func everyBuiltInTemplateIsReadAndHasItsSource() throws {
-    #expect(ChatTemplate.builtInNames == ["g1", "world", "raven", "none"])
+    #expect(ChatTemplate.builtInNames == ["g1", "bot", "tools", "world", "raven", "none"])
     for name in ChatTemplate.builtInNames {
       let source = try #require(ChatTemplate.source(name))
       #expect(try ChatTemplate(parsing: source, name: name).name == name)
@@ -31,7 +31,25 @@ struct ChatTemplateTests {
     #expect(g1.opening(system: "xxx") == "System: xxx\n\n")
     #expect(g1.opening(system: "") == "" && g1.opening(system: " \n ") == "")
     #expect(g1.end == "\n\n" && g1.stops.contains("\n\nUser:"))
-    #expect(g1.sampling.topP == 0.5 && g1.sampling.presencePenalty == 2 && g1.sampling.penaltyDecay == 0.99)
+    let values = g1.sampling.values
+    #expect(values[.topP] == 0.5 && values[.presencePenalty] == 2 && values[.penaltyDecay] == 0.99)
+  }
+
+  /// As rwkv_chat_template.jinja of rwkv-rs/transformers-rwkv writes them.
+  @Test func botAndToolsWriteTheirs() throws {
+    let bot = try template("bot")
+    let ways = Dictionary(uniqueKeysWithValues: bot.thinking.map { ($0.name, $0) })
+    #expect(bot.opening(system: "s") == "System✿s✿\n")
+    #expect(bot.question("A\r\n\r\nB \n", nil) == "User✿A\nB✿\nBot✿" && bot.thinking.first?.name == "on")
+    #expect(bot.question("A", ways["on"]) == "User✿A✿\nBot✿<think")
+    #expect(bot.question("A", ways["fake"]) == "User✿A✿\nBot✿<think></think")
+    #expect(bot.end == "✿\n" && bot.stops == ["✿"])
+    let tools = try template("tools")
+    let fake = tools.thinking.first { $0.name == "fake" }
+    #expect(tools.opening(system: "s") == "### System\ns\n")
+    #expect(tools.question("A", fake) == "### User\nA\n### Assistant\n<think></think")
+    #expect(tools.end == "\n" && tools.stops == ["\n### User"])
+    #expect(tools.sampling.values == [.temperature: 0.96, .topP: 0.76, .topK: 32])
   }
 
   @Test func worldAndRavenWriteTheirs() throws {
@@ -66,7 +84,7 @@ struct ChatTemplateTests {
     let own = try ChatTemplate(parsing: text, name: "own")
     #expect(own.opening(system: "s") == "[s]\n")
     #expect(own.question("q", own.thinking[0]) == "<\tq\"\\>→ x")
-    #expect(own.stops == ["<", "END"] && own.sampling.minP == 0.1 && own.end == "")
+    #expect(own.stops == ["<", "END"] && own.sampling.values == [.minP: 0.1] && own.end == "")
   }
 
   @Test(arguments: [

@@ -131,6 +131,7 @@ struct SamplerTests {
           $0.seed = seed
           $0.topP = 1
           $0.temperature = 1.5
+          ($0.presencePenalty, $0.frequencyPenalty) = (0.2, 0.2)
         })
       return try (0..<16).map { _ in try sampler.sample((0..<50).map { Float($0 % 7) }) }
     }

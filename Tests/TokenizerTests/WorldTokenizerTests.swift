@@ -79,7 +79,9 @@ struct WorldTokenizerTests {
     let lines = words.enumerated().map { "\(257 + $0) '\($1)' \($1.utf8.count)" }
     let tokenizer = try WorldTokenizer(
       vocabulary: Self.vocabulary(lines[0], lines[1], lines[2], lines[3], lines[4], lines[5]))
-    for (index, word) in words.enumerated() { #expect(try tokenizer.encode(word) == [257 + index], "\(word)") }
+    for (index, word) in words.enumerated() {
+      #expect(try tokenizer.encode(word) == [257 + index], "\(word)")
+    }
     #expect(throws: TokenizerError.self) {
       try WorldTokenizer(vocabulary: Self.vocabulary("257 'abcdefghij' 10", "258 'abcdefghij' 10"))
     }

@@ -68,6 +68,7 @@ def _load() -> ctypes.CDLL:
         ("state_load", pointer, [pointer, text]),
         ("state_load_memory", pointer, [pointer, text, size]),
         ("sampler_new", pointer, [pointer, pointer]),
+        ("sampler_new_for_template", pointer, [pointer, text]),
         ("sampler_set", yes, [pointer, text, ctypes.c_double]),
         ("sampler_set_bias", yes, [pointer, id, ctypes.c_float]),
         ("sampler_sample", yes, [pointer, pointer, size, ctypes.POINTER(id)]),

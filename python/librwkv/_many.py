@@ -162,17 +162,19 @@ class _Row:
             prompt = own.pop(given[0])
             options |= own
         conversation = {key: options.pop(key) for key in ("template", "thinking") if key in options}
-        stop = options.pop("stop", ())
-        self.stops = [text.encode() for text in ([stop] if isinstance(stop, str) else stop) if text]
+        stop, template = options.pop("stop", None), None
         if isinstance(prompt, (str, bytes)):
+            self.stops = [text for text in model._stops(stop) if text]
             tokens = model.encode(prompt)
         elif not isinstance(prompt, Sequence):
             raise TypeError(f"expected a text, token ids or messages, not {type(prompt).__name__}")
         elif given == ["messages"] or (not given and any(isinstance(part, Mapping) for part in prompt)):
             text, ends = model._conversation(prompt, **conversation)
             tokens = model.encode(text)
-            self.stops += ends
+            self.stops = [text for text in model._stops(stop or ()) if text] + ends
+            template = conversation.get("template") or ""
         else:
+            self.stops = [text for text in model._stops(stop) if text]
             tokens = ids(prompt)
         self.limit = int(options.pop("max_tokens"))
         self.wants_logprobs = bool(options.pop("logprobs"))
@@ -183,7 +185,7 @@ class _Row:
             raise ValueError(f"a token id is outside the model's vocabulary 0…{model.vocabulary - 1}")
         self.unread = tokens.tolist()
         self.result.prompt_tokens = len(self.unread)
-        self.sampler = Sampler(model, options.pop("bias", None), **options)
+        self.sampler = Sampler(model, options.pop("bias", None), template=template, **options)
 
     def begin(self, prefixes: Prefixes, others: Iterable[Sequence[int]]) -> None:
         self.state, read = prefixes.begin(self.unread, others)

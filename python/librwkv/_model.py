@@ -209,7 +209,7 @@ class Model(Handle):
         prompt: str | bytes = "",
         state: State | None = None,
         max_tokens: int = 256,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         sampler: Sampler | None = None,
         bias: dict[int, float] | None = None,
         **options: float,
@@ -218,17 +218,14 @@ class Model(Handle):
 
         state: what the prompt continues; it is advanced. Without one the text starts from nothing. The prompt may be
         empty if this model read or wrote something with this state last. stop: a text, or several, that end the
-        generation and are not part of it. Options: those of `Sampler`, or a sampler that goes on from one call to the
+        generation and are not part of it; None: those that the model's file has. Options: those of `Sampler`, or a sampler that goes on from one call to the
         next.
         """
         if sampler is not None and (options or bias):
             raise TypeError("give a sampler or its options, not both")
-        stops = [stop] if isinstance(stop, str) else stop
         chooser = sampler or Sampler(self, bias, **options)
         tokens = self.encode(prompt)
-        return Generation(
-            self, state or self.new_state(), chooser, tokens, max_tokens, [text.encode() for text in stops]
-        )
+        return Generation(self, state or self.new_state(), chooser, tokens, max_tokens, self._stops(stop))
 
     def chat(
         self,
@@ -242,14 +239,14 @@ class Model(Handle):
     ) -> Generation:
         """Answers the last of the messages, `{"role": "user", "content": "…"}` with roles system, user and assistant.
 
-        template: a template's name (g1, world, raven, none), or the text of one; by default the one that the model was
+        template: a template's name (g1, bot, tools, world, raven, none), or the text of one; by default the one that the model was
         most likely trained with. thinking: a way of answering that the template knows (off, on, short, long, fake).
         If the last message is the assistant's, the answer goes on from there. Options: those of `generate`.
         `Session` keeps what it has read from one message to the next.
         """
         prompt, ends = self._conversation(messages, template, thinking)
         options |= {"max_tokens": max_tokens, "stop": stop}
-        return self._continue(self.new_state(), self.encode(prompt), ends, options)
+        return self._continue(self.new_state(), self.encode(prompt), ends, template, options)
 
     def apply_template(
         self, messages: Sequence[Message], template: str | None = None, thinking: str | None = None
@@ -268,17 +265,32 @@ class Model(Handle):
         name = None if template is None else template.encode()
         way = None if thinking is None else thinking.encode()
         prompt = text(self._handle, "apply_template", name, way, roles, contents, count)
+        return prompt, self._template_stops(name)
+
+    def _template_stops(self, name: bytes | None) -> list[bytes]:
+        """Those of the template, and those that the model's file has."""
         stops = checked_size(library.rwkv_get_template_stop_count(self._handle, name), self._handle)
-        return prompt, [text(self._handle, "get_template_stop", name, index) for index in range(stops)]
+        return [text(self._handle, "get_template_stop", name, index) for index in range(stops)]
+
+    def _stops(self, stop: str | Sequence[str] | None) -> list[bytes]:
+        """What ends a text outside of conversations. None: what the model's file has."""
+        if stop is None:
+            return self._template_stops(b"none")
+        return [text.encode() for text in ([stop] if isinstance(stop, str) else stop)]
 
     def _continue(
-        self, state: State, tokens: NDArray[np.uint32], ends: list[bytes], options: dict[str, Any]
+        self,
+        state: State,
+        tokens: NDArray[np.uint32],
+        ends: list[bytes],
+        template: str | None,
+        options: dict[str, Any],
     ) -> Generation:
         """Writes an answer with the options of `generate`."""
         stop, bias = options.pop("stop", ()), options.pop("bias", None)
         stops = [*ends, *(text.encode() for text in ([stop] if isinstance(stop, str) else stop))]
         limit = options.pop("max_tokens", 1024)
-        chooser = options.pop("sampler", None) or Sampler(self, bias, **options)
+        chooser = options.pop("sampler", None) or Sampler(self, bias, template=template or "", **options)
         return Generation(self, state, chooser, tokens, limit, stops)
 
     # One text, and many

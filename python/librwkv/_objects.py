@@ -92,13 +92,21 @@ class Sampler(Handle):
     """Chooses tokens from logits.
 
     Options: temperature (1.0; 0 always takes the most likely token), top_p (0.85), top_k (0: no limit), min_p (0),
-    presence_penalty (0.2), frequency_penalty (0.2), penalty_decay (0.996), seed (0), only_json (0; 1: one JSON
-    object or array and nothing else). bias: what is added to the logits
-    of single tokens; -inf bans.
+    presence_penalty (0), frequency_penalty (0), penalty_decay (0.996), seed (0), only_json (0; 1: one JSON object or
+    array and nothing else). What is not given is what the model's file recommends, then what `template` does (a
+    template's name or text, "" for the model's own), then the value in brackets. bias: what is added to the logits of
+    single tokens; -inf bans.
     """
 
-    def __init__(self, model: Model, bias: dict[int, float] | None = None, **options: float) -> None:
-        super().__init__(library.rwkv_sampler_new(model._handle, None), "sampler_", model._handle)
+    def __init__(
+        self, model: Model, bias: dict[int, float] | None = None, *, template: str | None = None, **options: float
+    ) -> None:
+        handle = (
+            library.rwkv_sampler_new(model._handle, None)
+            if template is None
+            else library.rwkv_sampler_new_for_template(model._handle, template.encode() or None)
+        )
+        super().__init__(handle, "sampler_", model._handle)
         for name, value in options.items():
             if not library.rwkv_sampler_set(self._handle, name.encode(), value):
                 raise error(None)

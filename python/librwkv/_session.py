@@ -53,7 +53,7 @@ class Session:
         if tokens.size > 1:
             self.model.read(self._state, tokens[:-1])
         self._read = text[: len(text) - len(self.model.decode(tokens[-1:]))]
-        self._answer = self.model._continue(self._state.copy(), tokens[-1:], stops, options)
+        self._answer = self.model._continue(self._state.copy(), tokens[-1:], stops, self.template, options)
         return self._answer
 
     def fork(self) -> Session:

@@ -76,12 +76,14 @@ struct Chat: ParsableCommand {
     try reporting("rwkv-run") {
       if let saveState { try requireStateFile(saveState, force: force, besides: [options.model]) }
       let model = try options.open(requiresTokenizer: !printTemplate)
-      if printTemplate { return try printSource(template ?? ChatTemplate.name(for: model)) }
+      if printTemplate { return try printSource(for: model) }
       let tokenizer = try model.requireTokenizer()
       let template = try chosenTemplate(for: model)
       let conversation = Conversation(
         try Session(model, threads: options.threadCount), template: template, tokenizer: tokenizer)
-      let loop = ChatLoop(conversation, options: try sampling.options(template.sampling, for: model))
+      let choice = try sampling.choice(for: model, template: template)
+      sampling.sayRandomSeed(choice)
+      let loop = ChatLoop(conversation, choice: choice)
       loop.limit = predict < 0 ? nil : predict
       if let think { loop.thinking = try template.thinking(named: think) }
       if let system {
@@ -98,13 +100,20 @@ struct Chat: ParsableCommand {
     }
   }
 
-  private func printSource(_ name: String) throws {
+  /// The template's text, and as comments what would be in force in a conversation.
+  private func printSource(for model: Model) throws {
+    let name = template ?? ChatTemplate.name(for: model)
     guard let source = ChatTemplate.source(name) else {
       throw CommandError(
         "--print-template: there is no '\(name)'; there are \(ChatTemplate.builtInNames.joined(separator: ", "))"
       )
     }
     output(source)
+    output("\n# In force for \(model.name), and where it comes from:")
+    let choice = try sampling.choice(for: model, template: chosenTemplate(for: model))
+    for row in choice.rows where row[0] != SamplingSetting.seed.rawValue {
+      output("#   \(row[0]) = \(row[1])   (\(row[2]))")
+    }
   }
 
   private func chosenTemplate(for model: Model) throws -> ChatTemplate {

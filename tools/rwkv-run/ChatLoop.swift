@@ -7,7 +7,7 @@ import Terminal
 final class ChatLoop {
   private let conversation: Conversation
   private let editor = LineEditor()
-  private var options: SamplingOptions
+  private var choice: SamplingChoice
   /// Tokens of an answer at most; nil: no limit.
   var limit: Int?
   /// Nil: the template's first way.
@@ -20,9 +20,9 @@ final class ChatLoop {
   /// Ctrl-C was pressed where nothing was to stop; once more leaves.
   private var isLeaving = false
 
-  init(_ conversation: Conversation, options: SamplingOptions) {
+  init(_ conversation: Conversation, choice: SamplingChoice) {
     self.conversation = conversation
-    self.options = options
+    self.choice = choice
   }
 
   /// Until the end of input, /exit, or Ctrl-C twice: false then.
@@ -114,7 +114,7 @@ final class ChatLoop {
     var printer = AnswerPrinter(thinking ?? conversation.template.thinking.first)
     do {
       let answer = try conversation.send(
-        message, thinking: thinking, options: options, attempt: attempts, limit: limit,
+        message, thinking: thinking, options: choice.options, attempt: attempts, limit: limit,
         reading: { done, total in
           if total > 256 { progress.update("reading", done, of: total, since: start) }
           afterPrompt = now()
@@ -244,15 +244,14 @@ final class ChatLoop {
         let names = SamplingSetting.allCases.map { $0.rawValue + ", " }.joined() + "tokens"
         throw CommandError("/params takes a name and a number; the names are \(names)")
       }
-      var changed = options
+      var changed = choice
       guard changed.set(setting, String(words[1])) else {
         throw CommandError("'\(words[1])' is not a number for \(words[0])")
       }
-      try changed.check()
-      options = changed
+      try changed.options.check()
+      choice = changed
     }
-    let rows = SamplingSetting.allCases.map { [$0.rawValue, options.text($0)] }
-    for line in table(rows + [["tokens", "\(limit ?? -1)"]], leftAligned: 2) { say(line) }
+    for line in table(choice.rows + [["tokens", "\(limit ?? -1)", ""]], leftAligned: 3) { say(line) }
   }
 }
 

@@ -39,7 +39,7 @@ struct Generate: ParsableCommand {
 
   @Option(
     name: .customLong("stop"), parsing: .unconditionalSingleValue,
-    help: "Stop at this text (may be repeated).")
+    help: "Stop at this text (may be repeated; default: what the model's file has; '' for none).")
   var stops: [String] = []
 
   @Option(help: "Go on from this saved state, or start from this state-tuned .pth.", completion: .file())
@@ -85,6 +85,7 @@ struct Generate: ParsableCommand {
       if let saveState { try requireStateFile(saveState, force: force, besides: [options.model, file]) }
       let model = try options.open(requiresTokenizer: true)
       let tokenizer = try model.requireTokenizer()
+      let choice = try sampling.choice(for: model, stops: stops.isEmpty ? nil : stops)
       let saved = try loadState.map { try model.loadAnyState($0) }
       let session = try Session(model, state: saved?.state, threads: options.threadCount)
       var tokens = try tokenizer.encode(promptBytes())
@@ -98,12 +99,13 @@ struct Generate: ParsableCommand {
       let start = now()
       try read(tokens, session)
       let afterPrompt = now()
+      sampling.sayRandomSeed(choice)
 
-      var sampler = try Sampler(try sampling.options(.plain, for: model), tokenizer: tokenizer)
+      var sampler = try Sampler(choice.options, tokenizer: tokenizer)
       let printer = PiecePrinter(
         asJSON: asJSON, logprobs: logprobs, keepsTokens: saveState != nil, tokenizer: tokenizer)
       let reason = try session.generate(
-        predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: stops,
+        predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: choice.stops,
         observe: printer.observe,
         receive: { printer.show($0) && !isInterrupted })
       if !asJSON { write([UInt8(ascii: "\n")]) }

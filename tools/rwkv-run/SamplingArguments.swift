@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
 import RWKV
+import RWKVChat
 import RWKVTokenizer
 import Terminal
 
@@ -9,7 +10,8 @@ struct SamplingArguments: ParsableArguments {
   @Option(
     name: .customLong("temp"), parsing: .unconditional,
     help:
-      "Temperature; 0 always takes the most likely token (default: 1; chat: the template's, as all below).")
+      "Temperature; 0 always takes the most likely token (default, as of all below: what the model's file has, in a chat then what the template has, else 1)."
+  )
   var temperature: Double?
 
   @Option(
@@ -51,38 +53,61 @@ struct SamplingArguments: ParsableArguments {
     name: .shortAndLong, parsing: .unconditional, help: "Seed of the choices (default: random, printed).")
   var seed: UInt64?
 
-  /// `defaults` with what was given in their place, checked for a model. Prints the seed if it is random and matters.
-  func options(_ defaults: SamplingOptions, for model: Model) throws -> SamplingOptions {
-    var options = defaults
-    options.temperature = temperature ?? defaults.temperature
-    options.topP = topP ?? defaults.topP
-    options.topK = topK ?? defaults.topK
-    options.minP = minP ?? defaults.minP
-    options.presencePenalty = presencePenalty ?? defaults.presencePenalty
-    options.frequencyPenalty = frequencyPenalty ?? defaults.frequencyPenalty
-    options.penaltyDecay = penaltyDecay ?? defaults.penaltyDecay
+  /// What was given here, for a model and a template, checked. Prints the seed if it is random and matters.
+  func choice(
+    for model: Model, template: ChatTemplate? = nil, stops: [String]? = nil
+  ) throws -> SamplingChoice {
+    var given = SamplingAdvice(stops: stops)
+    given.values = [
+      .temperature: temperature, .topP: topP, .topK: topK.map(Double.init), .minP: minP,
+      .presencePenalty: presencePenalty, .frequencyPenalty: frequencyPenalty, .penaltyDecay: penaltyDecay,
+    ].compactMapValues(\.self)
+    var choice = template?.choice(for: model, given: given) ?? SamplingChoice(given: given, model: model)
     let vocabulary = model.configuration.vocabulary
     for bias in logitBias {
       guard bias.token < vocabulary else {
         throw CommandError("--logit-bias: there is no token \(bias.token); the model has \(vocabulary)")
       }
-      options.logitBias[bias.token] = bias.value
+      choice.options.logitBias[bias.token] = bias.value
     }
-    options.onlyJSON = onlyJson
-    options.seed = seed ?? .random(in: 0...UInt64(UInt32.max))
-    try options.check()
-    if seed == nil && options.temperature > 0 { note("seed \(options.seed)") }
-    return options
+    choice.options.onlyJSON = onlyJson
+    if let seed { _ = choice.set(.seed, "\(seed)") }
+    if seed == nil { choice.options.seed = .random(in: 0...UInt64(UInt32.max)) }
+    try choice.options.check()
+    return choice
+  }
+
+  /// Says the seed of a text that could not be had again without it.
+  func sayRandomSeed(_ choice: SamplingChoice) {
+    if seed == nil && choice.options.temperature > 0 { note("seed \(choice.options.seed)") }
   }
 }
 
-extension SamplingOptions {
-  /// For continuing texts: nothing that keeps a text from repeating what it has to repeat.
-  static var plain: SamplingOptions {
-    var options = SamplingOptions()
-    options.presencePenalty = 0
-    options.frequencyPenalty = 0
-    return options
+extension SamplingChoice {
+  /// Every option with its value and where that comes from, and the stop strings.
+  var rows: [[String]] {
+    SamplingSetting.allCases.map { setting in
+      let origin = setting == .seed && origins[.seed] == .standard ? "random" : origins[setting]?.shown ?? ""
+      return [setting.rawValue, options.text(setting), origin]
+    } + zip(stops, stopOrigins).map { ["stop", quoted($0), $1.shown] }
+  }
+
+  /// As a template has it.
+  private func quoted(_ text: String) -> String {
+    "\"" + text.map { ["\n": "\\n", "\t": "\\t", "\"": "\\\"", "\\": "\\\\"][$0] ?? String($0) }.joined()
+      + "\""
+  }
+}
+
+extension SamplingOrigin {
+  /// For people.
+  var shown: String {
+    switch self {
+    case .given: "given"
+    case .file: "model file"
+    case .template: "template"
+    case .standard: "default"
+    }
   }
 }
 

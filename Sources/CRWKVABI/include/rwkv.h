@@ -370,14 +370,19 @@ struct rwkv_sampler_options {
     uint32_t top_k;           /* keep at most this many tokens; 0: no limit */
 };
 
-/* The defaults: temperature 1, top_p 0.85, penalties 0.2 and 0.2 with decay 0.996, seed 0, top_k 0. */
+/* What is used where nothing better is known: temperature 1, top_p 0.85, no penalties (decay 0.996), seed 0, top_k 0. */
 RWKV_API bool rwkv_sampler_options_init(struct rwkv_sampler_options * options);
 
 struct rwkv_sampler;
 
-/* options NULL: the defaults. ctx tells which tokens are spaces and digits, whose repetition is not counted. */
+/* options NULL: what the model's file recommends (metadata generation.temperature and so on), else the above. ctx tells which tokens are spaces and digits, whose repetition is not counted. */
 RWKV_API struct rwkv_sampler * rwkv_sampler_new(
     const struct rwkv_context * ctx, const struct rwkv_sampler_options * options);
+
+/* For answers in conversations: what the model's file recommends, then the template, then the above. template_name as in
+ * rwkv_apply_template. Since 0.2. */
+RWKV_API struct rwkv_sampler * rwkv_sampler_new_for_template(
+    const struct rwkv_context * ctx, const char * template_name);
 
 /* Sets an option by its name, before the first token is chosen: any field of rwkv_sampler_options (seed: up to 2^53), or
  * "min_p" (keep only tokens at least this share as likely as the most likely one; 0: all), or "only_json" (1: only tokens
@@ -417,7 +422,7 @@ enum rwkv_finish {
  *
  * prompt: prompt_length bytes of text. It may be empty if the last thing that this context did was to evaluate this
  * state with logits, or to generate with it: then the text goes on from there. stops: n_stops 0-terminated texts that
- * end the generation. The state has read every token whose text was handed out. */
+ * end the generation; NULL, 0: those that the model's file has (metadata generation.stop.0 and so on). The state has read every token whose text was handed out. */
 RWKV_API enum rwkv_finish rwkv_generate(
     struct rwkv_context * ctx, struct rwkv_state * state, struct rwkv_sampler * sampler, const char * prompt,
     size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_text receive,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-/// How the next token is chosen. The defaults are those of the `rwkv` Python package.
+/// How the next token is chosen. The defaults are for models about which nothing is known: see `SamplingChoice`.
 public struct SamplingOptions: Sendable {
   /// Flattens (> 1) or sharpens (< 1) what the cuts left; 0 takes the most likely token.
   public var temperature = 1.0
@@ -12,9 +12,9 @@ public struct SamplingOptions: Sendable {
   /// Added to the logits of single tokens before anything else; −∞ bans a token.
   public var logitBias: [Int: Float] = [:]
   /// Taken off the logit of each token written before, once.
-  public var presencePenalty = 0.2
+  public var presencePenalty = 0.0
   /// Taken off for each time that the token was written before.
-  public var frequencyPenalty = 0.2
+  public var frequencyPenalty = 0.0
   /// What a count is multiplied by at each further token; 1 never forgets.
   public var penaltyDecay = 0.996
   /// Allows only what goes on with one JSON object or array, and ends the text with it.
@@ -28,8 +28,6 @@ public struct SamplingOptions: Sendable {
   public static var greedy: SamplingOptions {
     var options = SamplingOptions()
     options.temperature = 0
-    options.presencePenalty = 0
-    options.frequencyPenalty = 0
     return options
   }
 

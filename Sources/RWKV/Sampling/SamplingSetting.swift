@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-public import RWKV
-
 /// A sampling option by the name that people type.
 public enum SamplingSetting: String, CaseIterable, Sendable {
   case temperature
@@ -11,28 +9,40 @@ public enum SamplingSetting: String, CaseIterable, Sendable {
   case frequencyPenalty = "frequency-penalty"
   case penaltyDecay = "penalty-decay"
   case seed
+
+  /// What other programs call it: `top_p`.
+  public var key: String { String(rawValue.map { $0 == "-" ? "_" : $0 }) }
 }
 
 extension SamplingOptions {
   /// Sets an option from what was typed; false if that is not a number of the right kind. Ranges are checked later,
   /// by `Sampler`.
   public mutating func set(_ setting: SamplingSetting, _ text: String) -> Bool {
-    func assign<Number: LosslessStringConvertible>(_ option: WritableKeyPath<SamplingOptions, Number>) -> Bool
-    {
-      guard let number = Number(text) else { return false }
-      self[keyPath: option] = number
+    if setting == .seed {
+      guard let number = UInt64(text) else { return false }
+      seed = number
       return true
     }
-    return switch setting {
-    case .temperature: assign(\.temperature)
-    case .topP: assign(\.topP)
-    case .topK: assign(\.topK)
-    case .minP: assign(\.minP)
-    case .presencePenalty: assign(\.presencePenalty)
-    case .frequencyPenalty: assign(\.frequencyPenalty)
-    case .penaltyDecay: assign(\.penaltyDecay)
-    case .seed: assign(\.seed)
+    return Double(text).map { set(setting, $0) } ?? false
+  }
+
+  /// Sets an option; false if it has to be a whole number and is not.
+  public mutating func set(_ setting: SamplingSetting, _ number: Double) -> Bool {
+    switch setting {
+    case .temperature: temperature = number
+    case .topP: topP = number
+    case .topK:
+      guard let whole = Int(exactly: number) else { return false }
+      topK = whole
+    case .minP: minP = number
+    case .presencePenalty: presencePenalty = number
+    case .frequencyPenalty: frequencyPenalty = number
+    case .penaltyDecay: penaltyDecay = number
+    case .seed:
+      guard let whole = UInt64(exactly: number) else { return false }
+      seed = whole
     }
+    return true
   }
 
   /// The value of an option as it would be typed.
