@@ -137,6 +137,68 @@ import Testing
     #expect(x.guardsIntact)
   }
 
+  @Test(arguments: cases) func softmaxTermsOfAllLogits(table: String, n: Int) {
+    var numbers = Random(12)
+    var start = numbers.floats(n, in: -30...30)
+    let max = start.max()!
+    if n > 4 { (start[1], start[2], start[3]) = (-.infinity, max - 700, max - 720) }
+    let x = Floats(start)
+    let groups = (n + Int(RK_LOGIT_GROUP) - 1) / Int(RK_LOGIT_GROUP)
+    let total = start.reduce(0) { $0 + exp(Double($1) - Double(max)) }
+    #expect(abs(kernels(table).sum_exp(x.pointer, n, max) - total) < 0x1p-16 * total)
+    var terms = [Double](repeating: -1, count: n + 1), sums = [Double](repeating: -1, count: groups + 1)
+    for scale in [1, 0.7, 1e300] {
+      kernels(table).softmax_terms(x.pointer, n, max, scale, &terms, &sums)
+      for (term, logit) in zip(terms, start) {
+        let power = (Double(logit) - Double(max)) * scale
+        let exact = power > -708 ? exp(power) : 0
+        #expect(abs(term - exact) <= 8 * Double.ulpOfOne * exact)
+      }
+      for group in 0..<groups {
+        let exact = terms[(64 * group)..<min(64 * group + 64, n)].reduce(0, +)
+        #expect(abs(sums[group] - exact) <= 64 * Double.ulpOfOne * exact)
+      }
+      #expect(terms[n] == -1 && sums[groups] == -1)
+      var (definition, others) = ([Double](repeating: 0, count: n), [Double](repeating: 0, count: groups))
+      scalarKernels.softmax_terms(x.pointer, n, max, scale, &definition, &others)
+      #expect(Array(terms[..<n]) == definition && Array(sums[..<groups]) == others)
+      kernels(table).softmax_terms(x.pointer, n, max, scale, nil, &others)
+      #expect(Array(sums[..<groups]) == others)
+    }
+  }
+
+  @Test(arguments: cases) func maximaOfGroupsAndWhatIsNotFinite(table: String, n: Int) {
+    var numbers = Random(13)
+    var start = numbers.floats(n, in: -30...30)
+    if n > 2 { start[n / 2] = -.infinity }
+    let groups = stride(from: 0, to: n, by: Int(RK_LOGIT_GROUP)).map { start[$0..<min($0 + 64, n)].max()! }
+    let maxima = Floats(zeros: groups.count)
+    var least: Float = 0
+    #expect(kernels(table).maxima(Floats(start).pointer, n, maxima.pointer, &least) != 0)
+    #expect(maxima.values == groups && maxima.guardsIntact)
+    #expect(least == start.filter { $0 > -.infinity }.min())
+    for wrong in [Float.nan, .infinity] {
+      for place in [0, n / 3, n - 1] {
+        var values = start
+        values[place] = wrong
+        #expect(kernels(table).maxima(Floats(values).pointer, n, maxima.pointer, &least) == 0)
+      }
+    }
+  }
+
+  @Test(arguments: cases) func whatLiesWithinTwoBounds(table: String, n: Int) {
+    var numbers = Random(14)
+    let start = numbers.floats(n, in: -30...30)
+    for (low, high): (Float, Float) in [(-31, 31), (-10, 5), (start[0], start[0]), (3, 2)] {
+      let expected = start.indices.filter { start[$0] >= low && start[$0] <= high }
+      var index = [Int32](repeating: -1, count: n)
+      let value = Floats(zeros: n)
+      let count = kernels(table).within(Floats(start).pointer, n, low, high, &index, value.pointer)
+      #expect(index.prefix(count).map(Int.init) == expected)
+      #expect(value.values.prefix(count) == expected.map { start[$0] }[...] && value.guardsIntact)
+    }
+  }
+
   @Test(arguments: cases) func layerNormHasMeanZeroAndVarianceOne(table: String, n: Int) {
     var numbers = Random(10)
     let weight = Floats(numbers.floats(n)), bias = Floats(numbers.floats(n)), y = Floats(zeros: n)

@@ -94,6 +94,33 @@ struct JSONTextTests {
     #expect(!sampler.isFinished)
   }
 
+  /// Tokens are tried all at once along their common beginnings; what is allowed is what one by one could follow.
+  @Test func allowedIsWhatCanFollow() throws {
+    var options = SamplingOptions()
+    (options.onlyJSON, options.topP, options.presencePenalty, options.frequencyPenalty) = (true, 1, 0, 0)
+    let tokenizer = try Self.tokenizer()
+    for text in [
+      "", "{", "{\"", "{\"a", "{\"a\\", "{\"a\":", "{\"a\": -", "{\"a\":1", "{\"a\":\"", "{\"a\":\"x\\u00",
+      "[[", "[t", "[\"\u{e9}\",",
+      "[1]",
+    ] {
+      var sampler = try Sampler(options, tokenizer: tokenizer)
+      for byte in text.utf8 { sampler.record(Int(byte) + 1) }
+      let expected = (0..<tokenizer.vocabularySize).filter { token in
+        let bytes = tokenizer.bytes(of: token)
+        var whole = JSONText()
+        return token > 0 && !bytes.isEmpty && (Array(text.utf8) + bytes).allSatisfy { whole.push($0) }
+      }
+      let logits = [Float](repeating: 0, count: 300)
+      guard !expected.isEmpty else {
+        #expect(throws: SamplingError.noCandidates) { try sampler.sample(logits) }
+        continue
+      }
+      let found = try logits.withUnsafeBufferPointer { try sampler.probabilities($0) }
+      #expect(found.indices.filter { found[$0] > 0 } == expected, "\(text)")
+    }
+  }
+
   @Test func withoutATokenizerItIsRefused() {
     var options = SamplingOptions()
     options.onlyJSON = true

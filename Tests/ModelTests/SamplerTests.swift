@@ -224,6 +224,76 @@ struct SamplerTests {
     }
   }
 
+  /// Which token a seed's first draw takes when all tokens are put in order: the sampler, word by word.
+  static func drawFromSorted(_ logits: [Float], _ options: SamplingOptions) -> Int {
+    let maximum = Double(logits.max() ?? 0)
+    let weights = logits.map { exp(Double($0) - maximum) }
+    let total = weights.reduce(0, +)
+    let cuts = options.topP < 1 || options.minP > 0 || options.topK > 0
+    var kept = Array(logits.indices)
+    if cuts {
+      kept.sort { (-logits[$0], $0) < (-logits[$1], $1) }
+      kept = kept.filter { weights[$0] >= options.minP }
+      var (mass, last, count) = (0.0, Float.nan, 0)
+      for token in kept {
+        if count > 0 && options.topP < 1 && mass >= options.topP * total && logits[token] != last { break }
+        (mass, last, count) = (mass + weights[token], logits[token], count + 1)
+      }
+      kept = Array(kept.prefix(min(count, options.topK == 0 ? .max : options.topK)))
+    }
+    let tempered = kept.map { exp((Double(logits[$0]) - maximum) / options.temperature) }
+    // SplitMix64.
+    var z = options.seed &+ 0x9E37_79B9_7F4A_7C15
+    z = (z ^ z >> 30) &* 0xBF58_476D_1CE4_E5B9
+    z = (z ^ z >> 27) &* 0x94D0_49BB_1331_11EB
+    var rest = Double((z ^ z >> 31) >> 11) * 0x1p-53 * tempered.reduce(0, +)
+    for (token, weight) in zip(kept, tempered) {
+      rest -= weight
+      if rest < 0 { return token }
+    }
+    return kept.last ?? -1
+  }
+
+  @Test("tokens are drawn as from a full sort, whatever the shape of the logits")
+  func drawsOfASort() throws {
+    var numbers = LinearRandom(state: 77)
+    let shapes: [(String, (Int) -> Float)] = [
+      ("peaked", { _ in Float(pow(numbers.uniform(), 8) * 25) }),
+      ("flat", { _ in Float(numbers.uniform() * 0.1) }),
+      ("equal", { _ in 1.5 }), ("steps", { Float($0 % 7) }),
+      ("one far above flat", { $0 == 2000 ? 30 : Float(numbers.uniform()) }),
+      ("wide", { _ in Float(numbers.uniform() * 2000 - 1000) }),
+      ("banned", { $0 % 3 == 0 ? -.infinity : Float(numbers.uniform() * 4) }),
+    ]
+    for (name, shape) in shapes {
+      let logits = (0..<3001).map(shape)
+      for (topP, minP, topK) in [
+        (1, 0, 0), (0.7, 0, 0), (0.95, 0, 0), (0.999, 0, 40), (1, 0, 40), (1, 0, 2000), (1, 0.05, 0),
+        (0.9, 0.3, 7), (0, 0, 0),
+      ] as [(Double, Double, Int)] {
+        for (temperature, seed) in [(1, 1), (0.6, 2), (1.7, 3), (1, 4), (0.01, 5)] as [(Double, UInt64)] {
+          let options = Self.options {
+            ($0.topP, $0.minP, $0.topK, $0.temperature, $0.seed) = (topP, minP, topK, temperature, seed)
+          }
+          var sampler = try Sampler(options)
+          #expect(
+            try sampler.sample(logits) == Self.drawFromSorted(logits, options),
+            "\(name), top-p \(topP), min-p \(minP), top-k \(topK), temperature \(temperature), seed \(seed)")
+        }
+      }
+    }
+  }
+
+  /// A linear congruential generator.
+  struct LinearRandom {
+    var state: UInt64
+
+    mutating func uniform() -> Double {
+      state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+      return Double(state >> 11) * 0x1p-53
+    }
+  }
+
   @Test("a bias of −∞ bans a token, one far outside the vocabulary changes nothing")
   func bans() throws {
     var sampler = try Sampler(

@@ -42,16 +42,16 @@ final class PiecePrinter {
   }
 
   private func description(of token: ChosenToken, listing count: Int) -> JSON {
+    var probabilities = LogProbabilities(token.logits)
     func entry(_ id: Int) -> [(String, JSON)] {
       [
         ("id", .integer(id)), ("text", .string(String(decoding: tokenizer.bytes(of: id), as: UTF8.self))),
-        ("logprob", .number(-crossEntropy(token.logits, target: id), decimals: 6)),
+        ("logprob", .number(probabilities[id], decimals: 6)),
       ]
     }
     var members = entry(token.id)
     if count > 0 {
-      let order = token.logits.indices.sorted { (token.logits[$1], $0) < (token.logits[$0], $1) }
-      members.append(("top", .array(order.prefix(count).map { .object(entry($0)) })))
+      members.append(("top", .array(probabilities.likeliest(count).map { .object(entry($0)) })))
     }
     return .object(members)
   }

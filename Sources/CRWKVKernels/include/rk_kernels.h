@@ -36,6 +36,9 @@ static inline void rk_pause(void) {
 /// Weight formats, numbered as in the file format.
 enum { RK_F32 = 1, RK_F16 = 2, RK_BF16 = 3, RK_INT4 = 4, RK_INT5 = 5, RK_INT8 = 8 };
 
+/// Logits whose sums and maxima are taken together.
+#define RK_LOGIT_GROUP 64
+
 /// Recurrences keep a head's vectors on the stack: N may be any number up to this.
 #define RK_MAX_HEAD_SIZE 256
 
@@ -150,6 +153,17 @@ typedef struct {
   void (*add_moments)(const float *x, ptrdiff_t ldx, ptrdiff_t T, ptrdiff_t n, float *sums);
   /// x ← exp(x − max) and returns the sum: a softmax before its division
   float (*exp_shifted)(float *x, ptrdiff_t n, float max);
+
+  // ---- a vocabulary's logits ------------------------------------------------------------------------------
+  /// terms[i] = e^((x[i] − max) · scale) in double precision, x[i] ≤ max, scale > 0, and sums[g] of the terms of group g of
+  /// RK_LOGIT_GROUP values. The same bits from every table.
+  void (*softmax_terms)(const float *x, ptrdiff_t n, float max, double scale, double *RK_NULLABLE terms, double *sums);
+  /// Σ e^(x − max) for x ≤ max, off by less than 2^-15 of it.
+  double (*sum_exp)(const float *x, ptrdiff_t n, float max);
+  /// maxima[g] of each group of RK_LOGIT_GROUP values, and the least of all that are not −∞. Returns 0 if a value is NaN or +∞.
+  int (*maxima)(const float *x, ptrdiff_t n, float *maxima, float *least);
+  /// Lists what lies in [low, high], with its indices, and returns how many there are. Both lists have room for n.
+  ptrdiff_t (*within)(const float *x, ptrdiff_t n, float low, float high, int32_t *index, float *value);
 
   // ---- recurrences, one head (or channel range) -----------------------------------------------------------
   void (*wkv4)(const rk_wkv4 *);

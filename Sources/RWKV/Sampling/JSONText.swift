@@ -33,6 +33,16 @@ struct JSONText: Sendable {
   private var allowed: ClosedRange<UInt8> = 0x80...0xBF
   private var literal: StaticString = ""
 
+  /// A text that stands within a string.
+  static var withinString: JSONText {
+    var text = JSONText()
+    text.place = .string
+    return text
+  }
+
+  /// Whether a string's next character must stand here, or its end.
+  var isWithinString: Bool { place == .string }
+
   /// Whether the object or array has been closed. Nothing follows it.
   var isComplete: Bool { place == .end }
 
@@ -197,44 +207,4 @@ struct JSONText: Sendable {
     if remaining == 0 { place = .string }
     return true
   }
-}
-
-/// Lets a sampler choose only tokens that go on with a JSON text.
-struct JSONConstraint: Sendable {
-  private(set) var text = JSONText()
-  /// The bytes of all tokens, one after the other, and where each begins.
-  private var bytes: [UInt8] = []
-  private var starts: [Int] = [0]
-
-  init(_ tokenizer: any Tokenizer) {
-    for token in 0..<tokenizer.vocabularySize {
-      // Token 0 ends a document, which the closing bracket does here.
-      if token > 0 { bytes += tokenizer.bytes(of: token) }
-      starts.append(bytes.count)
-    }
-  }
-
-  /// Bans all tokens that cannot follow.
-  func apply(to logits: inout [Float]) {
-    for token in logits.indices {
-      guard token + 1 < starts.count, starts[token] < starts[token + 1], allows(token) else {
-        logits[token] = -.infinity
-        continue
-      }
-    }
-  }
-
-  private func allows(_ token: Int) -> Bool {
-    var text = text
-    for index in starts[token]..<starts[token + 1] where !text.push(bytes[index]) { return false }
-    return true
-  }
-
-  /// Counts a token that was chosen.
-  mutating func record(_ token: Int) {
-    guard token + 1 < starts.count else { return }
-    for index in starts[token]..<starts[token + 1] { _ = text.push(bytes[index]) }
-  }
-
-  mutating func reset() { text = JSONText() }
 }

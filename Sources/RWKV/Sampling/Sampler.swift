@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+internal import CRWKVKernels
+import Glibc
 public import RWKVTokenizer
 
 /// Chooses the next token from logits, in the order of the `rwkv` Python package:
@@ -17,11 +19,17 @@ public struct Sampler: Sendable {
 
   /// Logits less penalties, one for each token.
   private var logits: [Float] = []
-  /// e^(logit − maximum), one for each token.
-  private var weights: [Double] = []
-  private var heap = CandidateHeap()
-  /// What may be drawn: tokens and weights after cuts and temperature, not normalized.
-  private var candidates: [(token: Int, weight: Double)] = []
+  private var groups = LogitGroups()
+  private var ranked = RankedTokens()
+
+  /// What may be drawn.
+  private enum Choice {
+    case one(Int)
+    /// Any token, by ascending id; weights have this sum.
+    case any(sum: Double)
+    /// What the cuts left in `ranked`.
+    case ranked
+  }
 
   /// - Parameter tokenizer: tells which tokens are spaces and digits, whose repetition is not counted.
   public init(_ options: SamplingOptions, tokenizer: (any Tokenizer)? = nil) throws(SamplingError) {
@@ -37,8 +45,7 @@ public struct Sampler: Sendable {
   /// Chooses a token and counts it for the penalties; token 0, the end of a document, is not counted.
   /// - Parameter logits: one for each token of the model's vocabulary.
   public mutating func sample(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> Int {
-    try select(logits)
-    let token = draw()
+    let token = draw(try select(logits))
     if token != 0 { record(token) }
     return token
   }
@@ -54,10 +61,16 @@ public struct Sampler: Sendable {
 
   /// The probability of each token with which `sample` would draw it now.
   public mutating func probabilities(_ logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> [Double] {
-    try select(logits)
-    let total = candidates.reduce(0) { $0 + $1.weight }
+    let choice = try select(logits)
     var probabilities = [Double](repeating: 0, count: logits.count)
-    for (token, weight) in candidates { probabilities[token] = weight / total }
+    switch choice {
+    case .one(let token): probabilities[token] = 1
+    case .ranked: ranked.forEachProbability { probabilities[$0] = $1 }
+    case .any(let sum):
+      for group in groups.sums.indices {
+        for (token, weight) in terms(of: group) { probabilities[token] = weight / sum }
+      }
+    }
     return probabilities
   }
 
@@ -76,81 +89,84 @@ public struct Sampler: Sendable {
     json?.reset()
   }
 
-  /// Fills `candidates`.
-  private mutating func select(_ input: UnsafeBufferPointer<Float>) throws(SamplingError) {
+  private mutating func select(_ input: UnsafeBufferPointer<Float>) throws(SamplingError) -> Choice {
     logits.replaceSubrange(logits.indices, with: input)
     for (token, bias) in options.logitBias where token < logits.count { logits[token] += bias }
     penalties.apply(to: &logits)
     json?.apply(to: &logits)
-    let best = try mostLikely()
-    candidates.removeAll(keepingCapacity: true)
-    if options.temperature == 0 {
-      candidates.append((best, 1))
-    } else if options.topP == 1 && options.minP == 0 && (options.topK == 0 || options.topK >= logits.count) {
-      for token in logits.indices { keep(token, logits[token], maximum: logits[best]) }
-    } else {
-      cut(maximum: logits[best])
+    // Typed throws do not pass through withUnsafeBufferPointer.
+    let result = logits.withUnsafeBufferPointer { logits -> Result<Choice, SamplingError> in
+      do throws(SamplingError) { return .success(try choose(from: logits)) } catch { return .failure(error) }
     }
+    return try result.get()
   }
 
-  /// The token with the highest logit; of equals the lowest id.
-  private func mostLikely() throws(SamplingError) -> Int {
-    var best = 0
-    var maximum = -Float.infinity
-    for token in logits.indices {
-      let logit = logits[token]
-      guard logit < .infinity else { throw .notFinite(token: token) }  // false for NaN as well
-      if logit > maximum {
-        maximum = logit
-        best = token
-      }
+  private mutating func choose(from logits: UnsafeBufferPointer<Float>) throws(SamplingError) -> Choice {
+    guard groups.findMaxima(logits) else {
+      throw .notFinite(token: logits.firstIndex { !($0 < .infinity) } ?? 0)
     }
-    guard maximum > -.infinity else { throw .noCandidates }
-    return best
+    guard groups.maximum > -.infinity else { throw .noCandidates }
+    if options.temperature == 0 { return .one(groups.mostLikely(logits)) }
+    let limit = options.topK == 0 ? logits.count : options.topK
+    if options.topP == 1 && options.minP == 0 && limit >= logits.count {
+      return .any(sum: groups.sum(logits, scale: LogitGroups.scale(options.temperature)))
+    }
+    let total = options.topP == 1 ? .infinity : groups.estimatedSum(logits)
+    ranked.gather(
+      logits, from: lowestNeeded(total, limit), to: groups.maximum, temperature: options.temperature,
+      minP: options.minP)
+    // An estimate will do where all sums that it may stand for cut at the same token.
+    let few = ranked.cut(mass: options.topP * total * (1 - LogitGroups.sumError), limit: limit)
+    let many = ranked.cut(mass: options.topP * total * (1 + LogitGroups.sumError), limit: limit)
+    if few != many { _ = ranked.cut(mass: options.topP * groups.sum(logits, scale: 1), limit: limit) }
+    return .ranked
   }
 
-  /// Keeps the tokens that top-p and top-k leave, in descending order.
-  private mutating func cut(maximum: Float) {
-    if weights.count != logits.count { weights = Array(repeating: 0, count: logits.count) }
-    weights.withUnsafeMutableBufferPointer { weights in
-      for token in weights.indices { weights[token] = exponential(Double(logits[token]) - Double(maximum)) }
-    }
-    let total = weights.reduce(0, +)
+  /// A logit above which all tokens are that the cuts can leave.
+  private mutating func lowestNeeded(_ total: Double, _ limit: Int) -> Float {
     // All tokens below this weight together hold less than 1 − top-p, so the rest reaches top-p without them.
     // Weights are relative to the most likely token's, so min-p is one of them.
-    let floor = max((1 - options.topP) * total / Double(logits.count), options.minP)
-    heap.removeAll()
-    for token in logits.indices where weights[token] >= floor { heap.add(logits[token], token) }
-    heap.build()
-
-    let limit = options.topK == 0 ? Int.max : options.topK
-    var mass = 0.0
-    var last = Float.nan
-    while candidates.count < limit, let next = heap.first {
-      // Top-p is reached, and this token is less likely than the last one needed. The first is always kept.
-      if mass >= options.topP * total && next.logit != last && !candidates.isEmpty { break }
-      _ = heap.popFirst()
-      last = next.logit
-      mass += weights[Int(next.token)]
-      keep(Int(next.token), next.logit, maximum: maximum)
-    }
+    let share = options.topP == 1 ? 0 : (1 - options.topP) * total / Double(logits.count)
+    let weight = max(share, options.minP)
+    // A bit less, because of the estimate, and because logarithms are not the same everywhere.
+    let lowest = weight > 0 ? Float(Double(groups.maximum) + log(weight) - 0.001) : -.infinity
+    return max(lowest, groups.minimum, options.topP == 1 ? groups.reached(byAtLeast: limit) : -.infinity)
   }
 
-  private mutating func keep(_ token: Int, _ logit: Float, maximum: Float) {
-    // softmax^(1/T), up to a common factor.
-    let weight = exponential((Double(logit) - Double(maximum)) / options.temperature)
-    candidates.append((token, weight))
+  /// The tokens of a group with their weights, where nothing has been cut.
+  private func terms(of group: Int) -> some Sequence<(Int, Double)> {
+    let tokens = group * LogitGroups.size..<min((group + 1) * LogitGroups.size, logits.count)
+    var terms = [Double](repeating: 0, count: tokens.count)
+    var sum = 0.0
+    let group = Array(logits[tokens])
+    let scale = LogitGroups.scale(options.temperature)
+    bestKernels.softmax_terms(group, group.count, groups.maximum, scale, &terms, &sum)
+    return zip(tokens, terms)
   }
 
-  private mutating func draw() -> Int {
-    let total = candidates.reduce(0) { $0 + $1.weight }
-    var rest = generator.uniform() * total
-    var token = candidates[0].token
-    for candidate in candidates where candidate.weight > 0 {
-      token = candidate.token
-      rest -= candidate.weight
-      if rest < 0 { break }
+  private mutating func draw(_ choice: Choice) -> Int {
+    let share = generator.uniform()
+    switch choice {
+    case .one(let token): return token
+    case .ranked: return ranked.token(at: share)
+    case .any(let sum):
+      var rest = share * sum
+      let sums = groups.sums
+      var group = sums.lastIndex { $0 > 0 } ?? 0
+      for index in 0..<group {
+        if rest < sums[index] {
+          group = index
+          break
+        }
+        rest -= sums[index]
+      }
+      var token = 0
+      for (next, weight) in terms(of: group) where weight > 0 {
+        token = next
+        rest -= weight
+        if rest < 0 { break }
+      }
+      return token
     }
-    return token
   }
 }

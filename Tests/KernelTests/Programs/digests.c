@@ -166,6 +166,10 @@ static void elementwise(const rk_kernels *k, ptrdiff_t n) {
   float sums[2] = {k->dot(x, y, n), k->exp_shifted(x, n, 9)};
   add_floats(sums, 2);
   add_floats(x, n);
+  double terms[128], groups[2];
+  k->softmax_terms(x, n, 9, 0.7, terms, groups);
+  add(terms, (size_t)n * sizeof *terms);
+  add(groups, (size_t)((n + RK_LOGIT_GROUP - 1) / RK_LOGIT_GROUP) * sizeof *groups);
   end(k, "elementwise", 0, n, 0);
 }
 
