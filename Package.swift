@@ -47,7 +47,7 @@ let package = Package(
 
     library("RWKVTokenizer", []),
     library("RWKVFormat", ["CZstd"]),
-    library("RWKVCheckpoint", []),
+    library("RWKVCheckpoint", ["RWKVFormat"]),
     library("RWKV", ["RWKVFormat", "RWKVTokenizer", "CRWKVKernels"]),
     library("RWKVChat", ["RWKV", "RWKVFormat", "RWKVTokenizer"]),
     library(
@@ -59,7 +59,8 @@ let package = Package(
     .target(
       name: "RWKVExports",
       dependencies: [
-        "CRWKVABI", "CRWKVHost", "RWKV", "RWKVChat", "RWKVQuantization", "RWKVFormat", "RWKVTokenizer",
+        "CRWKVABI", "CRWKVHost", "RWKV", "RWKVChat", "RWKVQuantization", "RWKVCheckpoint", "RWKVFormat",
+        "RWKVTokenizer",
       ],
       exclude: ["exports.map"], swiftSettings: swiftSettings,
       linkerSettings: [

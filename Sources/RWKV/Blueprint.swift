@@ -115,9 +115,11 @@ package struct Blueprint {
       case .v4: addTimeMix4(block + "att.")
       case .v50, .v51, .v52: addTimeMix5(block + "att.")
       case .v6: addTimeMix6(block + "att.")
-      case .v7, .x: addTimeMix7(block + "att.", isFirst: layer == 0)
+      case .v7, .v7a, .v7b, .x: addTimeMix7(block + "att.", isFirst: layer == 0)
       }
+      if version == .v7b { addDeepAttention(block + "qkv.") }
       addChannelMix(block + "ffn.", .count(F))
+      if version.hasTokenTables { addDeepEmbed(block + "ffn.") }
     }
     norm("ln_out")
     add("head.weight", .count(V), .count(D), .panels(transposed: false))
@@ -167,11 +169,37 @@ package struct Blueprint {
     switch version {
     case .v4, .v50, .v51, .v52: vectors(ffn, "time_mix_k time_mix_r")
     case .v6: vectors(ffn, "time_maa_k time_maa_r")
-    case .v7, .x: vectors(ffn, "x_k")
+    case .v7, .v7a, .v7b, .x: vectors(ffn, "x_k")
     }
-    if version != .v7 && version != .x { matrices(ffn, "receptance") }
+    if !version.isRWKV7 { matrices(ffn, "receptance") }
     add(ffn + "key.weight", F, .count(D), .panels(transposed: false))
     add(ffn + "value.weight", F, .count(D), .rows(transposed: true))
+  }
+
+  private mutating func addDeepEmbed(_ ffn: String) {
+    table(ffn + "s_emb", DeepEmbedSizes.width)
+    add(ffn + "s1", .count(DeepEmbedSizes.rank), .count(D), .panels(transposed: true))
+    add(ffn + "s2", .count(F), .count(DeepEmbedSizes.rank), .panels(transposed: true))
+    vectors(ffn, "s0", F)
+  }
+
+  private mutating func addDeepAttention(_ qkv: String) {
+    let (rank, keys) = (Rows.count(DeepEmbedSizes.attentionRank), DeepEmbedSizes.keys)
+    add(qkv + "qq.weight", .count(keys), .count(D), .panels(transposed: false))
+    for (name, width) in [("k", keys), ("v", D)] {
+      add(qkv + name + "1", rank, .count(D), .panels(transposed: true))
+      add(qkv + name + "2", .count(width), rank, .panels(transposed: true))
+      table(qkv + name + "_emb", width)
+    }
+    for (name, width) in [("q", keys), ("k", keys), ("v", D)] {
+      vectors(qkv, "x_\(name) ln\(name).weight ln\(name).bias", width)
+    }
+  }
+
+  /// A table by token and what makes the rest of a row from the token's embedding.
+  private mutating func table(_ name: String, _ width: Int) {
+    add(name + ".weight", .count(V), .count(width), .rows(transposed: false))
+    add(name + "_x.weight", .count(width), .count(D), .panels(transposed: false))
   }
 
   /// An attention block of RWKV-X.

@@ -1,16 +1,5 @@
 // SPDX-License-Identifier: MIT
-internal import RWKVFormat
-
-/// Versions of the RWKV architecture.
-public enum Version: String, Sendable, CaseIterable {
-  case v4 = "4"
-  case v50 = "5.0"
-  case v51 = "5.1"
-  case v52 = "5.2"
-  case v6 = "6"
-  case v7 = "7"
-  case x = "x"
-}
+public import RWKVFormat
 
 /// Sizes of a model, as its file states them. Letters as in ARCHITECTURE.md: L, D, V, F, N, H.
 public struct Configuration: Sendable, Equatable {
@@ -31,11 +20,16 @@ public struct Configuration: Sendable, Equatable {
   public let sparseAttention: SparseAttention?
   /// H
   public var heads: Int { embedding / headSize }
+  /// Memory by which a state of RWKV-7b grows with each token [bytes]; 0 in all other versions, whose states have a fixed
+  /// size or, in RWKV-X, a bound.
+  public var bytesPerToken: Int {
+    version == .v7b ? layers * (DeepEmbedSizes.keys + embedding) * MemoryLayout<Float>.size : 0
+  }
 
   /// Largest head size that the recurrences accept.
   static let maximumHeadSize = 256
 
-  init(_ metadata: Metadata) throws(ModelError) {
+  package init(_ metadata: Metadata) throws(ModelError) {
     guard case .string(let name)? = metadata["rwkv.version"] else {
       throw ModelError(.missingMetadata(key: "rwkv.version"))
     }

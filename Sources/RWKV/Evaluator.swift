@@ -10,7 +10,9 @@ package final class Evaluator {
   private let ends: Frame
   private let team: Team
   private let blocks: any BlockStack
-  private let embeddings: EmbeddingTable.Reader
+  private let embeddings = RowTable.Reader()
+  /// Of 7a and 7b.
+  private let tokenRows: TokenRows?
   /// Of a streamed model, one for each member of the team.
   private let readers: [ChunkReader]
   private let arena = Arena()
@@ -81,15 +83,17 @@ package final class Evaluator {
       span: max(Self.capacity, span ?? (model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity)),
       teamSize: team.size, arena: arena)
     ends = try Frame(endsOf: frame, arena: arena)
+    let tables = model.store.tables
+    tokenRows = tables.isEmpty ? nil : try TokenRows(tables, frame, arena: arena)
     blocks =
       switch model.weights {
       case .v4(let weights): try RWKV4(weights, frame, arena: arena)
       case .v5(let weights): try RWKV5(weights, frame, arena: arena)
       case .v6(let weights): try RWKV6(weights, frame, arena: arena)
-      case .v7(let weights): try RWKV7(weights, frame, arena: arena)
+      case .v7(let weights):
+        try RWKV7(weights, frame, tokenRows, maximumContext: model.maximumContext, arena: arena)
       case .x(let weights): try RWKVX(weights, frame, arena: arena)
       }
-    embeddings = EmbeddingTable.Reader(model.embeddings)
     readers = model.store.isStreamed ? (0..<team.size).map { _ in ChunkReader() } : []
     headInput = try Activations(rows: Self.capacity, width: configuration.embedding, in: arena)
     headRows = try arena.allocate(Int.self, count: Self.capacity)
@@ -136,9 +140,10 @@ package final class Evaluator {
   /// states that remember nothing.
   func evaluate(_ input: Input, _ runs: [Run], output: Output) throws(ModelError) {
     frame.begin(runs)
+    try blocks.prepare()
     try embed(input)
+    try loadRows(input, 0..<blockCount)
     try pass(over: runs) { access throws(ModelError) in
-      try blocks.prepare()
       // After the last time mixing only the ends of runs matter, unless all rows are wanted.
       let shortens = !output.hasAll && runs.contains { $0.count > 2 }
       if shortens { frame.begin(ends: ends) }
@@ -191,8 +196,9 @@ package final class Evaluator {
         team.run { member in model.store.acquire(position, access, &member, readers) }
         for (cache, count) in zip(state.caches, cached) { cache.count = count }
         for start in starts {
-          _ = begin(start)
+          let run = begin(start)
           try blocks.prepare()
+          try loadRows(input.slice(start..<start + run.count, D), position..<position + 1)
           team.run { member in
             blocks.timeMix(&member, position, adding: .nothing)
             frame.settle(&member, blocks.channelMix(&member, position, frame, adding: .delta))
@@ -229,9 +235,10 @@ package final class Evaluator {
     switch input {
     case .tokens(let tokens):
       for (row, token) in tokens.enumerated() {
-        try embeddings.read(token, into: frame.x[row], frame.kernels)
+        try embeddings.read(token, of: model.embeddings, into: frame.x[row], frame.kernels)
       }
     case .vectors(let values):
+      guard tokenRows == nil else { throw ModelError(.needsTokens) }
       for row in 0..<frame.rows {
         guard let base = values.baseAddress else { break }
         frame.x[row].update(from: base + row * D, count: D)
@@ -241,6 +248,13 @@ package final class Evaluator {
       let x = frame.x[row]
       frame.kernels.layer_norm(x, model.inputNorm.weight, model.inputNorm.bias, D, 1e-5, x)
     }
+    tokenRows?.keep(frame)
+  }
+
+  /// Of 7a and 7b: reads the rows of the frame's tokens that the blocks at `positions` need.
+  private func loadRows(_ input: Input, _ positions: Range<Int>) throws(ModelError) {
+    guard let tokenRows, case .tokens(let tokens) = input else { return }
+    try tokenRows.load(tokens, frame, positions: positions, team)
   }
 
   /// One pass over the weights, which advances the states of `runs`.

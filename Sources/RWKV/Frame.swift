@@ -70,6 +70,8 @@ final class Frame {
   var runs: [Run] = []
   /// Run of each row.
   private let runOfRow: UnsafeMutablePointer<Int>
+  /// Where each row stood among the tokens that were read: other than here in a frame of ends.
+  private let sourceOfRow: UnsafeMutablePointer<Int>
   /// Whether some run has several rows, so that rows depend on each other.
   private var hasSequences = false
   /// Members of the team.
@@ -113,6 +115,7 @@ final class Frame {
     rowsRead = try arena.allocate(Int.self, count: Self.parts)
     rowsSeen = try arena.allocate(Int.self, count: Self.parts)
     runOfRow = try arena.allocate(Int.self, count: capacity)
+    sourceOfRow = try arena.allocate(Int.self, count: capacity)
   }
 
   /// A frame for the ends of another one's runs, whose scratch it shares.
@@ -137,6 +140,7 @@ final class Frame {
     rowsRead = frame.rowsRead
     rowsSeen = frame.rowsSeen
     runOfRow = try arena.allocate(Int.self, count: capacity)
+    sourceOfRow = try arena.allocate(Int.self, count: capacity)
   }
 
   /// Of a value matrix with INT4 or INT5; the other formats need none.
@@ -152,7 +156,7 @@ final class Frame {
     hasSequences = false
     for (number, run) in runs.enumerated() {
       precondition(run.first == rows && run.count > 0)
-      for row in run.first..<run.first + run.count { runOfRow[row] = number }
+      for row in run.first..<run.first + run.count { (runOfRow[row], sourceOfRow[row]) = (number, row) }
       rows += run.count
       hasSequences = hasSequences || run.count > 1
     }
@@ -170,7 +174,16 @@ final class Frame {
       first += min(2, run.count)
     }
     ends.begin(shortened, origin: origin)
+    for (run, end) in zip(runs, shortened) {
+      for row in 0..<end.count { ends.sourceOfRow[end.first + row] = run.first + run.count - end.count + row }
+    }
   }
+
+  /// The run that a row belongs to.
+  func run(of row: Int) -> Int { runOfRow[row] }
+
+  /// The row of the tokens that were read from which a row comes.
+  func sourceRow(_ row: Int) -> Int { sourceOfRow[row] }
 
   /// Adds what is pending to the rows at the ends of the runs and leaves the residual stream to `ends`.
   func settle(_ member: inout Team.Member, _ pending: Pending, into ends: Frame) {

@@ -26,7 +26,7 @@ struct InitialState: Sendable {
       values.withUnsafeMutableBytes { bytes in
         do throws(ModelFileError) { try file.read(tensor, into: bytes) } catch { failure = error }
       }
-      if let failure { throw ModelError(.file("\(failure)")) }
+      if let failure { throw ModelError(failure) }
       stored.append(values)
     }
     try self.init(stored, State.Layout(configuration))

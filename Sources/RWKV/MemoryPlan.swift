@@ -99,7 +99,25 @@ struct MemoryPlan {
     let logits = T * 4 * paddedWidth(configuration.vocabulary)
     // Attention caches grow up to their bound; one of them is copied when it grows.
     let attention = configuration.sparseAttention.map { ($0.layers + 1) * ($0.maximumCache + 1) * D * 8 } ?? 0
-    return State.Layout(configuration).count * 4 + activations + limits + logits + attention
+    // Rows of 7a's and 7b's tables, and what 7b's attention remembers at least.
+    let tables = file.tensors.filter { TensorInfo.isTable($0.name) }
+    let rows = tables.reduce(0) { $0 + T * 4 * paddedWidth($1.columns) }
+    let context = configuration.bytesPerToken * leastContext
+    return State.Layout(configuration).count * 4 + activations + limits + logits + attention + rows + context
+  }
+
+  /// Tokens of RWKV-7b's cache that a session has room for, whatever the limit.
+  private static let leastContext = 1024
+
+  /// The most tokens that a state of RWKV-7b remembers: as many as are wanted, or as memory is left for.
+  static func maximumContext(_ configuration: Configuration, wanted: Int?, _ plan: MemoryPlan) -> Int? {
+    let each = configuration.bytesPerToken
+    guard each > 0 else { return nil }
+    if let wanted { return min(wanted, State.maximumTokens) }
+    let limit = plan.streaming?.limit ?? memoryCapacity() ?? Int.max
+    // While one block's cache grows, there are two of it.
+    let room = (limit - residentMemory()) / each * configuration.layers / (configuration.layers + 1)
+    return min(max(room, leastContext), State.maximumTokens)
   }
 
   /// Memory of one thread that reads chunks.

@@ -21,8 +21,11 @@ public final class Model: Sendable {
   /// Sessions of such a model take turns.
   public let streaming: Streaming?
 
+  /// The most tokens that a state of RWKV-7b remembers, which grows with each; nil in all other versions.
+  public let maximumContext: Int?
+
   let initialState: InitialState?
-  let embeddings: EmbeddingTable
+  let embeddings: RowTable
   let inputNorm: LayerNorm
   let outputNorm: LayerNorm
   let head: Matrix
@@ -52,26 +55,29 @@ public final class Model: Sendable {
   /// - Parameters:
   ///   - memoryLimit: the most memory that the process may use with one session [bytes]. A model that needs more runs
   ///     all the same, more slowly: see `streaming`.
+  ///   - maximumContext: of RWKV-7b, the most tokens that a state remembers; by default as many as one state has memory for.
   ///   - requiresTokenizer: whether a file without a tokenizer is an error, which is thrown before weights are loaded.
   ///   - progress: called with the share done, 0…1, from any thread; loading stops when it returns false.
   public convenience init(
-    path: String, threads: Int = processorCount(), memoryLimit: Int? = nil, requiresTokenizer: Bool = false,
-    progress: (@Sendable (Double) -> Bool)? = nil
+    path: String, threads: Int = processorCount(), memoryLimit: Int? = nil, maximumContext: Int? = nil,
+    requiresTokenizer: Bool = false, progress: (@Sendable (Double) -> Bool)? = nil
   ) throws(ModelError) {
-    try self.init(path: path, threads: threads, requiresTokenizer: requiresTokenizer, progress: progress) {
-      file, configuration throws(ModelError) in
+    try self.init(
+      path: path, threads: threads, maximumContext: maximumContext, requiresTokenizer: requiresTokenizer,
+      progress: progress
+    ) { file, configuration throws(ModelError) in
       try MemoryPlan(file, configuration, limit: memoryLimit, threads: threads)
     }
   }
 
   init(
-    path: String, threads: Int, requiresTokenizer: Bool = false,
+    path: String, threads: Int, maximumContext: Int? = nil, requiresTokenizer: Bool = false,
     progress: (@Sendable (Double) -> Bool)? = nil,
     plan: (ModelFile, Configuration) throws(ModelError) -> MemoryPlan
   ) throws(ModelError) {
     try checkInstructionSet()
     let file: ModelFile
-    do { file = try ModelFile(path: path) } catch { throw ModelError(.file("\(error)")) }
+    do { file = try ModelFile(path: path) } catch { throw ModelError(error) }
     do throws(ModelError) {
       self.path = path
       metadata = file.metadata
@@ -84,11 +90,13 @@ public final class Model: Sendable {
         throw ModelError(.largeTokenizer(tokens: size, vocabulary: configuration.vocabulary))
       }
       if requiresTokenizer && tokenizer == nil { throw ModelError(.noTokenizer) }
-      embeddings = try EmbeddingTable(file, configuration)
+      embeddings = try RowTable(
+        file, "emb.weight", rows: configuration.vocabulary, columns: configuration.embedding)
       initialState = try InitialState(file, configuration)
       let plan = try plan(file, configuration)
       store = try WeightStore(file, configuration, plan, threads: threads, progress: progress)
       streaming = store.streaming
+      self.maximumContext = MemoryPlan.maximumContext(configuration, wanted: maximumContext, plan)
       weightBytes = store.byteCount
       hiddenRowBytes = file.tensors.reduce(0) {
         $0 + ($1.name.hasSuffix("ffn.value.weight") ? $1.rawBytes : 0)
@@ -102,7 +110,7 @@ public final class Model: Sendable {
         case .v4: .v4(try RWKV4.Weights(store))
         case .v50, .v51, .v52: .v5(try RWKV5.Weights(store))
         case .v6: .v6(try RWKV6.Weights(store))
-        case .v7: .v7(try RWKV7.Weights(store))
+        case .v7, .v7a, .v7b: .v7(try RWKV7.Weights(store))
         case .x: .x(try RWKVX.Weights(store))
         }
     } catch {
@@ -122,7 +130,7 @@ public final class Model: Sendable {
   /// The state before the first token.
   public func newState() -> State { State(self) }
 
-  /// Floats of a state; RWKV-X's caches, which grow, not counted.
+  /// Floats of a state; caches of RWKV-7b and RWKV-X, which grow, not counted.
   public var stateCount: Int { State.Layout(configuration).count }
 
   /// The name in the metadata, or that of the file.
@@ -133,7 +141,7 @@ public final class Model: Sendable {
   /// The tokenizer of a file, without its weights; nil if it has none.
   public static func tokenizer(path: String) throws(ModelError) -> (any Tokenizer)? {
     let file: ModelFile
-    do { file = try ModelFile(path: path) } catch { throw ModelError(.file("\(error)")) }
+    do { file = try ModelFile(path: path) } catch { throw ModelError(error) }
     return try tokenizer(in: file)
   }
 
@@ -152,9 +160,9 @@ public final class Model: Sendable {
       }
       count = failure == nil ? tensor.rawBytes : 0
     }
-    if let failure { throw ModelError(.file("\(failure)")) }
+    if let failure { throw ModelError(failure) }
     do { return try kind.tokenizer(blob: blob) } catch {
-      throw ModelError(.file("\(file.path): tokenizer: \(error)"))
+      throw ModelError(.tokenizer(error), path: file.path)
     }
   }
 }

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: MIT
+public import RWKVFormat
+public import RWKVTokenizer
+
 /// Why a model could not be opened or run: what, where, and what to do.
 public struct ModelError: Error, Sendable, CustomStringConvertible {
   public enum Reason: Sendable {
@@ -13,6 +16,10 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case wrongFormat(tensor: String, found: String, expected: String)
     case unsupportedVersion(String)
     case tokenOutOfRange(Int, vocabulary: Int)
+    /// A vector was given in place of a token to a model that has tables by token.
+    case needsTokens
+    /// A state of RWKV-7b remembers as many tokens as it may.
+    case contextFull(limit: Int)
     case noTokenizer
     case largeTokenizer(tokens: Int, vocabulary: Int)
     case wrongState(found: String, expected: String)
@@ -21,7 +28,10 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     /// The environment variable RWKV_ISA names none of those that are known.
     case unknownInstructionSet(String, known: [String])
     case cancelled
-    case file(String)
+    /// The model file cannot be read, or is damaged.
+    case file(ModelFileError)
+    /// The tokenizer in the model file cannot be used.
+    case tokenizer(TokenizerError)
   }
 
   public let reason: Reason
@@ -33,8 +43,13 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     self.path = path
   }
 
+  init(_ error: ModelFileError) {
+    self.init(.file(error), path: error.path)
+  }
+
   public var description: String {
-    (path.map { "\($0): " } ?? "") + explanation
+    if case .file(let error) = reason { return "\(error)" }
+    return (path.map { "\($0): " } ?? "") + explanation
   }
 
   /// Rounded up.
@@ -63,6 +78,11 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
       "RWKV version '\(version)' is not one this program runs; a newer release may"
     case .tokenOutOfRange(let token, let vocabulary):
       "token id \(token) is outside the model's vocabulary 0…\(vocabulary - 1); is this the model's tokenizer?"
+    case .needsTokens:
+      "a vector in place of a token: RWKV-7a and 7b have tables by token, in which a vector has no row"
+    case .contextFull(let limit):
+      "the text is longer than the \(limit) tokens that may be remembered; RWKV-7b keeps all of them: allow more "
+        + "(--max-context), as far as there is memory, or start anew"
     case .noTokenizer:
       "the file has no tokenizer; convert the checkpoint again with --tokenizer FILE"
     case .largeTokenizer(let tokens, let vocabulary):
@@ -75,8 +95,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case .unknownInstructionSet(let name, let known):
       "RWKV_ISA is '\(name)', expected one of \(known.joined(separator: ", ")); without it the best is used"
     case .cancelled: "cancelled"
-    case .file(let message):
-      message
+    case .file(let error): "\(error)"
+    case .tokenizer(let error): "tokenizer: \(error)"
     }
   }
 }

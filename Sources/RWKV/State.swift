@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
+internal import RWKVFormat
 import Glibc
 
 /// The whole recurrent state of one conversation: all that a model remembers of the tokens it has read.
 ///
-/// Its size does not depend on how many tokens that were. Not thread-safe: one session uses a state at a time.
+/// Its size does not depend on how many tokens that were, but in RWKV-7b and, up to a bound, in RWKV-X. Not thread-safe: one session uses a state at a time.
 public final class State {
   /// The layout of a state: what one layer keeps, in floats. Reference order: `att` shift, recurrence, `ffn` shift.
   struct Layout: Equatable, Sendable {
@@ -16,8 +17,13 @@ public final class State {
     let channelShift: Int
     /// Version 4 starts its running maximum `pp` far below any exponent.
     let startsWithMaximum: Bool
-    /// RWKV-X: channel-mix shift vectors of the attention blocks, [D] each, after the layers.
-    let attentionShifts: Int
+    /// Blocks that remember all tokens, or many, in caches: the layers of RWKV-7b, attention blocks of RWKV-X.
+    let attentionBlocks: Int
+    /// Floats that each of them keeps of the last token, after the layers: RWKV-7b q, k and v before they are mixed;
+    /// RWKV-X the input of channel mixing, [D].
+    let attentionShift: Int
+    /// Heads of a cache, and floats of a head's key and value.
+    let cacheHeads, keySize, valueSize: Int
     let heads: Int
     let headSize: Int
     /// Whether the reference stores a head's state as [value, key], the transpose of ours.
@@ -31,13 +37,25 @@ public final class State {
       channelShift = D + recurrence
       layer = channelShift + D
       startsWithMaximum = configuration.version == .v4
-      attentionShifts = (configuration.sparseAttention?.layers ?? 0) * D
       heads = configuration.heads
       headSize = configuration.headSize
-      valueMajor = configuration.version == .v7 || configuration.version == .x
+      valueMajor = configuration.version.isRWKV7
+      if configuration.version == .v7b {
+        attentionBlocks = layers
+        (cacheHeads, keySize, valueSize) = (1, DeepEmbedSizes.keys, D)
+        attentionShift = 2 * keySize + valueSize
+      } else {
+        attentionBlocks = configuration.sparseAttention?.layers ?? 0
+        (cacheHeads, keySize, valueSize) = (heads, headSize, headSize)
+        attentionShift = D
+      }
     }
 
-    var count: Int { layers * layer + attentionShifts }
+    var count: Int { attentionShift(attentionBlocks) }
+    /// Where the floats of attention block `block` start.
+    func attentionShift(_ block: Int) -> Int { layers * layer + block * attentionShift }
+    /// Floats that the caches have for each token.
+    var cachedPerToken: Int { cacheHeads * (keySize + valueSize) }
     /// Whether a head's state is a matrix: all versions but 4.
     var hasMatrices: Bool { !startsWithMaximum }
   }
@@ -47,7 +65,7 @@ public final class State {
   let layout: Layout
   /// [layers, layout.layer] f32
   let values: UnsafeMutablePointer<Float>
-  /// RWKV-X: keys and values of the attention blocks.
+  /// RWKV-7b and RWKV-X: keys and values of the attention blocks.
   let caches: [AttentionCache]
 
   private let ownsValues: Bool
@@ -59,8 +77,9 @@ public final class State {
     self.layout = layout
     values = UnsafeMutablePointer.allocate(capacity: layout.count)
     ownsValues = true
-    let attentionBlocks = layout.attentionShifts / (layout.heads * layout.headSize)
-    caches = (0..<attentionBlocks).map { _ in AttentionCache(heads: layout.heads, headSize: layout.headSize) }
+    caches = (0..<layout.attentionBlocks).map { _ in
+      AttentionCache(heads: layout.cacheHeads, keySize: layout.keySize, valueSize: layout.valueSize)
+    }
     reset()
   }
 
@@ -69,11 +88,11 @@ public final class State {
     UnsafeMutableBufferPointer(start: values, count: layout.count)
   }
 
-  /// A state whose numbers, `count` of them, are kept by somebody else and outlive it. Not for RWKV-X.
+  /// A state whose numbers, `count` of them, are kept by somebody else and outlive it. Not for RWKV-7b and RWKV-X.
   package init(_ model: Model, over values: UnsafeMutablePointer<Float>) {
     self.model = model
     layout = Layout(model.configuration)
-    precondition(layout.attentionShifts == 0, "RWKV-X keeps more than a buffer")
+    precondition(layout.attentionBlocks == 0, "RWKV-7b and RWKV-X keep more than a buffer")
     self.values = values
     ownsValues = false
     caches = []
@@ -81,12 +100,12 @@ public final class State {
 
   deinit { if ownsValues { values.deallocate() } }
 
-  /// Number of floats; RWKV-X's caches, which grow, not counted.
+  /// Number of floats; caches of RWKV-7b and RWKV-X, which grow, not counted.
   public var count: Int { layout.count }
 
-  /// Memory it takes now [bytes]; only RWKV-X's caches grow.
+  /// Memory it takes now [bytes]; only caches of RWKV-7b and RWKV-X grow.
   public var byteCount: Int {
-    caches.reduce(layout.count) { $0 + 2 * $1.capacity * $1.heads * $1.headSize } * MemoryLayout<Float>.size
+    caches.reduce(layout.count) { $0 + $1.capacity * layout.cachedPerToken } * MemoryLayout<Float>.size
   }
 
   /// Back to the state before the first token.

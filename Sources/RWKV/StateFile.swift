@@ -51,8 +51,8 @@ extension State {
     }
     append(values, layout.count)
     for cache in caches {
-      for head in 0..<cache.heads { append(cache.keys(head), cache.count * cache.headSize) }
-      for head in 0..<cache.heads { append(cache.values(head), cache.count * cache.headSize) }
+      for head in 0..<cache.heads { append(cache.keys(head), cache.count * cache.keySize) }
+      for head in 0..<cache.heads { append(cache.values(head), cache.count * cache.valueSize) }
     }
     try words.withUnsafeBufferPointer { words throws(StateFileError) in try payload.checkFinite(words) }
 
@@ -97,7 +97,7 @@ extension Model {
           found: "'\(header.name)' (identity \(hexadecimal(header.identity)))",
           expected: "'\(name)' (identity \(hexadecimal(identity)))"))
     }
-    let largest = StatePayload.largest(State.Layout(configuration), configuration)
+    let largest = StatePayload.largest(State.Layout(configuration), self)
     guard header.words <= largest, header.frameBytes <= ZstdFrame.largest(4 * header.words) else {
       throw StateFileError(
         .invalid(

@@ -116,26 +116,25 @@ struct StateWords {
 struct StatePayload {
   let layout: State.Layout
   let tokens: Int
-  /// RWKV-X: cached tokens of each attention block.
+  /// RWKV-7b, RWKV-X: cached tokens of each attention block.
   let cached: [Int]
 
   private var flat: Int { tokens + cached.count }
   var words: Int {
-    cached.reduce(flat + layout.count) { $0 + 2 * $1 * layout.heads * layout.headSize }
+    cached.reduce(flat + layout.count) { $0 + $1 * layout.cachedPerToken }
   }
 
   /// The most words that a state of this model can have.
-  static func largest(_ layout: State.Layout, _ configuration: Configuration) -> Int {
-    let blocks = configuration.sparseAttention?.layers ?? 0
-    let cached = mostCached(configuration)
-    return StatePayload(
-      layout: layout, tokens: State.maximumTokens, cached: Array(repeating: cached, count: blocks)
-    ).words
+  static func largest(_ layout: State.Layout, _ model: Model) -> Int {
+    let cached = Array(repeating: mostCached(model), count: layout.attentionBlocks)
+    return StatePayload(layout: layout, tokens: State.maximumTokens, cached: cached).words
   }
 
-  /// The most tokens of a cache: one more than where compression begins; without it, a bound of the format.
-  private static func mostCached(_ configuration: Configuration) -> Int {
-    let options = configuration.sparseAttention
+  /// The most tokens of a cache. RWKV-7b: those that the model was opened for. RWKV-X: one more than where compression
+  /// begins; without it, a bound of the format.
+  private static func mostCached(_ model: Model) -> Int {
+    if let most = model.maximumContext { return most }
+    let options = model.configuration.sparseAttention
     let most = options.map { max($0.maximumCache, $0.minimumCache) + 1 } ?? 0
     return options?.maximumCache == 0 ? State.maximumTokens : most
   }
@@ -174,7 +173,7 @@ struct StatePayload {
     let state = model.newState()
     let blocks = state.caches.count
     guard tokens + blocks + state.layout.count <= words.count else { throw wrongLength(words.count) }
-    let most = mostCached(model.configuration)
+    let most = mostCached(model)
     var cached: [Int] = []
     for block in 0..<blocks {
       let count = Int(words[tokens + block])
@@ -202,11 +201,11 @@ struct StatePayload {
       }
     }
     try fill(state.values, state.layout.count)
-    let chunk = model.configuration.sparseAttention?.chunkSize ?? 1
+    let chunk = model.configuration.sparseAttention?.chunkSize ?? Int.max
     for (cache, count) in zip(state.caches, cached) {
       cache.reserve(count, chunkSize: chunk, limit: most)
-      for head in 0..<cache.heads { try fill(cache.keys(head), count * cache.headSize) }
-      for head in 0..<cache.heads { try fill(cache.values(head), count * cache.headSize) }
+      for head in 0..<cache.heads { try fill(cache.keys(head), count * cache.keySize) }
+      for head in 0..<cache.heads { try fill(cache.values(head), count * cache.valueSize) }
       cache.count = count
       cache.average(chunkSize: chunk)
     }

@@ -10,12 +10,12 @@ struct TensorGroups {
   /// The matrices of each block in the order of evaluation.
   private(set) var blocks: [[TensorInfo]]
 
-  /// All tensors that evaluation reads: neither the embedding table nor the tokenizer.
+  /// All tensors that evaluation reads whole: neither tables with a row for each token nor the tokenizer.
   init(_ file: ModelFile, _ configuration: Configuration) {
     let order = configuration.blocks.map(\.prefix)
     let positions = Dictionary(uniqueKeysWithValues: order.enumerated().map { ($1, $0) })
     blocks = Array(repeating: [], count: order.count)
-    for tensor in file.tensors where tensor.format != .bytes && tensor.name != EmbeddingTable.tensorName {
+    for tensor in file.tensors where tensor.format != .bytes && !TensorInfo.isTable(tensor.name) {
       // Read into the model once: InitialState.
       if tensor.name.hasSuffix(".att.time_state") { continue }
       let prefix = tensor.name.split(separator: ".").prefix(2).reduce("") { $0 + $1 + "." }
@@ -74,12 +74,12 @@ extension ModelFile {
         let number = next.add(1, ordering: .relaxed).oldValue
         guard number < chunks.count else { return }
         let place = chunks[number]
-        do {
+        do throws(ModelFileError) {
           try readChunk(
             place.chunk, of: place.tensor, into: place.bytes(in: base), using: readers[thread],
             verifying: verifying)
         } catch {
-          failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
+          failure.withLock { $0 = $0 ?? ModelError(error) }
           next.store(chunks.count, ordering: .relaxed)
           return
         }

@@ -15,6 +15,9 @@ final class WeightStore: @unchecked Sendable {
   /// Matrices by hidden unit that were handed out.
   private(set) var hiddenRowsCount = 0
 
+  /// Tables by token of 7a and 7b that were handed out.
+  private(set) var tables: [TokenRows.Table] = []
+
   /// Bytes of weights that a token needs.
   let byteCount: Int
   /// Stored matrices are used in place.
@@ -121,7 +124,7 @@ final class WeightStore: @unchecked Sendable {
     do {
       if let mapping { try mapping.check() } else { try file.checkUnchanged() }
     } catch {
-      throw ModelError(.file("\(error)"))
+      throw ModelError(error)
     }
   }
 
@@ -145,8 +148,8 @@ final class WeightStore: @unchecked Sendable {
   private func verify(_ place: ChunkPlace) {
     guard let mapping else { return }
     let bytes = UnsafeRawBufferPointer(rebasing: mapping.bytes[place.range])
-    do { try file.verifyChunk(place.chunk, of: place.tensor, bytes: bytes) } catch {
-      failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
+    do throws(ModelFileError) { try file.verifyChunk(place.chunk, of: place.tensor, bytes: bytes) } catch {
+      failure.withLock { $0 = $0 ?? ModelError(error) }
     }
   }
 
@@ -188,6 +191,13 @@ final class WeightStore: @unchecked Sendable {
     return HiddenRows(
       format: Int32(info.format.rawValue), location: location, ordinal: hiddenRowsCount, units: units,
       columns: columns)
+  }
+
+  /// A table with a row for each token, which the block at `position` reads; returns its number among all of them.
+  func table(_ name: String, columns: Int, position: Int) throws(ModelError) -> Int {
+    let table = try RowTable(file, name, rows: configuration.vocabulary, columns: columns)
+    defer { tables.append(TokenRows.Table(table: table, position: position)) }
+    return tables.count
   }
 
   /// `count` f32 values, which are always in memory.

@@ -154,7 +154,7 @@ final class WeightStream: @unchecked Sendable {
         place.chunk, of: place.tensor, into: place.bytes(in: buffers[fill.buffer]), using: reader,
         verifying: fill.verifies)
     } catch {
-      failure.withLock { $0 = $0 ?? ModelError(.file("\(error)")) }
+      failure.withLock { $0 = $0 ?? ModelError(error) }
     }
     return true
   }

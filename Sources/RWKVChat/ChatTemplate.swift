@@ -104,7 +104,7 @@ extension ChatTemplate {
   /// Version 7 with the World vocabulary: G1; version 4 with another vocabulary: Raven; everything else: World.
   public static func name(for model: Model) -> String {
     switch model.configuration.version {
-    case .v7, .x: "g1"
+    case .v7, .v7a, .v7b, .x: "g1"
     case .v4 where model.metadata.string("tokenizer.kind") != "world": "raven"
     case .v4, .v50, .v51, .v52, .v6: "world"
     }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+public import RWKVFormat
 import Synchronization
 
 /// What a tensor is for; it decides orientation and admissible formats in our file.
@@ -9,6 +10,8 @@ public enum TensorRole: Sendable {
   case lowRank
   /// `emb.weight`: one row per token.
   case embedding
+  /// `ffn.s_emb.weight` and the like of 7a and 7b: one row per token, of which a token reads its own.
+  case table
   /// `head.weight`: one row per token.
   case head
   /// `ffn.value.weight` as one row per hidden unit (transposed with respect to BlinkDL).
@@ -43,7 +46,7 @@ public struct CheckpointTensor: Sendable {
 /// Immutable and safe to use from several threads. Nothing but names and shapes is held in memory; values are
 /// read on demand. Non-finite values are passed on as they are.
 public final class Checkpoint: Sendable {
-  public let version: CheckpointVersion
+  public let version: Version
   /// Number of RWKV blocks (L).
   public let layers: Int
   /// Number of attention blocks, 0 except for RWKV-X.
@@ -109,7 +112,7 @@ public final class Checkpoint: Sendable {
     addBiases(to: &sources, &remarks)
     self.remarks = remarks
     try fineTuning.merge(into: &sources)
-    version = try CheckpointVersion.detect(sources, file: path)
+    version = try Version.detect(sources, file: path)
     let model = try ModelAssembly(version: version, sources: sources, claims: container.claims, file: path)
     (layers, attentionLayers, embedding) = (model.layers, model.attentionLayers, model.embedding)
     (vocabulary, ffn, headSize) = (model.vocabulary, model.ffn, model.headSize)

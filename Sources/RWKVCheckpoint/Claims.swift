@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+internal import RWKVFormat
+
 /// What a checkpoint says about its model beside the tensors (config.json, GGUF metadata, rwkv.cpp header).
 /// The tensors decide; a contradiction is an error.
 struct Claims: Sendable {

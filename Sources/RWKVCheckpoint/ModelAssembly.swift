@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
+internal import RWKVFormat
+
 /// Puts the tensors of one model together: sizes from shapes, every expected tensor present with its shape,
 /// in the order of our file, nothing left over.
 struct ModelAssembly {
-  let version: CheckpointVersion
+  let version: Version
   let file: String
   private(set) var layers = 0
   private(set) var attentionLayers = 0
@@ -17,7 +19,7 @@ struct ModelAssembly {
   private var missing: [String] = []
 
   init(
-    version: CheckpointVersion, sources: [String: StoredTensor], claims: Claims, file: String
+    version: Version, sources: [String: StoredTensor], claims: Claims, file: String
   ) throws(CheckpointError) {
     self.version = version
     self.sources = sources
@@ -76,8 +78,8 @@ struct ModelAssembly {
     case .v50, .v51:
       let heads = sources["blocks.0.att.time_decay"]?.count ?? 0
       size = heads > 0 && embedding % heads == 0 ? embedding / heads : 0
-    case .v52, .v6, .v7, .x:
-      let names = version == .v7 || version == .x ? ["r_k"] : ["time_faaaa", "time_first", "time_decay"]
+    case .v52, .v6, .v7, .v7a, .v7b, .x:
+      let names = version.isRWKV7 ? ["r_k"] : ["time_faaaa", "time_first", "time_decay"]
       guard let name = names.map({ "blocks.0.att." + $0 }).first(where: { sources[$0] != nil }),
         var shape = sources[name]?.shape
       else {
@@ -110,10 +112,12 @@ struct ModelAssembly {
     case .v4: try addTimeMix4(block + "att.")
     case .v50, .v51, .v52: try addTimeMix5(block + "att.")
     case .v6: try addTimeMix6(block + "att.")
-    case .v7, .x: try addTimeMix7(block + "att.", layer: layer)
+    case .v7, .v7a, .v7b, .x: try addTimeMix7(block + "att.", layer: layer)
     }
+    if version == .v7b { try addDeepAttention(block + "qkv.") }
     try addNorm(block + "ln2")
     try addChannelMix(block + "ffn.", ffn: ffn)
+    if version.hasTokenTables { try addDeepEmbed(block + "ffn.") }
   }
 
   private mutating func addTimeMix4(_ att: String) throws(CheckpointError) {
@@ -169,13 +173,44 @@ struct ModelAssembly {
   }
 
   private mutating func addChannelMix(_ ffn: String, ffn width: Int) throws(CheckpointError) {
-    let gated = version != .v7 && version != .x
+    let gated = !version.isRWKV7
     let mixes =
       version == .v6 ? ["time_maa_k", "time_maa_r"] : gated ? ["time_mix_k", "time_mix_r"] : ["x_k"]
     for name in mixes { try addVector(ffn + name) }
     try add(ffn + "key.weight", .matrix, width, embedding)
     if gated { try addSquare(ffn + "receptance") }
     try add(ffn + "value.weight", .rows, width, embedding)
+  }
+
+  /// DeepEmbed of RWKV-7a and 7b.
+  private mutating func addDeepEmbed(_ ffn: String) throws(CheckpointError) {
+    let (rank, width) = (DeepEmbedSizes.rank, DeepEmbedSizes.width)
+    try addTable(ffn + "s_emb", columns: width)
+    try addLowRank(ffn + "s1", rank, embedding)
+    try addLowRank(ffn + "s2", self.ffn, rank)
+    try addVector(ffn + "s0", self.ffn)
+  }
+
+  /// The attention of RWKV-7b.
+  private mutating func addDeepAttention(_ qkv: String) throws(CheckpointError) {
+    let (rank, keys) = (DeepEmbedSizes.attentionRank, DeepEmbedSizes.keys)
+    try add(qkv + "qq.weight", .matrix, keys, embedding)
+    for (name, width) in [("k", keys), ("v", embedding)] {
+      try addLowRank(qkv + name + "1", rank, embedding)
+      try addLowRank(qkv + name + "2", width, rank)
+      try addTable(qkv + name + "_emb", columns: width)
+    }
+    for (name, width) in [("q", keys), ("k", keys), ("v", embedding)] {
+      try addVector(qkv + "x_" + name, width)
+      try addVector(qkv + "ln\(name).weight", width)
+      try addVector(qkv + "ln\(name).bias", width)
+    }
+  }
+
+  /// A table with a row for each token, and the matrix that makes the rest of such a row from the token's embedding.
+  private mutating func addTable(_ name: String, columns: Int) throws(CheckpointError) {
+    try add(name + ".weight", .table, vocabulary, columns)
+    try add(name + "_x.weight", .matrix, columns, embedding)
   }
 
   /// A block of RWKV-X's sparse attention; its ffn has a size of its own.

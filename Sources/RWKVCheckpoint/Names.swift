@@ -11,7 +11,7 @@ enum Names {
     ("output_norm.", "ln_out."),
     ("lm_head.", "head."), ("model.head.", "head."), ("output.", "head."),
     ("rwkv.emb.", "emb."), ("rwkv.head.", "head."),
-    ("rwkv7.emb.", "emb."), ("rwkv7.ln_out.", "ln_out."),
+    ("rwkv7.emb.", "emb."), ("rwkv7.embeddings.", "emb."), ("rwkv7.ln_out.", "ln_out."),
     ("model.embed_tokens.", "emb."), ("model.embedding_norm.", "blocks.0.ln0."), ("model.emb.", "emb."),
   ]
 

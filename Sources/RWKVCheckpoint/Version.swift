@@ -1,30 +1,20 @@
 // SPDX-License-Identifier: MIT
-/// The architectures that can be read. The raw values are those of `rwkv.version` in our files.
-public enum CheckpointVersion: String, Sendable, CaseIterable {
-  case v4 = "4"
-  case v50 = "5.0"
-  case v51 = "5.1"
-  case v52 = "5.2"
-  case v6 = "6"
-  case v7 = "7"
-  case x = "x"
-}
+internal import RWKVFormat
 
-extension CheckpointVersion {
+extension Version {
   /// Recognises the architecture by the tensors of block 0, under BlinkDL names.
-  static func detect(_ sources: [String: StoredTensor], file: String) throws(CheckpointError)
-    -> CheckpointVersion
-  {
+  static func detect(_ sources: [String: StoredTensor], file: String) throws(CheckpointError) -> Version {
     try refuseRelatives(sources, file: file)
     func has(_ leaf: String) -> Bool { sources["blocks.0." + leaf] != nil }
     if sources.keys.contains(where: { $0.hasPrefix("moba.") }) { return .x }
+    if has("ffn.s_emb.weight") { return has("qkv.qq.weight") ? .v7b : .v7a }
     if has("att.r_k") || has("att.k_k") || has("att.x_r") { return .v7 }
     if has("att.time_maa_x") { return .v6 }
     guard let decay = sources["blocks.0.att.time_decay"] else {
       let names = sources.values.map(\.name).sorted().prefix(4).map(quoted).joined(separator: ", ")
       throw CheckpointError(
         .unsupported, file: file, "holds no RWKV model that is known", found: "tensors \(names), …",
-        expected: "names of RWKV 4, 5, 6, 7 or X (such as 'blocks.0.att.time_decay')",
+        expected: "names of RWKV 4, 5, 6, 7, 7a, 7b or X (such as 'blocks.0.att.time_decay')",
         advice: "Give the language model's own checkpoint, not an adapter, a state or an optimizer file")
     }
     if !has("att.ln_x.weight") { return .v4 }
@@ -39,9 +29,9 @@ extension CheckpointVersion {
     _ sources: [String: StoredTensor], file: String
   ) throws(CheckpointError) {
     let relatives: [(sign: String, model: String)] = [
-      (".qkv.", "RWKV-7b (DeepEmbed attention) or a version 8 hybrid"),
+      (".rosa", "RWKV-8 (ROSA)"),
+      (".qkv.ennk", "the RWKV-8 preview with attention"),
       (".ffn.enn.", "the RWKV-8 preview"),
-      (".ffn.s_emb", "RWKV-7a (DeepEmbed)"),
       (".self_attn.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
       (".ffn.gate_proj.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
       (".time_mixer.", "a grafted model (ARWKV7)"),
@@ -53,7 +43,7 @@ extension CheckpointVersion {
       throw CheckpointError(
         .unsupported, file: file, "is \(relative.model), which is not supported",
         found: "tensor \(quoted(name))",
-        expected: "a plain RWKV 4, 5, 6, 7 or X")
+        expected: "RWKV 4, 5, 6, 7, 7a, 7b or X")
     }
   }
 }

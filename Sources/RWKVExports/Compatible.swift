@@ -92,12 +92,14 @@ public func rwkv_eval_sequence_in_chunks(
   return rwkv_eval_sequence(ctx, tokens, count, stateIn, stateOut, logitsOut)
 }
 
-/// RWKV-X remembers more than a buffer of fixed length holds.
+/// RWKV-7b and RWKV-X remember more than a buffer of fixed length holds.
 private func refuseHybrid(_ model: Model) throws {
-  guard model.configuration.version == .x else { return }
+  let version = model.configuration.version
+  guard version == .x || version == .v7b else { return }
   throw Failure(
     RWKV_ERROR_MODEL, RWKV_ERROR_UNSUPPORTED,
-    "RWKV-X's state has no fixed length; use rwkv_state_new and rwkv_state_eval")
+    "RWKV-\(version.rawValue.uppercased())'s state has no fixed length; use rwkv_state_new and rwkv_state_eval"
+  )
 }
 
 @c @implementation

@@ -2,6 +2,8 @@
 import CRWKVABI
 import Glibc
 import RWKV
+import RWKVCheckpoint
+import RWKVFormat
 import RWKVQuantization
 import Synchronization
 
@@ -20,32 +22,93 @@ struct Failure: Error {
   init(_ error: any Error) {
     switch error {
     case let failure as Failure: self = failure
-    case let error as ModelError:
-      switch error.reason {
-      case .outOfMemory, .memoryLimit: self.init(RWKV_ERROR_CTX, RWKV_ERROR_ALLOC, "\(error)")
-      case .tokenOutOfRange, .invalidBatch: self.init(RWKV_ERROR_ARGS, "\(error)")
-      case .file: self.init(RWKV_ERROR_FILE, RWKV_ERROR_FILE_READ, "\(error)")
-      case .missingMetadata, .missingTensor:
-        self.init(RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_PARAM_MISSING, "\(error)")
-      case .wrongShape: self.init(RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_SHAPE, "\(error)")
-      case .wrongFormat: self.init(RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_DATA_TYPE, "\(error)")
-      case .unsupportedVersion: self.init(RWKV_ERROR_MODEL, RWKV_ERROR_UNSUPPORTED, "\(error)")
-      case .notFinite: self.init(RWKV_ERROR_MODEL, RWKV_ERROR_DATA, "\(error)")
-      default: self.init(RWKV_ERROR_MODEL, "\(error)")
-      }
-    case let error as StateFileError:
-      switch error.reason {
-      case .file: self.init(RWKV_ERROR_FILE, "\(error)")
-      case .outOfMemory: self.init(RWKV_ERROR_CTX, RWKV_ERROR_ALLOC, "\(error)")
-      default: self.init(RWKV_ERROR_FILE, RWKV_ERROR_DATA, "\(error)")
-      }
-    case let error as QuantizationError: self.init(RWKV_ERROR_FILE, RWKV_ERROR_DATA, "\(error)")
+    case let error as ModelError: self.init(error)
+    case let error as ModelFileError: self.init(RWKV_ERROR_FILE, error.flag, "\(error)")
+    case let error as StateFileError: self.init(RWKV_ERROR_FILE, error.flag, "\(error)")
+    case let error as QuantizationError: self.init(error)
     default: self.init(RWKV_ERROR_ARGS, "\(error)")
     }
   }
 
+  private init(_ error: ModelError) {
+    let (place, what) =
+      switch error.reason {
+      case .outOfMemory, .memoryLimit, .contextFull: (RWKV_ERROR_CTX, RWKV_ERROR_ALLOC)
+      case .tokenOutOfRange, .invalidBatch, .needsTokens: (RWKV_ERROR_ARGS, RWKV_ERROR_NONE)
+      case .file(let error): (RWKV_ERROR_FILE, error.flag)
+      case .tokenizer: (RWKV_ERROR_MODEL, RWKV_ERROR_DATA)
+      case .missingMetadata, .missingTensor: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_PARAM_MISSING)
+      case .invalidMetadata: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_DIMENSION)
+      case .unknownTensor: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_KEY)
+      case .wrongShape: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_SHAPE)
+      case .wrongFormat: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_DATA_TYPE)
+      case .unsupportedVersion: (RWKV_ERROR_MODEL, RWKV_ERROR_UNSUPPORTED)
+      case .notFinite: (RWKV_ERROR_MODEL, RWKV_ERROR_DATA)
+      case .noTokenizer, .largeTokenizer, .wrongState, .cancelled: (RWKV_ERROR_MODEL, RWKV_ERROR_NONE)
+      }
+    self.init(place, what, "\(error)")
+  }
+
+  private init(_ error: QuantizationError) {
+    let (place, what) =
+      switch error {
+      case .file(let error): (RWKV_ERROR_FILE, error.flag)
+      case .checkpoint(let error): (RWKV_ERROR_FILE, error.flag)
+      case .unreadable: (RWKV_ERROR_FILE, RWKV_ERROR_FILE_OPEN)
+      case .outOfMemory: (RWKV_ERROR_CTX, RWKV_ERROR_ALLOC)
+      case .option, .outputIsInput, .recipe: (RWKV_ERROR_ARGS, RWKV_ERROR_NONE)
+      default: (RWKV_ERROR_FILE, RWKV_ERROR_DATA)
+      }
+    if case .model(let error) = error { self.init(error) } else { self.init(place, what, "\(error)") }
+  }
+
   static func null(_ name: String) -> Failure {
     Failure(RWKV_ERROR_ARGS, "\(name) is NULL, expected a pointer")
+  }
+}
+
+extension ModelFileError {
+  /// What went wrong with the file.
+  fileprivate var flag: rwkv_error_flags {
+    switch reason {
+    case .system(let call, _):
+      switch call {
+      case "open": RWKV_ERROR_FILE_OPEN
+      case "fstat": RWKV_ERROR_FILE_STAT
+      case "read", "mmap", "guard of mmap": RWKV_ERROR_FILE_READ
+      default: RWKV_ERROR_FILE_WRITE
+      }
+    case .notRegularFile: RWKV_ERROR_FILE_STAT
+    case .notModelFile: RWKV_ERROR_FILE_MAGIC
+    case .unsupportedVersion, .unsupportedFeatures: RWKV_ERROR_FILE_VERSION
+    case .unsupportedFormat: RWKV_ERROR_DATA_TYPE
+    case .wrongSize, .changed, .damaged, .invalid, .unwritable: RWKV_ERROR_DATA
+    case .exists: RWKV_ERROR_FILE_WRITE
+    }
+  }
+}
+
+extension StateFileError {
+  fileprivate var flag: rwkv_error_flags {
+    switch reason {
+    case .file(let error): error.flag
+    case .notStateFile: RWKV_ERROR_FILE_MAGIC
+    case .unsupportedVersion, .unsupportedFeatures: RWKV_ERROR_FILE_VERSION
+    case .wrongModel: RWKV_ERROR_KEY
+    case .wrongSize, .damaged, .invalid, .notFinite: RWKV_ERROR_DATA
+    case .outOfMemory: RWKV_ERROR_ALLOC
+    }
+  }
+}
+
+extension CheckpointError {
+  fileprivate var flag: rwkv_error_flags {
+    switch kind {
+    case .unreadable: RWKV_ERROR_FILE_OPEN
+    case .malformed: RWKV_ERROR_DATA
+    case .unsupported: RWKV_ERROR_UNSUPPORTED
+    case .mismatch: RWKV_ERROR_SHAPE
+    }
   }
 }
 

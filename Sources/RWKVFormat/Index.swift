@@ -99,6 +99,9 @@ struct Chunk: Sendable {
 }
 
 extension TensorInfo {
+  /// Whether a tensor of this name has a row for each token, which is read alone: the embedding, and tables of 7a and 7b.
+  package static func isTable(_ name: String) -> Bool { name.hasSuffix("emb.weight") }
+
   /// What a writer is asked for, checked and laid out; `firstChunk` and `rawHash` follow later.
   init(_ plan: TensorPlan) throws(ModelFileError) {
     guard Index.isName(plan.name.utf8) else {
@@ -115,7 +118,7 @@ extension TensorInfo {
         expected: "records of 1 or 16 rows (bytes: 1 column) that fit into 16 MiB", tensor: plan.name)
     }
     let records = roundUp(plan.rows, plan.rowsPerRecord) / plan.rowsPerRecord
-    let isTable = plan.rowsPerRecord == 1 && plan.name.hasSuffix("emb.weight")
+    let isTable = plan.rowsPerRecord == 1 && TensorInfo.isTable(plan.name)
     let perChunk = layout.recordsPerChunk(
       records: records, limit: isTable ? Index.tableChunkBytes : Index.chunkBytes)
     self.init(

@@ -356,7 +356,7 @@ private struct Draft {
     _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) -> [PlannedTensor] {
     var exactness = [Exactness](repeating: Exactness(), count: source.tensors.count)
-    let weights = source.tensors.reduce(0) { $0 + $1.weights }
+    let weights = source.tensors.reduce(0) { $1.role == .table ? $0 : $0 + $1.weights }
     try options.recipe?.check(against: source.tensors)
     let formats = source.tensors.map { tensor in
       options.inSixteenBits.contains(tensor.name)

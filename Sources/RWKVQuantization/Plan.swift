@@ -4,7 +4,7 @@ import RWKVFormat
 
 /// What `--type` names: the formats that the weights of a model get.
 ///
-/// | type | big matrices | embedding, head, low rank | vectors | bits per weight of a 1.5B |
+/// | type | big matrices, tables of 7a and 7b | embedding, head, low rank | vectors | bits per weight of a 1.5B |
 /// |---|---|---|---|---|
 /// | int4-small | INT4 | INT5, low rank INT8 | F32 | 4.9 |
 /// | int4 | INT4 | INT8; a head that is not small INT5 | F32 | 5.1 |
@@ -40,10 +40,10 @@ public enum QuantizationType: String, Sendable, CaseIterable {
     }
   }
 
-  /// - Parameter weights: how many the model has.
+  /// - Parameter weights: how many the model has, tables of 7a and 7b not counted.
   func format(of tensor: SourceTensor, amongWeights weights: Int) -> FormatChoice {
     if tensor.role == .vector || tensor.role == .state { return .f32 }
-    let isBig = tensor.role == .matrix || tensor.role == .rows
+    let isBig = tensor.role == .matrix || tensor.role == .rows || tensor.role == .table
     let isSmall = 32 * tensor.weights <= weights
     return switch self {
     case .int4Small: isBig ? .int4 : tensor.role == .lowRank ? .int8 : .int5
@@ -60,7 +60,7 @@ extension TensorRole {
   /// Rows that stand alone are read alone: tokens of the embedding, hidden units of channel mixing.
   var rowsPerRecord: Int {
     switch self {
-    case .embedding, .rows, .vector, .state: 1
+    case .embedding, .table, .rows, .vector, .state: 1
     case .matrix, .lowRank, .head: 16
     }
   }
@@ -70,6 +70,7 @@ extension TensorRole {
     switch (tensor.name, tensor.rowsPerRecord) {
     case ("emb.weight", _): self = .embedding
     case ("head.weight", _): self = .head
+    case (let name, _) where TensorInfo.isTable(name): self = .table
     case (let name, _) where name.hasSuffix(".time_state"): self = .state
     case (_, 1): self = tensor.rows == 1 ? .vector : .rows
     default: self = tensor.transposed ? .lowRank : .matrix

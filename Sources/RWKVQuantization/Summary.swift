@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import RWKV
 public import RWKVFormat
 import RWKVTokenizer
 
@@ -15,13 +16,15 @@ public struct ModelSummary: Sendable {
     public internal(set) var storedBytes = 0
   }
 
-  /// "4", "5.0", "5.1", "5.2", "6", "7", "x".
+  /// "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b", "x".
   public let version: String
   /// L, D, V, F of the metadata; 0 where it has none.
   public let layers, embedding, vocabulary, ffn: Int
   /// N; nil in version 4.
   public let headSize: Int?
   public let parameters: Int
+  /// Memory by which a state grows with each token [bytes]: of RWKV-7b; 0 in other versions.
+  public let stateBytesPerToken: Int
   public let fileBytes: Int
   /// Bytes of weights in the file and in memory.
   public let storedBytes, rawBytes: Int
@@ -47,6 +50,7 @@ public struct ModelSummary: Sendable {
     ffn = size("rwkv.ffn")
     headSize = file.metadata.integer("rwkv.head_size").map(Int.init)
     tokenizer = file.metadata.string("tokenizer.kind")
+    stateBytesPerToken = (try? Configuration(file.metadata))?.bytesPerToken ?? 0
     identity = file.identity
     fileBytes = Int(file.size)
 

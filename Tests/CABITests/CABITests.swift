@@ -114,6 +114,45 @@ struct CABITests {
     try Self.sameLogits(place, "logits")
   }
 
+  /// A program can tell what is wrong with a file without reading the text.
+  @Test func filesThatCannotBeOpenedHaveFlagsOfTheirOwn() throws {
+    let place = try Workplace.shared.get()
+    try place.compile("cc -std=c99", "errors.c", to: "errors")
+    let model = try Data(contentsOf: URL(filePath: place.path + "/model.rwkv"))
+    let other = try Model(path: place.path + "/other.rwkv", threads: 1)
+    let state = Data(try Model(path: place.path + "/model.rwkv", threads: 1).newState().encoded())
+    var cases: [(argument: String, flags: Int32)] = []
+    func add(_ kind: String, _ data: Data, _ what: Int32, _ change: (inout Data) -> Void) throws {
+      var data = data
+      change(&data)
+      let path = place.path + "/out/error-\(cases.count)"
+      try data.write(to: URL(filePath: path))
+      cases.append((kind + path, 2 << 8 | what))
+    }
+    for (kind, sound) in [("", model), ("state:", state)] {
+      cases.append((kind + place.path + "/missing", 2 << 8 | 2))
+      cases.append((kind + place.path, 2 << 8 | 3))
+      try add(kind, sound, 6) { $0[0] ^= 1 }
+      try add(kind, sound, 7) { $0[8] = 2 }
+      try add(kind, sound, 13) { $0.removeLast() }
+      try add(kind, sound, 13) { $0[$0.count - 1] ^= 1 }
+      try add(kind, sound, 13) { $0[50] ^= 1 }
+    }
+    try add("state:", Data(other.newState().encoded()), 12) { _ in }
+    cases.append(("quantize:" + place.path + "/missing", 2 << 8 | 2))
+    try add("quantize:", Data("no checkpoint".utf8), 9) { _ in }
+    try add("quantize:", Data(contentsOf: URL(filePath: place.checkpoint("v7-std/model.safetensors"))), 13) {
+      $0.removeLast()
+    }
+    try add("quantize:", model, 13) { $0[50] ^= 1 }
+    let command = "LD_LIBRARY_PATH=\(place.path) \(place.path)/errors \(place.path)/model.rwkv "
+    let result = try Self.shell(command + cases.map(\.argument).joined(separator: " "))
+    #expect(result.status == 0)
+    let found = result.output.split(separator: "\n").map { Int32($0) }
+    try #require(found.count == cases.count)
+    for (flags, expected) in zip(found, cases) { #expect(flags == expected.flags, "\(expected.argument)") }
+  }
+
   @Test func everyFunctionWorksFromCPlusPlus() throws {
     let place = try Workplace.shared.get()
     try place.compile("c++ -std=c++11 -x c++", "every_function.c", to: "every_function_cpp")

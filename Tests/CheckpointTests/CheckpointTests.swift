@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
 import Testing
 
 @testable import RWKVCheckpoint
@@ -6,7 +7,7 @@ import Testing
 @Suite("Checkpoint")
 struct CheckpointTests {
   /// Name, version, layers, D, V, F, N of the golden cases (their case.json).
-  static let cases: [(String, CheckpointVersion, [Int])] = [
+  static let cases: [(String, Version, [Int])] = [
     ("v7-std/model.safetensors", .v7, [3, 128, 256, 320, 64]),
     ("v7-oddlora/model.safetensors", .v7, [2, 192, 256, 256, 64]),
     ("v7-f32-small/model.safetensors", .v7, [2, 64, 256, 256, 64]),

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
 import Testing
 
 @testable import RWKVCheckpoint
@@ -132,10 +133,15 @@ struct NamesTests {
     check(drafts.map { $0.name == "head.weight" ? $0.transposed : $0 }, .mismatch, "64×256", "256×64")
     check(drafts.filter { $0.name != "blocks.1.att.w1" }, .mismatch, "att.w2", "shape")
     for (name, model) in [
-      ("blocks.0.ffn.s_emb.weight", "RWKV-7a"), ("blocks.0.qkv.qq.weight", "RWKV-7b"),
+      ("blocks.0.att.rosa_q.weight", "RWKV-8 (ROSA)"), ("blocks.0.qkv.ennk.weight", "RWKV-8"),
       ("blocks.0.ffn.enn.weight", "RWKV-8"), ("model.layers.0.mlp.gate_proj.weight", "RWKV6Qwen2"),
       ("model.layers.0.self_attn.time_mixer.x_r", "ARWKV7"),
     ] { check(drafts + [Draft(name, [2], [1, 2])], .unsupported, model, name) }
+    // Parts of 7a and 7b alone.
+    check(drafts + [Draft("blocks.0.ffn.s_emb.weight", [2], [1, 2])], .mismatch, "RWKV-7A", "s_emb")
+    check(
+      drafts + [Draft("blocks.0.qkv.qq.weight", [2], [1, 2])], .mismatch,
+      "1 unknown: 'blocks.0.qkv.qq.weight'")
     for name in [
       "blocks.9.ln1.weight", "blocks.x.ln1.weight", "blocks.01.ln1.weight", "blocks.-1.ln1.weight",
     ] {
@@ -230,10 +236,10 @@ struct NamesTests {
   /// Versions 5.0 to 5.2 differ in the gate and the number of decays; the bonus keeps its name. It is BF16 here: where all
   /// is F16, rows of `time_first` are web-rwkv's and no exponents.
   @Test(arguments: [
-    (CheckpointVersion.v50, "time_first", 4), (.v50, "time_faaaa", 4), (.v51, "time_first", 4),
+    (Version.v50, "time_first", 4), (.v50, "time_faaaa", 4), (.v51, "time_first", 4),
     (.v51, "time_faaaa", 4), (.v52, "time_faaaa", 64), (.v52, "time_first", 64),
   ])
-  func versionsOf5AreToldApart(version: CheckpointVersion, bonus: String, decays: Int) throws {
+  func versionsOf5AreToldApart(version: Version, bonus: String, decays: Int) throws {
     let drafts = try NamesTests.drafts("v52-hf/model.safetensors").compactMap { draft -> Draft? in
       if version == .v50, draft.name.contains("gate") { return nil }
       let parts: [(String, String)] = [("time_decay", "time_decay"), ("time_faaaa", bonus)]

@@ -16,7 +16,7 @@ struct Golden: CustomTestStringConvertible, Sendable {
   static func cases(_ prefix: String) -> [Golden] {
     let package = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../..").standardized
     var found: [String: Golden] = [:]
-    for folder in ["../shared/goldens", "Tests/Fixtures/goldens"] {
+    for folder in ["../shared/goldens", "../shared/goldens-2", "Tests/Fixtures/goldens"] {
       let root = package.appending(path: folder).standardized
       for name in (try? FileManager.default.contentsOfDirectory(atPath: root.path)) ?? []
       where name.hasPrefix(prefix) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import RWKV
+import RWKVFormat
 import RWKVQuantization
 import Testing
 
@@ -59,7 +60,7 @@ struct GoldenTests {
     }
   }
 
-  @Test(arguments: cases.filter { $0.name == "v7-std" || $0.name == "v6-std" })
+  @Test(arguments: cases.filter { ["v7-std", "v6-std", "v7a-std", "v7b-std"].contains($0.name) })
   func longSequencesMatchTheReference(_ golden: Golden) throws {
     let session = try Session(golden.model(), threads: 2)
     let tokens = try #require(try golden.json("tokens_long.json") as? [Int])

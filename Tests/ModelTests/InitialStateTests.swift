@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import Foundation
 import RWKV
+import RWKVFormat
 import RWKVCheckpoint
 import RWKVQuantization
 import Testing

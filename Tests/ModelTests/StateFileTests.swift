@@ -9,8 +9,8 @@ import Testing
 /// Saved states: nothing is lost, nothing damaged is accepted.
 @Suite("State files")
 struct StateFileTests {
-  /// Version 4, one with heads, the newest, and the hybrid with its caches.
-  static let cases = ["v4-hf", "v52-hf", "v6-hf", "v7-std", "x-one"].flatMap { name in
+  /// Version 4, one with heads, the newest, and those with caches.
+  static let cases = ["v4-hf", "v52-hf", "v6-hf", "v7-std", "x-one", "v7b-std"].flatMap { name in
     Golden.cases(name).filter { $0.name == name }
   }
 
@@ -25,7 +25,7 @@ struct StateFileTests {
     return result
   }
 
-  @Test func allKindsOfStateAreTested() { #expect(Self.cases.count == 5) }
+  @Test func allKindsOfStateAreTested() { #expect(Self.cases.count == 6) }
 
   @Test(arguments: cases)
   func savingAndLoadingIsAsIfNeverStopped(_ golden: Golden) throws {

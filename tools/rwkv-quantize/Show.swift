@@ -50,8 +50,11 @@ extension ModelSummary {
       "  file \(size(fileBytes)), \(decimal(bitsPerWeight, 2)) bits per weight; "
         + "in memory \(size(rawBytes)), \(decimal(bitsPerWeightInMemory, 2)) bits per weight",
       "  tokenizer \(tokenizer ?? "none"), identity \(identityText)",
-      "",
     ]
+    if stateBytesPerToken > 0 {
+      lines.append("  a state grows by \(size(stateBytesPerToken)) with each token")
+    }
+    lines.append("")
     var tables = table(
       [["format", "tensors", "parameters", "in the file", "in memory", "bits/weight"]]
         + formats.map { share in
@@ -86,7 +89,7 @@ extension ModelSummary {
         ("embedding", .integer(embedding)), ("vocabulary", .integer(vocabulary)), ("ffn", .integer(ffn)),
         ("head_size", headSize.map { .integer($0) } ?? .null), ("parameters", .integer(parameters)),
         ("file_bytes", .integer(fileBytes)), ("bits_per_weight", .number(bitsPerWeight, decimals: 4)),
-        ("memory_bytes", .integer(rawBytes)),
+        ("memory_bytes", .integer(rawBytes)), ("state_bytes_per_token", .integer(stateBytesPerToken)),
         ("memory_bits_per_weight", .number(bitsPerWeightInMemory, decimals: 4)), ("formats", .object(shares)),
         ("tokenizer", tokenizer.map { .string($0) } ?? .null), ("identity", .string(identityText)),
         ("metadata", .object(metadata.entries.map { ($0.key, $0.value.json) })),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import RWKV
 import RWKVChat
+import RWKVFormat
 import Terminal
 
 /// Reads messages and commands line by line, and shows answers.

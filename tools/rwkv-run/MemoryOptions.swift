@@ -45,6 +45,16 @@ struct MemoryOptions: ParsableArguments {
       """, valueName: "size"))
   var memoryLimit: ByteCount?
 
+  @Option(
+    help: ArgumentHelp(
+      "RWKV-7b: tokens to remember at most (default: as many as there is memory for). All others need none.",
+      valueName: "tokens"))
+  var maxContext: Int?
+
+  func validate() throws {
+    if let maxContext, maxContext < 1 { throw ValidationError("--max-context must be at least 1.") }
+  }
+
   /// Opens a model with a line of progress, and says how it runs if it does not fit into memory.
   func open(_ path: String, threads: Int, requiresTokenizer: Bool = false) throws -> Model {
     try checkModelPath(path)
@@ -53,13 +63,19 @@ struct MemoryOptions: ParsableArguments {
     defer { progress.clear() }
     let limit = memoryLimit?.bytes ?? memoryCapacity()
     let model = try Model(
-      path: path, threads: threads, memoryLimit: limit, requiresTokenizer: requiresTokenizer
+      path: path, threads: threads, memoryLimit: limit, maximumContext: maxContext,
+      requiresTokenizer: requiresTokenizer
     ) { share in
       progress.update("loading", share)
       return !isInterrupted
     }
-    guard let streaming = model.streaming else { return model }
     progress.clear()
+    if let most = model.maximumContext {
+      let each = model.configuration.bytesPerToken
+      note(
+        "RWKV-7b remembers every token: \(size(each)) each, at most \(most) tokens (\(size(each * most))).")
+    }
+    guard let streaming = model.streaming else { return model }
     let reason = memoryLimit == nil ? "the model does not fit into the memory that is left" : "--memory-limit"
     note(
       "\(reason) (\(size(streaming.limit))): \(streaming.streamedBlocks) of \(streaming.blocks) blocks are read from "

@@ -52,7 +52,7 @@ struct Roofline {
 
     /// - Parameter head: whether the token's logits are wanted.
     init(_ file: ModelFile, head: Bool) {
-      for tensor in file.tensors where tensor.rows > 1 && tensor.name != "emb.weight" {
+      for tensor in file.tensors where tensor.rows > 1 && !TensorInfo.isTable(tensor.name) {
         if tensor.name == "head.weight" && !head { continue }
         let operations = 2 * tensor.rows * tensor.columns
         switch tensor.format {

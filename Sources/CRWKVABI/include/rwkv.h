@@ -108,20 +108,20 @@ enum rwkv_error_flags {
     RWKV_ERROR_CTX = 6 << 8,
 
     /* What. */
-    RWKV_ERROR_ALLOC = 1,
-    RWKV_ERROR_FILE_OPEN = 2,
-    RWKV_ERROR_FILE_STAT = 3,
-    RWKV_ERROR_FILE_READ = 4,
-    RWKV_ERROR_FILE_WRITE = 5,
-    RWKV_ERROR_FILE_MAGIC = 6,
-    RWKV_ERROR_FILE_VERSION = 7,
-    RWKV_ERROR_DATA_TYPE = 8,
-    RWKV_ERROR_UNSUPPORTED = 9,
-    RWKV_ERROR_SHAPE = 10,
-    RWKV_ERROR_DIMENSION = 11,
-    RWKV_ERROR_KEY = 12,
-    RWKV_ERROR_DATA = 13,
-    RWKV_ERROR_PARAM_MISSING = 14
+    RWKV_ERROR_ALLOC = 1,          /* the system has no memory left, or the limit is too low */
+    RWKV_ERROR_FILE_OPEN = 2,      /* missing, or may not be read */
+    RWKV_ERROR_FILE_STAT = 3,      /* a folder or a device, not a file */
+    RWKV_ERROR_FILE_READ = 4,      /* the system could not read it */
+    RWKV_ERROR_FILE_WRITE = 5,     /* the system could not write it, or it exists and may not be replaced */
+    RWKV_ERROR_FILE_MAGIC = 6,     /* another kind of file */
+    RWKV_ERROR_FILE_VERSION = 7,   /* of a newer version of its format */
+    RWKV_ERROR_DATA_TYPE = 8,      /* a tensor of an unknown or unexpected format */
+    RWKV_ERROR_UNSUPPORTED = 9,    /* a model or checkpoint of a kind that is not run */
+    RWKV_ERROR_SHAPE = 10,         /* a tensor of another shape than the model's */
+    RWKV_ERROR_DIMENSION = 11,     /* an impossible number in the metadata */
+    RWKV_ERROR_KEY = 12,           /* a tensor that the model cannot have; a state of another model */
+    RWKV_ERROR_DATA = 13,          /* damaged: cut short, changed, or values that cannot be */
+    RWKV_ERROR_PARAM_MISSING = 14  /* a tensor or a number of the metadata is missing */
 };
 
 /* A model with the memory and threads to evaluate it. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 internal import CRWKVKernels
+internal import RWKVFormat
 import Glibc
 
 /// RWKV-5.0, 5.1 and 5.2 "Eagle".   arXiv:2404.05892; BlinkDL's `rwkv` 0.8.32 `model.py`, `att_one_v5` … `att_one_v5_2`.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 internal import CRWKVKernels
+internal import RWKVFormat
 
 /// RWKV-7 "Goose".   arXiv:2503.14456; BlinkDL's `rwkv` 0.8.32 `model.py`, `RWKV_x070`.
 ///
@@ -19,6 +20,10 @@ final class RWKV7: BlockStack {
     let k_k, k_a, r_k: Vector
     let lnX: LayerNorm
     let channelMix: ChannelMix
+    /// Of 7a and 7b.
+    let deepEmbed: DeepEmbed?
+    /// Of 7b.
+    let attention: DeepAttention?
 
     init(_ store: WeightStore, layer: Int, prefix: String) throws(ModelError) {
       let D = store.configuration.embedding
@@ -50,6 +55,10 @@ final class RWKV7: BlockStack {
       r_k = try store.vector(att + "r_k", D)
       lnX = try store.layerNorm(att + "ln_x", D)
       channelMix = try ChannelMix(store, prefix: "\(prefix).ffn.")
+      let version = store.configuration.version
+      deepEmbed =
+        version.hasTokenTables ? try DeepEmbed(store, prefix: "\(prefix).ffn.", position: layer) : nil
+      attention = version == .v7b ? try DeepAttention(store, prefix: "\(prefix).qkv.", position: layer) : nil
     }
   }
 
@@ -107,10 +116,20 @@ final class RWKV7: BlockStack {
   private let wRank, aRank, gRank, vRank: Activations
   private let mixed: Activations
   let channelMix: ChannelMix.Scratch
+  private let deepEmbed: DeepEmbed.Scratch?
+  private let attention: DeepAttention.Scratch?
+  /// Tokens that 7b's attention can remember.
+  private let maximumContext: Int
 
-  init(_ weights: Weights, _ frame: Frame, arena: Arena) throws(ModelError) {
+  /// - Parameters:
+  ///   - tokens: of 7a and 7b.
+  ///   - maximumContext: of 7b.
+  init(
+    _ weights: Weights, _ frame: Frame, _ tokens: TokenRows? = nil, maximumContext: Int? = nil, arena: Arena
+  ) throws(ModelError) {
     self.weights = weights
     self.frame = frame
+    self.maximumContext = maximumContext ?? 0
     let (D, T) = (frame.configuration.embedding, frame.capacity)
     func activations(_ width: Int) throws(ModelError) -> Activations {
       try Activations(rows: T, width: width, in: arena)
@@ -137,13 +156,28 @@ final class RWKV7: BlockStack {
     mixed = try activations(D)
     channelMix = ChannelMix.Scratch(
       shifted: shifted[0], hidden: try Rows(rows: T, width: frame.configuration.ffn, in: arena))
+    deepEmbed = try tokens.map { tokens throws(ModelError) in
+      try DeepEmbed.Scratch(tokens, frame, arena: arena)
+    }
+    let hasAttention = frame.configuration.version == .v7b
+    attention = try (hasAttention ? tokens : nil).map { tokens throws(ModelError) in
+      try DeepAttention.Scratch(tokens, frame, arena: arena)
+    }
   }
+
+  func prepare() throws(ModelError) { try attention?.prepare(frame, limit: maximumContext) }
+
+  func finish() { attention?.finish(frame) }
 
   func channelMix(
     _ member: inout Team.Member, _ layer: Int, _ frame: Frame, adding pending: Frame.Pending
   ) -> Frame.Pending {
     let block = weights.blocks[layer]
     let state = layer * frame.layout.layer + frame.layout.channelShift
+    if let deepEmbed = block.deepEmbed, let scratch = self.deepEmbed {
+      return deepEmbed.run(
+        &member, frame, block.channelMix, channelMix, scratch, block.ln2, state: state, adding: pending)
+    }
     return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state, adding: pending)
   }
 }
@@ -157,6 +191,17 @@ extension RWKV7 {
     let block = weights.blocks[layer]
     let (rows, kernels) = (frame.rows, frame.kernels)
     let shift = layer * frame.layout.layer
+    var pending = pending
+    if let deepEmbed = block.deepEmbed, let scratch = self.deepEmbed {
+      let product = deepEmbed.table.product(scratch.tokens, scratch.projected)
+      member.multiply([product], rows: rows, kernels)
+    }
+    if let attention = block.attention, let scratch = self.attention {
+      frame.settle(&member, pending)
+      pending = .nothing
+      let state = frame.layout.attentionShift(layer)
+      attention.run(&member, frame, scratch, index: layer, state: state)
+    }
     frame.normAndShift(&member, adding: pending, block.ln1, shift: shift, mu: block.shift, into: shifted)
 
     let products: InlineArray<6, Product> = [
@@ -189,6 +234,9 @@ extension RWKV7 {
       wkv(block, run, head: head, state: shift + frame.layout.wkv)
     }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
+    if let attention = block.attention, let scratch = self.attention {
+      attention.add(&member, frame, scratch)
+    }
   }
 
   /// The recurrence of one head over one run.

@@ -159,7 +159,7 @@ final class RWKVX: BlockStack {
     case .recurrent(let layer): return recurrent.channelMix(&member, layer, frame, adding: pending)
     case .attention(let index):
       let block = weights.attention[index]
-      let state = frame.layout.layers * frame.layout.layer + index * frame.configuration.embedding
+      let state = frame.layout.attentionShift(index)
       return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state, adding: pending)
     }
   }
@@ -195,7 +195,7 @@ final class RWKVX: BlockStack {
 
   /// Keys and values of one head go to the end of the cache; chunks that become complete get their mean key.
   private func append(_ segment: Segment, to cache: AttentionCache, _ head: Int) {
-    let N = cache.headSize
+    let N = cache.keySize
     for row in segment.first..<segment.first + segment.count {
       let place = segment.visible(row)
       (cache.keys(head) + place * N).update(from: k[row] + head * N, count: N)
@@ -227,7 +227,7 @@ final class RWKVX: BlockStack {
     _ segment: Segment, _ row: Int, _ head: Int, _ cache: AttentionCache,
     _ scores: UnsafeMutablePointer<Float>
   ) {
-    let (N, kernels) = (cache.headSize, frame.kernels)
+    let (N, kernels) = (cache.keySize, frame.kernels)
     let (query, keys, values) = (q[row] + head * N, cache.keys(head), cache.values(head))
     let scale = 1 / Float(N).squareRoot()
     var (count, maximum) = (0, -Float.infinity)
@@ -266,7 +266,7 @@ final class RWKVX: BlockStack {
   ///
   /// What stays is ordered by descending vote, then the latest tokens as they were; every head chooses for itself.
   private func compress(_ cache: AttentionCache, _ head: Int, _ segment: Segment, to length: Int) {
-    let N = cache.headSize
+    let N = cache.keySize
     let older = segment.cached - options.keptWindow
     let query = q[segment.first] + head * N
     let votes = (0..<older).map { frame.kernels.dot(query, cache.keys(head) + $0 * N, N) }

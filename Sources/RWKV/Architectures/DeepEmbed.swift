@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: MIT
+internal import CRWKVKernels
+internal import RWKVFormat
+
+/// A table by token of RWKV-7a and 7b: the row of a token is what the table has for it, and the product of a matrix
+/// with the token's embedding x0.
+struct DeepTable {
+  /// Its number among the model's tables.
+  let ordinal: Int
+  /// [width, D]
+  let projection: Matrix
+
+  /// - Parameter name: what the table's name has before `.weight`, and its matrix before `_x.weight`.
+  init(_ store: WeightStore, _ name: String, columns: Int, position: Int) throws(ModelError) {
+    ordinal = try store.table(name + ".weight", columns: columns, position: position)
+    projection = try store.matrix(
+      name + "_x.weight", rows: columns, columns: store.configuration.embedding)
+  }
+
+  /// The product of the matrix with the embeddings of all rows.
+  func product(_ tokens: TokenRows, _ output: Rows) -> Product {
+    Product(projection, tokens.embeddings, output)
+  }
+}
+
+/// DeepEmbed, of RWKV-7a and 7b: channel mixing whose hidden vector is multiplied by a factor that depends on the token.
+/// BlinkDL's `rwkv_v7a_demo.py`.
+///
+///     E = s_emb[token] + s_emb_x x0                     read as 32 × 32, row by row
+///     h = Eᵀ (s1ᵀ x)                                    x: what the norm gives, not shifted
+///     y = V (relu²(K x_k) · (s0 + s2ᵀ h))
+struct DeepEmbed {
+  let table: DeepTable
+  /// [32, D], [F, 32]
+  let s1, s2: Matrix
+  let s0: Vector
+  /// Mixes nothing of the token before into the input: zeros, [D].
+  let unshifted: Vector
+
+  init(_ store: WeightStore, prefix: String, position: Int) throws(ModelError) {
+    let (D, F) = (store.configuration.embedding, store.configuration.ffn)
+    table = try DeepTable(store, prefix + "s_emb", columns: DeepEmbedSizes.width, position: position)
+    s1 = try store.matrix(prefix + "s1", rows: DeepEmbedSizes.rank, columns: D)
+    s2 = try store.matrix(prefix + "s2", rows: F, columns: DeepEmbedSizes.rank)
+    s0 = try store.vector(prefix + "s0", F)
+    unshifted = try store.derived(D) { _ in 0 }
+  }
+
+  /// Scratch of a session.
+  struct Scratch {
+    let tokens: TokenRows
+    /// s_emb_x x0, [T, 1024]
+    let projected: Rows
+    /// x, and h
+    let input, mixed: Activations
+    /// s1ᵀ x, [T, 32]
+    let reduced: Rows
+    /// s2ᵀ h, [T, F]
+    let factor: Rows
+
+    init(_ tokens: TokenRows, _ frame: Frame, arena: Arena) throws(ModelError) {
+      let (configuration, T) = (frame.configuration, frame.capacity)
+      self.tokens = tokens
+      projected = try Rows(rows: T, width: DeepEmbedSizes.width, in: arena)
+      input = try Activations(rows: T, width: configuration.embedding, in: arena)
+      mixed = try Activations(rows: T, width: DeepEmbedSizes.rank, in: arena)
+      reduced = try Rows(rows: T, width: DeepEmbedSizes.rank, in: arena)
+      factor = try Rows(rows: T, width: configuration.ffn, in: arena)
+    }
+  }
+
+  /// Channel mixing of all rows of `frame`; `projected` must have been computed for the rows that they came from.
+  func run(
+    _ member: inout Team.Member, _ frame: Frame, _ mix: RWKV7.ChannelMix, _ hidden: RWKV7.ChannelMix.Scratch,
+    _ scratch: Scratch, _ norm: LayerNorm, state: Int, adding pending: Frame.Pending
+  ) -> Frame.Pending {
+    let (rows, kernels) = (frame.rows, frame.kernels)
+    frame.normAndShift(
+      &member, adding: pending, norm, shift: state, mu: [mix.shift, unshifted],
+      into: [hidden.shifted, scratch.input])
+    member.multiply(
+      [
+        Product(mix.key, hidden.shifted, hidden.hidden, .reluSquared),
+        Product(s1, scratch.input, scratch.reduced),
+      ], rows: rows, kernels)
+    member.parallel(rows) { row in
+      multiplyByTokenMatrix(row, from: frame.sourceRow(row), scratch)
+      scratch.mixed.quantize(row, width: DeepEmbedSizes.rank, kernels)
+    }
+    member.multiply([Product(s2, scratch.mixed, scratch.factor)], rows: rows, kernels)
+    member.parallel(rows) { row in
+      let (values, factor) = (hidden.hidden[row], scratch.factor[row])
+      for unit in 0..<mix.key.rows { values[unit] *= s0[unit] + factor[unit] }
+    }
+    return frame.sumHiddenRows(&member, mix.value, hidden.hidden)
+  }
+
+  /// h = Eᵀ u, u = s1ᵀ x: row `row` of the frame, row `source` of the tokens.
+  private func multiplyByTokenMatrix(_ row: Int, from source: Int, _ scratch: Scratch) {
+    let n = DeepEmbedSizes.rank
+    let (stored, projected) = (scratch.tokens.rows[table.ordinal][source], scratch.projected[source])
+    let (u, h) = (scratch.reduced[row], scratch.mixed.row(row))
+    h.update(repeating: 0, count: n)
+    for i in 0..<n {
+      for j in 0..<n { h[j] += u[i] * (stored[n * i + j] + projected[n * i + j]) }
+    }
+  }
+}
