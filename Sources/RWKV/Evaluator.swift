@@ -139,11 +139,12 @@ package final class Evaluator {
   /// When it throws, no state has changed; except that weights which turn out to be unreadable in the middle leave
   /// states that remember nothing.
   func evaluate(_ input: Input, _ runs: [Run], output: Output) throws(ModelError) {
+    try checkContext(runs)
     frame.begin(runs)
-    try blocks.prepare()
     try embed(input)
     try loadRows(input, 0..<blockCount)
     try pass(over: runs) { access throws(ModelError) in
+      try blocks.prepare()
       // After the last time mixing only the ends of runs matter, unless all rows are wanted.
       let shortens = !output.hasAll && runs.contains { $0.count > 2 }
       if shortens { frame.begin(ends: ends) }
@@ -179,6 +180,7 @@ package final class Evaluator {
   ) throws(ModelError) {
     let D = model.configuration.embedding
     let total = input.rows(D)
+    try checkContext([Run(first: 0, count: total, state)])
     let starts = Array(stride(from: 0, to: total, by: Self.capacity))
     func begin(_ start: Int) -> Run {
       let run = Run(first: 0, count: min(Self.capacity, total - start), state)
@@ -249,6 +251,14 @@ package final class Evaluator {
       frame.kernels.layer_norm(x, model.inputNorm.weight, model.inputNorm.bias, D, 1e-5, x)
     }
     tokenRows?.keep(frame)
+  }
+
+  /// Of 7b: throws where a state has no room for the tokens of its run.
+  private func checkContext(_ runs: [Run]) throws(ModelError) {
+    guard let limit = model.maximumContext else { return }
+    for run in runs where (run.caches.first?.count ?? 0) + run.count > limit {
+      throw ModelError(.contextFull(limit: limit))
+    }
   }
 
   /// Of 7a and 7b: reads the rows of the frame's tokens that the blocks at `positions` need.

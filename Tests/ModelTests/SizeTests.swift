@@ -226,9 +226,8 @@ struct Snapshot: Equatable, Sendable {
     flat = Array(state.flat)
     caches = state.caches.map { cache in
       (0..<cache.heads).flatMap { head in
-        [cache.keys(head), cache.values(head)].flatMap {
-          UnsafeMutableBufferPointer(start: $0, count: cache.count * cache.headSize)
-        }
+        Array(UnsafeMutableBufferPointer(start: cache.keys(head), count: cache.count * cache.keySize))
+          + Array(UnsafeMutableBufferPointer(start: cache.values(head), count: cache.count * cache.valueSize))
       }
     }
   }

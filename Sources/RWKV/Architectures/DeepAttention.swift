@@ -82,11 +82,10 @@ struct DeepAttention {
       sums.deallocate()
     }
 
-    /// Makes room for the tokens of the frame's rows. Throws, before anything has changed, where a state has no more room.
-    func prepare(_ frame: Frame, limit: Int) throws(ModelError) {
+    /// Makes room for the tokens of the frame's rows, of which there are never more than `limit`.
+    func prepare(_ frame: Frame, limit: Int) {
       cached = frame.runs.map { $0.caches.first?.count ?? 0 }
       let most = zip(frame.runs, cached).reduce(0) { max($0, $1.0.count + $1.1) }
-      guard most <= limit else { throw ModelError(.contextFull(limit: limit)) }
       for (run, count) in zip(frame.runs, cached) {
         for cache in run.caches { cache.reserve(count + run.count, chunkSize: Int.max, limit: limit) }
       }

@@ -165,7 +165,7 @@ final class RWKV7: BlockStack {
     }
   }
 
-  func prepare() throws(ModelError) { try attention?.prepare(frame, limit: maximumContext) }
+  func prepare() { attention?.prepare(frame, limit: maximumContext) }
 
   func finish() { attention?.finish(frame) }
 
