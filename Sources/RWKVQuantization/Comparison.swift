@@ -2,6 +2,7 @@
 import Dispatch
 import Glibc
 public import RWKV
+import RWKVFormat
 
 /// Two models that have read the same text: what a conversion cost.
 public struct Comparison: Sendable {
