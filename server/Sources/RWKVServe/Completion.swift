@@ -102,6 +102,8 @@ struct Completion: Sendable {
     options.topP = try fields.number("top_p", in: 0...1) ?? options.topP
     options.topK = try fields.integer("top_k", in: 0...Int(Int32.max)) ?? options.topK
     options.minP = try fields.number("min_p", in: 0...1) ?? options.minP
+    // Temperature 0 is the likeliest token, unless penalties are asked for.
+    if options.temperature == 0 { (options.presencePenalty, options.frequencyPenalty) = (0, 0) }
     options.presencePenalty =
       try fields.number("presence_penalty", in: -1000...1000) ?? options.presencePenalty
     options.frequencyPenalty =
@@ -207,7 +209,7 @@ struct Completion: Sendable {
   // MARK: Answers
 
   /// The whole answer, when it is complete.
-  func answer() async throws -> JSON {
+  @Sendable func answer() async throws -> JSON {
     var choices: [JSON] = []
     var (promptTokens, cachedTokens, written) = (0, 0, 0)
     var state: JSON?
@@ -249,7 +251,7 @@ struct Completion: Sendable {
   }
 
   /// Sends server-sent events as they happen.
-  func stream(_ send: (String) async throws -> Void) async throws {
+  @Sendable func stream(_ send: (String) async throws -> Void) async throws {
     let generation = generations[0]
     let (events, cached) = try engine.run(generation)
     let begin = ContinuousClock.now
@@ -326,7 +328,7 @@ struct Completion: Sendable {
 }
 
 /// One choice of an answer while it is being written.
-private struct Choice {
+struct Choice {
   private let completion: Completion
   private var splitter: ThoughtSplitter
   private(set) var content = ""
@@ -344,6 +346,9 @@ private struct Choice {
     splitter = ThoughtSplitter(
       isThinking: completion.startsThinking, isActive: completion.separatesThinking)
   }
+
+  /// Whether the limit of tokens ended it.
+  var isCut: Bool { reason == .length }
 
   /// A part of an answer that can be sent.
   struct Piece {
@@ -413,8 +418,8 @@ private struct Choice {
       logprobs = completion.logprobs(first + reports, first: true, offset: 0)
     }
     guard completion.isChat else {
-      let prompt =
-        completion.echo ? generation.prompt.map { $0 == 0 ? "" : completion.engine.text($0) }.joined() : ""
+      let tokenizer = completion.engine.tokenizer
+      let prompt = completion.echo ? String(decoding: tokenizer.decode(generation.prompt), as: UTF8.self) : ""
       return [
         "index": .integer(index), "text": .string(prompt + content), "logprobs": logprobs,
         "finish_reason": ending,
@@ -429,7 +434,7 @@ private struct Choice {
 }
 
 /// Tells thoughts, between `<think>` and `</think>`, from the answer; a tag may come in pieces.
-private struct ThoughtSplitter {
+struct ThoughtSplitter {
   private var isThinking: Bool
   private let isActive: Bool
   private var held = ""

@@ -48,6 +48,7 @@ final class Engine: Sendable {
   let scheduler: Scheduler
   let cache: StateCache
   let states = SavedStates()
+  let responses = KnownResponses()
 
   init(_ model: Model, _ template: ChatTemplate, name: String, _ scheduler: Scheduler, cacheBytes: Int) throws
   {

@@ -105,7 +105,7 @@ struct Fields: Sendable {
     self.init(members.mapValues { JSON($0) }, "")
   }
 
-  private init(_ members: [String: JSON], _ place: String) {
+  init(_ members: [String: JSON], _ place: String = "") {
     self.members = members
     self.place = place
   }

@@ -51,6 +51,7 @@ struct Routes: Sendable {
       router.get("\(prefix)/models/{id}") { _, _ in reply(model()) }
       router.post("\(prefix)/chat/completions") { try await complete($0, $1, chat: true) }
       router.post("\(prefix)/completions") { try await complete($0, $1, chat: false) }
+      router.post("\(prefix)/responses") { try await respond($0, $1) }
       router.post("\(prefix)/embeddings") { try await embed($0, $1) }
       router.post("\(prefix)/tokenize") { request, _ in try tokenize(try await fields(request)) }
       router.post("\(prefix)/detokenize") { request, _ in try detokenize(try await fields(request)) }
@@ -76,24 +77,42 @@ struct Routes: Sendable {
   // MARK: Texts
 
   private func complete(_ request: Request, _ context: Context, chat: Bool) async throws -> Response {
+    try await answer(request) { fields in
+      let completion = try Completion(
+        fields, chat: chat, engine: engine, owner: context.owner, maximum: maximum, separates: separates)
+      return Answer(streams: completion.streams, whole: completion.answer, stream: completion.stream)
+    }
+  }
+
+  private func respond(_ request: Request, _ context: Context) async throws -> Response {
+    try await answer(request) { fields in
+      let exchange = try Exchange(fields, engine: engine, owner: context.owner, maximum: maximum)
+      return Answer(streams: exchange.completion.streams, whole: exchange.answer, stream: exchange.stream)
+    }
+  }
+
+  /// What is answered, whole or as server-sent events.
+  private struct Answer: Sendable {
+    let streams: Bool
+    let whole: @Sendable () async throws -> JSON
+    let stream: @Sendable ((String) async throws -> Void) async throws -> Void
+  }
+
+  /// Answers until the client has left.
+  private func answer(_ request: Request, _ make: (Fields) throws -> Answer) async throws -> Response {
     var request = request
     let body: ByteBuffer
     do { body = try await request.collectBody(upTo: Self.maximumBody) } catch is NIOTooManyBytesError {
       throw APIError(
         status: .contentTooLarge, message: "The body is larger than \(Self.maximumBody >> 20) MiB.")
     }
-    let completion = try Completion(
-      try Fields(body), chat: chat, engine: engine, owner: context.owner, maximum: maximum,
-      separates: separates)
+    let answer = try make(try Fields(body))
     try gate.enter()
     let source = request.body
-    guard completion.streams else {
+    guard answer.streams else {
       defer { gate.leave() }
       return try await translating {
-        let answer = try await source.consumeWithCancellationOnInboundClose { _ in
-          try await completion.answer()
-        }
-        return reply(answer)
+        reply(try await source.consumeWithCancellationOnInboundClose { _ in try await answer.whole() })
       }
     }
     // A refusal is still an answer with a status.
@@ -111,7 +130,7 @@ struct Routes: Sendable {
         let box = UncheckedWriter(writer)
         try await source.consumeWithCancellationOnInboundClose { _ in
           do {
-            try await completion.stream { try await box.writer.write(ByteBuffer(string: $0)) }
+            try await answer.stream { try await box.writer.write(ByteBuffer(string: $0)) }
           } catch is CancellationError {
             throw CancellationError()
           } catch {
