@@ -123,7 +123,7 @@ let package = Package(
       name: "CABITests", dependencies: ["CRWKVABI", "RWKV", "RWKVQuantization", "RWKVFormat"],
       exclude: ["Programs", "exported-symbols.txt", "requirements.txt"], swiftSettings: swiftSettings),
     .testTarget(
-      name: "CommandTests", dependencies: ["rwkv-quantize", "rwkv-run"], exclude: ["Programs"],
+      name: "CommandTests", dependencies: ["rwkv-quantize", "rwkv-run", "Terminal"], exclude: ["Programs"],
       swiftSettings: swiftSettings),
   ]
 )

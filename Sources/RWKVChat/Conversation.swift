@@ -39,6 +39,8 @@ public final class Conversation {
   public private(set) var system = ""
   /// What the conversation started from: nothing, or what was loaded.
   private var base: (state: State, tokens: [Int], isLoaded: Bool)
+  /// What the last answer needs to go on, where it was cut, and the template's ending, which is not yet read then.
+  private var cut: (sampler: Sampler, ending: [Int])?
   /// Whether the tokens since the start are all known; not after a state that was saved without them.
   private var knowsTokens = true
 
@@ -72,6 +74,7 @@ public final class Conversation {
     _ message: String, thinking: ChatTemplate.Thinking? = nil, options: SamplingOptions, attempt: Int = 0,
     limit: Int? = nil, reading: @escaping (Int, Int) -> Bool = { _, _ in true }, receive: ([UInt8]) -> Bool
   ) throws -> Answer {
+    try finishAnswer()
     let before = session.state.copy()
     let start = tokens.count
     do {
@@ -91,16 +94,50 @@ public final class Conversation {
     }
   }
 
-  /// Takes the last turn back. Returns it; nil if there is none since the start or since a load.
-  public func undo() throws -> Turn? {
+  /// Lets the last answer go on where `limit` or the receiver cut it, as if it had never been. Nil: it was not cut, or
+  /// something was read since.
+  public func continueAnswer(limit: Int? = nil, receive: ([UInt8]) -> Bool) throws -> Answer? {
+    guard let before = cut, var turn = turns.last else { return nil }
+    var sampler = before.sampler
+    let state = session.state.copy()
+    let count = tokens.count
+    cut = nil
+    do {
+      let answer = try write(&sampler, limit, &turn.answer, receive)
+      turns[turns.count - 1] = turn
+      return Answer(reason: answer.0, promptTokens: 0, answerTokens: answer.1)
+    } catch {
+      session.state.assign(state)
+      tokens.removeLast(tokens.count - count)
+      try read(before.ending)
+      throw error
+    }
+  }
+
+  /// Takes the last turn back. Returns it; nil if there is none, or what was loaded has no text.
+  /// - Parameter reading: where text has to be read again for it, as in `send`.
+  public func undo(reading: @escaping (Int, Int) -> Bool = { _, _ in true }) throws -> Turn? {
     guard let turn = turns.last else { return nil }
+    try finishAnswer()
     if let before = turn.before {
       session.state.assign(before)
     } else {
+      let (now, start) = (session.state.copy(), base)
+      if turn.start < base.tokens.count {
+        // A turn of what was loaded: its text travels with the state.
+        session.state.reset()
+        base = (session.state.copy(), [], false)
+      }
       // The same bits as a copy would have, only later.
-      let known = tokens[base.tokens.count..<turn.start]
+      let known = Array(tokens[base.tokens.count..<turn.start])
       session.state.assign(base.state)
-      try session.prefill(Array(known))
+      do {
+        try session.prefill(known) { reading($0, known.count) }
+      } catch {
+        session.state.assign(now)
+        base = start
+        throw error
+      }
     }
     turns.removeLast()
     tokens.removeLast(tokens.count - turn.start)
@@ -116,6 +153,7 @@ public final class Conversation {
 
   /// Writes the state and the tokens that led to it to a file.
   public func save(to path: String) throws {
+    try finishAnswer()
     // Also before the first message, instructions are part of the conversation.
     try read(unreadOpening())
     try session.state.save(to: path, tokens: knowsTokens ? tokens : [])
@@ -126,14 +164,25 @@ public final class Conversation {
     session.state.assign(saved.state)
     begin(with: saved.tokens, isLoaded: true)
     knowsTokens = !saved.tokens.isEmpty
+    let reading = template.reading(of: tokens.map(tokenizer.bytes(of:)))
+    system = reading.system
+    turns = reading.turns.map { Turn(message: $0.message, answer: $0.answer, start: $0.start, before: nil) }
   }
 
-  /// The text of the whole conversation as the model has read it, if its tokens are known.
-  public var transcript: [UInt8] { tokenizer.decode(tokens) }
+  /// The text of the whole conversation as the model reads it, if its tokens are known.
+  public var transcript: [UInt8] { tokenizer.decode(tokens + (cut?.ending ?? [])) }
+
+  /// Reads what the template has after an answer that was cut, and that will not go on.
+  private func finishAnswer() throws {
+    guard let ending = cut?.ending else { return }
+    cut = nil
+    try read(ending)
+  }
 
   private func begin(with tokens: [Int], isLoaded: Bool) {
     self.tokens = tokens
     turns = []
+    cut = nil
     knowsTokens = true
     base = (session.state.copy(), tokens, isLoaded)
   }
@@ -157,6 +206,13 @@ public final class Conversation {
     var options = options
     options.seed ^= UInt64(tokens.count) &* 0xD1B5_4A32_D192_ED03 ^ UInt64(attempt) &* 0xABC9_8388_FB8F_AC03
     var sampler = try Sampler(options, tokenizer: tokenizer)
+    return try write(&sampler, limit, &text, receive)
+  }
+
+  /// Goes on with an answer that begins with `text`.
+  private func write(
+    _ sampler: inout Sampler, _ limit: Int?, _ text: inout [UInt8], _ receive: ([UInt8]) -> Bool
+  ) throws -> (FinishReason, Int) {
     var written: [Int] = []
     // Where a stop string may have begun: the state before it, and the tokens up to there.
     let (state, anchor) = (session.state, session.state.copy())
@@ -181,8 +237,13 @@ public final class Conversation {
       written.removeLast(count - anchored)
     }
     tokens += written
-    text = tokenizer.decode(written) + unread
-    try read(tokenizer.encode(unread + missing(Array(template.end.utf8), after: text)))
+    text += tokenizer.decode(written) + unread
+    let ending = try tokenizer.encode(unread + missing(Array(template.end.utf8), after: text))
+    if reason == .length || reason == .cancelled {
+      cut = (sampler, ending)
+    } else {
+      try read(ending)
+    }
     return (reason, count)
   }
 

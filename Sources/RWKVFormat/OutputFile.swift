@@ -98,6 +98,23 @@ package final class OutputFile: Sendable {
     throw ModelFileError(.system(call: "create", errno: ELOOP))
   }
 
+  /// Whether a path leads to one of the files that the same work reads: one of `inputs`, or what is in one of them that
+  /// is a folder, but for older .rwkv files.
+  package static func isInput(_ path: String, _ inputs: [String]) -> Bool {
+    guard let output = identity(path) else { return false }
+    return inputs.contains { input in
+      let parts = contents(ofFolder: input).filter { !$0.hasSuffix(".rwkv") }.map { input + "/" + $0 }
+      return ([input] + parts).contains { identity($0) == output }
+    }
+  }
+
+  /// What tells a file from all others, whatever its names are.
+  private static func identity(_ path: String) -> [UInt64]? {
+    var status = stat()
+    guard stat(path, &status) == 0 else { return nil }
+    return [UInt64(status.st_dev), UInt64(status.st_ino)]
+  }
+
   private static func directory(of path: String) -> String {
     guard let slash = path.lastIndex(of: "/") else { return "." }
     return slash == path.startIndex ? "/" : String(path[..<slash])
@@ -110,4 +127,18 @@ package final class OutputFile: Sendable {
     while short.utf8.count > 200 { short.removeLast() }
     return String(path.dropLast(name.count)) + ".\(short).\(getpid()).partial"
   }
+}
+
+/// Names in a folder, sorted; none if it cannot be read.
+package func contents(ofFolder folder: String) -> [String] {
+  guard let directory = opendir(folder) else { return [] }
+  defer { closedir(directory) }
+  var names: [String] = []
+  while let entry = readdir(directory) {
+    let name = withUnsafePointer(to: &entry.pointee.d_name) {
+      $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+    }
+    if name != "." && name != ".." { names.append(name) }
+  }
+  return names.sorted()
 }

@@ -89,8 +89,9 @@ public enum Conversion {
     progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) -> ConversionReport {
     let isModelFile = try hasModelFileMagic(input)
-    // Re-packing in place is safe: the input is replaced when the output is complete.
-    if isSameFile(input, output), !isModelFile || options.type != nil { throw .outputIsInput(path: output) }
+    var inputs = [input] + [options.fineTuning.state, options.fineTuning.lora?.path].compactMap { $0 }
+    if case .file(let path) = options.tokenizer { inputs.append(path) }
+    if OutputFile.isInput(output, inputs) { throw .outputIsInput(path: output) }
     if isModelFile {
       let problems = try Verification.problems(of: input, threads: max(1, options.threads)) { _ in progress(0)
       }
@@ -475,10 +476,4 @@ private func hasModelFileMagic(_ path: String) throws(QuantizationError) -> Bool
   defer { close(descriptor) }
   var magic = [UInt8](repeating: 0, count: 8)
   return read(descriptor, &magic, 8) == 8 && magic == [0x89, 0x52, 0x57, 0x4B, 0x56, 0x0D, 0x0A, 0x1A]
-}
-
-private func isSameFile(_ a: String, _ b: String) -> Bool {
-  var (first, second) = (stat(), stat())
-  guard stat(a, &first) == 0, stat(b, &second) == 0 else { return false }
-  return first.st_dev == second.st_dev && first.st_ino == second.st_ino
 }

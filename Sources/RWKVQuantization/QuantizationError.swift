@@ -59,7 +59,7 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
       "\(path): \(problems.joined(separator: "\n  "))"
     case .unsound(let problems): problems.joined(separator: "\n  ")
     case .outputIsInput(let path):
-      "\(path): OUTPUT is INPUT; choose another name for the output"
+      "\(path): this file is read by the same conversion; choose another name for the output"
     case .differentModels(let path, let reference):
       "\(path): not the same model as \(reference): version or sizes differ"
     case .tooMuchLost(let path, let kl, let limit):

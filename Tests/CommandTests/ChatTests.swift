@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import Foundation
+import Terminal
 import Testing
 
 /// `rwkv-run chat` at a terminal, as a person would use it.
@@ -158,11 +159,11 @@ struct ChatTests {
     #expect(chat.output.split(separator: "\n", omittingEmptySubsequences: false).count >= 3)
   }
 
-  @Test func linesOfAPipeAreMessages() throws {
+  @Test func linesOfAPipeAreMessagesWhereThatIsAskedFor() throws {
     let messages = folder.file("messages")
     try "hello\n/save \(folder.file("a.state"))\n".write(toFile: messages, atomically: true, encoding: .utf8)
     let result = try tool.run(
-      ["chat", model, "--seed", "5", "-n", "10", "--save-state", folder.file("b.state")],
+      ["chat", model, "--lines", "--seed", "5", "-n", "10", "--save-state", folder.file("b.state")],
       after: "exec < '\(messages)'")
     #expect(result.status == 0 && !result.output.isEmpty && !result.errors.contains("> "))
     #expect(try contents("a.state") == contents("b.state"))
@@ -170,7 +171,8 @@ struct ChatTests {
     // A message of several lines whose end is missing is one all the same.
     try "\"\"\"one\ntwo".write(toFile: messages, atomically: true, encoding: .utf8)
     let unclosed = try tool.run(
-      ["chat", model, "-n", "1", "--save-state", folder.file("c.state")], after: "exec < '\(messages)'")
+      ["chat", model, "--lines", "-n", "1", "--save-state", folder.file("c.state")],
+      after: "exec < '\(messages)'")
     #expect(unclosed.status == 0)
     let shown = try tool.run("state", "show", folder.file("c.state"), "--model", model).output
     #expect(shown.contains("User: one\ntwo\n\nAssistant:"), "\(shown)")
@@ -179,14 +181,16 @@ struct ChatTests {
   @Test func oneMessageIsAnsweredAndNothingInItIsACommand() throws {
     let message = folder.file("message")
     try "/exit\nnow".write(toFile: message, atomically: true, encoding: .utf8)
-    for (index, source) in [["-p", "/exit\nnow"], ["-f", message]].enumerated() {
+    for (index, source) in [["-p", "/exit\nnow"], ["-f", message], []].enumerated() {
       let state = folder.file("\(index).state")
-      let result = try tool.run(["chat", model, "-n", "3", "--seed", "5", "--save-state", state] + source)
+      let result = try tool.run(
+        ["chat", model, "-n", "3", "--seed", "5", "--save-state", state] + source,
+        after: "exec < '\(source.isEmpty ? message : "/dev/null")'")
       #expect(result.status == 0, "\(result.errors)")
       let shown = try tool.run("state", "show", state, "--model", model).output
       #expect(shown.contains("User: /exit\nnow\n\nAssistant:"), "\(shown)")
     }
-    #expect(try contents("0.state") == contents("1.state"))
+    #expect(try contents("0.state") == contents("1.state") && contents("0.state") == contents("2.state"))
     #expect(try tool.run("chat", model, "-p", "a", "-f", message).status == 64)
   }
 
@@ -221,5 +225,183 @@ struct ChatTests {
     let source = try tool.run("chat", model, "--print-template", "--template", "g1")
     try source.output.write(toFile: own, atomically: true, encoding: .utf8)
     #expect(try tool.run("chat", model, "--template", own).status == 0)
+  }
+
+  @Test func aCutAnswerGoesOnAsIfItHadNotBeenCut() throws {
+    for (name, arguments, lines) in [
+      ("whole", [], ["hello"]), ("parts", ["-n", "15"], ["hello", "/params tokens 25", "/continue"]),
+    ] {
+      let chat = try PseudoTerminal(
+        tool,
+        ["chat", model, "--seed", "5", "-t", "2", "--logit-bias", "0=-inf", "-n", "40"] + arguments)
+      chat.expect("/help")
+      for line in lines { chat.type(line + "\n") }
+      chat.type("/save \(folder.file(name))\n/continue\n")
+      chat.expect("there is no answer that was cut")
+      chat.type("/exit\n")
+      #expect(chat.wait() == 0)
+    }
+    #expect(try contents("whole") == contents("parts"))
+  }
+
+  @Test func whatWasLoadedIsTakenBackToo() throws {
+    let state = folder.file("loaded.state")
+    func talk(_ arguments: [String], _ lines: [(String, String)]) throws {
+      let chat = try PseudoTerminal(
+        tool, ["chat", model, "--seed", "5", "-n", "10", "-t", "2", "--logit-bias", "0=-inf"] + arguments)
+      chat.expect("/help")
+      for (line, answer) in lines {
+        chat.type(line + "\n")
+        chat.expect(answer)
+      }
+      chat.type("/exit\n")
+      #expect(chat.wait() == 0)
+    }
+    let hello = ("hello", "stopped after 10")
+    try talk(
+      ["--system", "Be brief."],
+      [
+        hello, ("/save \(folder.file("one"))", "tokens"), ("more", "stopped after 10"),
+        ("/save \(state)", "tokens"),
+      ])
+    try talk(
+      ["--load-state", state],
+      [
+        ("/system", "Be brief."), ("/undo", "taken back: more"), ("/save \(folder.file("two"))", "tokens"),
+        ("/undo", "taken back: hello"), ("/undo", "no message to take back"), hello,
+        ("/save \(folder.file("three"))", "tokens"),
+      ])
+    #expect(try contents("one") == contents("two") && contents("one") == contents("three"))
+    try talk(["--load-state", state], [("/regenerate", "stopped after 10"), ("/undo", "taken back: more")])
+  }
+
+  @Test func aFileThatIsNoConversationStays() throws {
+    let notes = folder.file("notes.txt")
+    try String(repeating: "my notes ", count: 20).write(toFile: notes, atomically: true, encoding: .utf8)
+    let chat = try chat("-n", "3")
+    chat.expect("/help")
+    for (line, answer) in [
+      ("hello\n", "stopped after 3"), ("/save \(notes)\n", "/save! FILE"),
+      ("/save \(model)\n", "read by the same command"), ("/save! \(model)\n", "read by the same command"),
+    ] {
+      chat.type(line)
+      chat.expect(answer)
+    }
+    #expect(try String(contentsOfFile: notes, encoding: .utf8).hasPrefix("my notes"))
+    chat.type("/save! \(notes)\n")
+    chat.expect("notes.txt: ")
+    chat.type("/exit\n")
+    #expect(chat.wait() == 0)
+    #expect(try tool.run("state", "show", notes).status == 0)
+  }
+}
+
+/// What a terminal shows while a person types, with libedit and without it.
+@Suite("A terminal", .serialized)
+struct TerminalTests {
+  let tool = Tool(name: "rwkv-run")
+  let folder = TemporaryFolder()
+  private var model: String { folder.file("m.rwkv") }
+
+  init() throws {
+    #expect(
+      try Tool(name: "rwkv-quantize").run(golden("v7-std/model.safetensors"), model, "--no-measure").status
+        == 0)
+  }
+
+  /// Preloaded, it lets no libedit be found. Nil where it cannot be compiled.
+  private func hidingLibedit() throws -> [String: String]? {
+    let (source, library) = (folder.file("hide.c"), folder.file("hide.so"))
+    try """
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <string.h>
+    void *dlopen(const char *name, int flags) {
+      if (name && strstr(name, "libedit")) return 0;
+      return ((void *(*)(const char *, int))dlsym(RTLD_NEXT, "dlopen"))(name, flags);
+    }
+    """.write(toFile: source, atomically: true, encoding: .utf8)
+    let compiled = try Running("/bin/sh", ["-c", "cc -shared -fPIC '\(source)' -o '\(library)' -ldl"]).wait()
+    return compiled.status == 0 ? ["LD_PRELOAD": library] : nil
+  }
+
+  private func chat(_ environment: [String: String], size: (Int, Int), _ arguments: [String]) throws
+    -> PseudoTerminal
+  {
+    try PseudoTerminal(
+      tool, ["chat", model, "--seed", "5", "-n", "5", "-t", "1", "--logit-bias", "0=-inf"] + arguments,
+      environment: environment.merging(["TERM": "xterm"]) { $1 }, size: size)
+  }
+
+  @Test(arguments: [(80, 24), (120, 40)])
+  func pastedLinesAreOneMessageWithoutLibedit(size: (Int, Int)) throws {
+    guard let environment = try hidingLibedit() else { return }
+    let state = folder.file("p.state")
+    let chat = try chat(environment, size: size, ["--save-state", state])
+    chat.expect("libedit")
+    chat.expect("> ")
+    chat.type("say \u{1B}[200~eins\nzwei\n/exit\u{1B}[201~!\n")
+    chat.expect("stopped after 5")
+    chat.expect("> ")
+    chat.type("/exit\n")
+    #expect(chat.wait() == 0)
+    let shown = try tool.run("state", "show", state, "--model", model).output
+    #expect(shown.contains("User: say eins\nzwei\n/exit!\n\nAssistant:"), "\(shown)")
+  }
+
+  @Test(arguments: [(80, 24), (120, 40)])
+  func whatWasTypedIsShownAgain(size: (Int, Int)) throws {
+    let chat = try chat([:], size: size, [])
+    chat.expect("/help")
+    chat.expect("> ")
+    guard !chat.screen.contains("libedit") else { return }  // not here
+    chat.type("half a mess")
+    chat.expect("half a mess")
+    // Stopped and continued, as by Ctrl-Z and fg.
+    chat.send(SIGSTOP)
+    chat.send(SIGCONT)
+    chat.expect("half a mess")
+    chat.resize((size.0 / 2, size.1))
+    chat.expect("half a mess")
+    chat.type("age\n")
+    chat.expect("stopped after 5")
+    chat.type("/show\n")
+    chat.expect("User: half a message")
+    chat.type("/exit\n")
+    #expect(chat.wait() == 0)
+  }
+
+  @Test func wordsAreWrappedAtTheEdge() {
+    /// The lines that a terminal of `columns` shows.
+    func lines(_ text: String, columns: Int, pieces: Int) -> [String] {
+      var (wrap, shown) = (WordWrap(columns: columns), [""])
+      let characters = Array(text)
+      for start in stride(from: 0, to: characters.count, by: pieces) {
+        let piece = String(characters[start..<min(start + pieces, characters.count)])
+        var rest = String(decoding: wrap.push(Array(piece.utf8)), as: UTF8.self)[...]
+        while let character = rest.popFirst() {
+          if character == "\n" {
+            shown.append("")
+          } else if character == "\u{1B}" {
+            // Back by some columns, and wiped out to the end of the line.
+            let digits = rest.dropFirst().prefix { $0.isNumber }
+            shown[shown.count - 1].removeLast(Int(digits) ?? 0)
+            rest = rest.dropFirst(1 + digits.count + 1 + 3)
+          } else {
+            shown[shown.count - 1].append(character)
+          }
+        }
+      }
+      return shown
+    }
+    for pieces in [1, 3, 100] {
+      #expect(
+        lines("The quick brown fox jumps", columns: 10, pieces: pieces).map {
+          $0.trimmingCharacters(in: .whitespaces)
+        }
+          == ["The quick", "brown fox", "jumps"])
+      #expect(lines("abcdefghijkl", columns: 5, pieces: pieces) == ["abcde", "fghij", "kl"])
+      #expect(lines("a\nb 你好吗你好吗", columns: 6, pieces: pieces) == ["a", "b 你好", "吗你好", "吗"])
+    }
   }
 }

@@ -10,8 +10,14 @@ final class PseudoTerminal {
   private var seen = ""
   private var searched: String.Index
 
-  /// - Parameter environment: added to that of the tests.
-  init(_ tool: Tool, _ arguments: [String], environment: [String: String] = [:]) throws {
+  /// - Parameters:
+  ///   - environment: added to that of the tests.
+  ///   - size: columns and rows.
+  ///   - showsOutput: stdout goes to the terminal, too.
+  init(
+    _ tool: Tool, _ arguments: [String], environment: [String: String] = [:], size: (Int, Int) = (80, 24),
+    showsOutput: Bool = false
+  ) throws {
     // posix_openpt, unlockpt and ptsname, which Swift does not import: TIOCSPTLCK and TIOCGPTN of Linux.
     master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC)
     var (locked, number) = (Int32(0), UInt32(0))
@@ -20,12 +26,18 @@ final class PseudoTerminal {
       throw POSIXError(.ENOTTY)
     }
     let slave = "/dev/pts/\(number)"
+    var window = winsize(ws_row: UInt16(size.1), ws_col: UInt16(size.0), ws_xpixel: 0, ws_ypixel: 0)
+    _ = ioctl(master, UInt(TIOCSWINSZ), &window)
     var actions = posix_spawn_file_actions_t()
     posix_spawn_file_actions_init(&actions)
     defer { posix_spawn_file_actions_destroy(&actions) }
     // The first terminal that a new session opens becomes its own: Ctrl-C arrives as a signal.
     posix_spawn_file_actions_addopen(&actions, 0, slave, O_RDWR, 0)
-    posix_spawn_file_actions_addopen(&actions, 1, folder.file("output"), O_WRONLY | O_CREAT, 0o600)
+    if showsOutput {
+      posix_spawn_file_actions_adddup2(&actions, 0, 1)
+    } else {
+      posix_spawn_file_actions_addopen(&actions, 1, folder.file("output"), O_WRONLY | O_CREAT, 0o600)
+    }
     posix_spawn_file_actions_adddup2(&actions, 0, 2)
     var attributes = posix_spawnattr_t()
     posix_spawnattr_init(&attributes)
@@ -54,6 +66,14 @@ final class PseudoTerminal {
     if master >= 0 { close(master) }
     master = -1
   }
+
+  /// Gives the window this many columns and rows.
+  func resize(_ size: (Int, Int)) {
+    var size = winsize(ws_row: UInt16(size.1), ws_col: UInt16(size.0), ws_xpixel: 0, ws_ypixel: 0)
+    #expect(ioctl(master, UInt(TIOCSWINSZ), &size) == 0)
+  }
+
+  func send(_ signal: Int32) { kill(process, signal) }
 
   func type(_ text: String) {
     let bytes = Array(text.utf8)

@@ -45,9 +45,13 @@ struct Compare: ParsableCommand {
       let first = try Model(path: reference, threads: threads.count, progress: progress.callback("loading"))
       let second = try Model(path: model, threads: threads.count, progress: progress.callback("loading"))
       // Token 0 starts a document, so that the first token of the text is predicted too.
-      let tokens = [0] + (try tokenizer.encode(content))
+      let tokens = [0] + (try endingAtOnce { try tokenizer.encode(content) })
       guard tokens.count > 1 else { throw CommandError("\(text): the text is empty") }
-      let proceed = progress.callback("comparing")
+      let begin = now()
+      func proceed(_ share: Double) -> Bool {
+        progress.update("comparing", Int(share * Double(tokens.count)), of: tokens.count, since: begin)
+        return !isInterrupted
+      }
       let result = try Comparison(first, second, tokens: tokens, threads: threads.count, progress: proceed)
       progress.clear()
       output(asJSON ? "\(result.json)" : result.text)

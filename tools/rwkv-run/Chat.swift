@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
+import Glibc
 import RWKV
 import RWKVChat
 import Terminal
@@ -9,14 +10,16 @@ struct Chat: ParsableCommand {
     abstract: "Talks with a model.",
     discussion: """
       Answers go to stdout, everything else to stderr. Ctrl-C stops an answer, a second one leaves; /help lists the \
-      commands. Where input is not a terminal, every line is a message.
+      commands. What comes through a pipe is one message, in which nothing is a command; with --lines every line is one, \
+      or a command.
 
       EXAMPLES
         rwkv-run chat model.rwkv
         rwkv-run chat model.rwkv -p "Why is the sky blue?"
         rwkv-run chat model.rwkv --think fake --system "Answer in French."
         rwkv-run chat model.rwkv --load-state monday.state --save-state tuesday.state
-        printf 'Why is the sky blue?\\n' | rwkv-run chat model.rwkv --temp 0
+        cat question.txt | rwkv-run chat model.rwkv --temp 0
+        printf 'Why is the sky blue?\\n/regenerate\\n' | rwkv-run chat model.rwkv --lines
       """)
 
   @OptionGroup var options: ModelOptions
@@ -29,6 +32,9 @@ struct Chat: ParsableCommand {
   @Option(
     name: [.customShort("f"), .long], help: "File with the one message; - is stdin.", completion: .file())
   var file: String?
+
+  @Flag(help: "Every line of standard input is a message, or a command.")
+  var lines = false
 
   @Option(
     help: ArgumentHelp(
@@ -68,13 +74,16 @@ struct Chat: ParsableCommand {
         "--system starts a conversation, --load-state goes on with one: give one of them.")
     }
     if prompt != nil && file != nil { throw ValidationError("Give -p or -f, not both.") }
+    if lines && (prompt != nil || file != nil) {
+      throw ValidationError("--lines is for standard input: give no -p or -f.")
+    }
     if predict < -1 { throw ValidationError("-n must be -1 or more.") }
   }
 
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
-      if let saveState { try requireStateFile(saveState, force: force, besides: [options.model]) }
+      if let saveState { try requireStateFile(saveState, force: force, besides: inputs) }
       let model = try options.open(requiresTokenizer: !printTemplate)
       if printTemplate { return try printSource(for: model) }
       let tokenizer = try model.requireTokenizer()
@@ -93,8 +102,8 @@ struct Chat: ParsableCommand {
         conversation.reset(system: system)
       }
       if let loadState { try loop.load(loadState) }
-      let message = try prompt ?? file.map { String(decoding: try readFile($0), as: UTF8.self) }
-      let isComplete = try message.map(loop.run(message:)) ?? loop.run()
+      loop.inputs = inputs
+      let isComplete = try message().map(loop.run(message:)) ?? loop.run()
       if let saveState { try conversation.save(to: saveState) }
       if !isComplete || isTerminated { throw interruptedExit }
     }
@@ -114,6 +123,20 @@ struct Chat: ParsableCommand {
     for row in choice.rows where row[0] != SamplingSetting.seed.rawValue {
       output("#   \(row[0]) = \(row[1])   (\(row[2]))")
     }
+  }
+
+  /// What this call reads, and must not write over.
+  private var inputs: [String?] { [options.model, file, template] }
+
+  /// The one message, if it does not come from a person at a terminal, or line by line.
+  private func message() throws -> String? {
+    if let prompt { return prompt }
+    if let file { return String(decoding: try readFile(file), as: UTF8.self) }
+    if lines || isatty(STDIN_FILENO) == 1 { return nil }
+    let text = String(decoding: try readFile("-"), as: UTF8.self)
+    // As a shell takes the output of a program. Nothing: there is only a state to load and to save.
+    let message = text.hasSuffix("\n") ? String(text.dropLast()) : text
+    return message.contains { !$0.isWhitespace } ? message : nil
   }
 
   private func chosenTemplate(for model: Model) throws -> ChatTemplate {

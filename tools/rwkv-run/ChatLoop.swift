@@ -13,6 +13,8 @@ final class ChatLoop {
   var limit: Int?
   /// Nil: the template's first way.
   var thinking: ChatTemplate.Thinking?
+  /// What /save does not write over.
+  var inputs: [String?] = []
   /// Answers to the last message.
   private var attempts = 0
   /// Of the last answer, for people.
@@ -33,6 +35,11 @@ final class ChatLoop {
       say(
         "\(model.name), RWKV-\(model.configuration.version.rawValue), template \(conversation.template.name); /help lists the commands"
       )
+      if !editor.edits {
+        say(
+          "with the library libedit (libedit2, libedit) lines could be edited, and arrow keys would bring them back"
+        )
+      }
     }
     while !isOver {
       switch nextMessage() {
@@ -126,22 +133,38 @@ final class ChatLoop {
           return printer.show(text) && !isInterrupted
         })
       progress.clear()
-      write(Array("\n".utf8))
+      printer.finish()
       attempts += 1
       let (reading, writing) = (afterPrompt - start, now() - afterPrompt)
       speed =
         "read \(answer.promptTokens) tokens at \(decimal(Double(answer.promptTokens) / reading, 1)) tokens/s, "
         + "wrote \(answer.answerTokens) at \(decimal(Double(answer.answerTokens) / writing, 1))"
-      switch answer.reason {
-      case .cancelled where isInterrupted: say("(stopped)")
-      case .length:
-        say("(stopped after \(answer.answerTokens) tokens; change it with -n or /params tokens N)")
-      case .cancelled, .end, .stop: break
-      }
+      sayWhy(answer)
     } catch  where isInterrupted {
       progress.clear()
       say("(stopped; the message was not read)")
     }
+  }
+
+  private func sayWhy(_ answer: Conversation.Answer) {
+    switch answer.reason {
+    case .cancelled where isInterrupted: say("(stopped)")
+    case .length:
+      say(
+        "(stopped after \(answer.answerTokens) tokens; /continue goes on, -n or /params tokens N changes the limit)"
+      )
+    case .cancelled, .end, .stop: break
+    }
+  }
+
+  private func goOn() throws {
+    var printer = AnswerPrinter(continuing: true)
+    guard
+      let answer = try conversation.continueAnswer(
+        limit: limit, receive: { printer.show($0) && !isInterrupted })
+    else { throw CommandError("there is no answer that was cut") }
+    printer.finish()
+    sayWhy(answer)
   }
 
   // MARK: - Commands
@@ -149,11 +172,13 @@ final class ChatLoop {
   static let help = """
     /help               this list; also /?
     /regenerate         another answer to the last message
+    /continue           go on with an answer that was cut
     /undo [N]           take back the last message and its answer, or the last N
     /reset              start anew, with the same instructions; also /clear
     /system [TEXT]      the instructions; with a text: start anew with it
     /show               the whole conversation, as the model has read it
     /save FILE          save the conversation; /load goes on with it, on any machine with this model
+    /save! FILE         the same over a file that is no saved conversation
     /load FILE          go on with a saved conversation
     /think [NAME]       how to think before answering
     /params [NAME X]    how tokens are chosen; with a name and a number: change it
@@ -168,6 +193,7 @@ final class ChatLoop {
     switch words[0] {
     case "/help", "/?": say(Self.help)
     case "/regenerate": try regenerate()
+    case "/continue": try goOn()
     case "/undo": try undo(argument)
     case "/reset", "/clear":
       conversation.reset()
@@ -176,8 +202,9 @@ final class ChatLoop {
           ? "a new conversation" : "a new conversation with the same instructions")
     case "/system": try system(argument)
     case "/show": say(String(decoding: conversation.transcript, as: UTF8.self))
-    case "/save":
-      let path = try path(argument, "/save")
+    case "/save", "/save!":
+      let path = try path(argument, String(words[0]))
+      try requireStateFile(path, force: words[0] == "/save!", besides: inputs, forcing: "/save! FILE")
       try conversation.save(to: path)
       say("\(path): \(conversation.tokens.count) tokens")
     case "/load": try load(try path(argument, "/load"))
@@ -210,8 +237,7 @@ final class ChatLoop {
   }
 
   private func regenerate() throws {
-    guard let turn = try conversation.undo() else { throw nothingToTakeBack }
-    try answer(turn.message)
+    try answer(takeBack().message)
   }
 
   private func undo(_ argument: String) throws {
@@ -219,14 +245,20 @@ final class ChatLoop {
       throw CommandError("/undo takes a number of messages, not '\(argument)'")
     }
     for _ in 0..<count {
-      guard let turn = try conversation.undo() else { throw nothingToTakeBack }
-      say("taken back: \(turn.message)")
+      say("taken back: \(try takeBack().message)")
     }
     attempts = 0
   }
 
-  private var nothingToTakeBack: CommandError {
-    CommandError("there is no message to take back since the start, or since /load")
+  private func takeBack() throws -> Conversation.Turn {
+    let (progress, start) = (ProgressLine(), now())
+    defer { progress.clear() }
+    let turn = try conversation.undo { done, total in
+      if total > 256 { progress.update("reading", done, of: total, since: start) }
+      return !isInterrupted
+    }
+    guard let turn else { throw CommandError("there is no message to take back") }
+    return turn
   }
 
   private func think(_ name: String) throws {
@@ -261,6 +293,10 @@ private struct AnswerPrinter {
   private var hasBegun = false
   /// The answer goes on within a tag that the model has to close, and that is not worth showing.
   private var skipsTag: Bool
+  private var wrap = WordWrap()
+
+  /// For the rest of an answer.
+  init(continuing: Bool) { (hasBegun, skipsTag) = (continuing, false) }
 
   init(_ thinking: ChatTemplate.Thinking?) {
     let opening = thinking?.answer ?? ""
@@ -282,6 +318,9 @@ private struct AnswerPrinter {
         rest = rest.dropFirst()
       }
     }
-    return rest.isEmpty || write(Array(rest))
+    return rest.isEmpty || write(wrap.push(Array(rest)))
   }
+
+  /// Ends the last line.
+  func finish() { write([UInt8(ascii: "\n")]) }
 }

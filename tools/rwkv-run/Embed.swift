@@ -66,8 +66,12 @@ struct Embed: ParsableCommand {
       var vectors: [Float] = []
       for (index, text) in texts.enumerated() {
         if isInterrupted { throw interruptedExit }
-        let tokens = try tokenizer.encode(text)
-        let vector = try session.embedding(tokens, pooling: pooling) { _ in !isInterrupted }
+        let tokens = try endingAtOnce { try tokenizer.encode(text) }
+        let begin = now()
+        let vector = try session.embedding(tokens, pooling: pooling) { done in
+          if texts.count == 1 { progress.update("reading", done, of: max(1, tokens.count), since: begin) }
+          return !isInterrupted
+        }
         if outputPath == nil {
           output(
             JSON.object([

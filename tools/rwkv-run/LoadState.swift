@@ -30,7 +30,10 @@ extension Model {
 
 /// Refuses to save a state where none can be written: see `requireWritable`; and, unless `force`, over a file that holds
 /// something else than a state.
-func requireStateFile(_ path: String, force: Bool, besides inputs: [String?]) throws {
+/// - Parameter forcing: what to type for `force`.
+func requireStateFile(
+  _ path: String, force: Bool, besides inputs: [String?], forcing: String = "--force"
+) throws {
   try requireWritable(path, besides: inputs)
   guard !force, case .file(let file) = try OutputFile.destination(path) else { return }
   var status = stat()
@@ -39,6 +42,6 @@ func requireStateFile(_ path: String, force: Bool, besides inputs: [String?]) th
     _ = try StateSummary(path: file)
   } catch {
     guard case .notStateFile = error.reason else { return }
-    throw CommandError("\(path): holds something else than a saved state; choose another name, or --force")
+    throw CommandError("\(path): holds something else than a saved state; choose another name, or \(forcing)")
   }
 }

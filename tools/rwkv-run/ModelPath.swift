@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import Glibc
+import RWKVFormat
 import Terminal
 
 /// Refuses a path that cannot be a model, with what to do about it.

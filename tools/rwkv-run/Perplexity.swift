@@ -27,13 +27,15 @@ struct Perplexity: ParsableCommand {
       let text = try readFile(file)
       let model = try options.open(requiresTokenizer: true)
       // Token 0 starts a document, so that the first token of the text is predicted too.
-      let tokens = [0] + (try model.requireTokenizer().encode(text))
+      let tokenizer = try model.requireTokenizer()
+      let tokens = [0] + (try endingAtOnce { try tokenizer.encode(text) })
       guard tokens.count > 1 else { throw CommandError("\(file): the text is empty") }
       let session = try Session(model, threads: options.threadCount)
       let progress = ProgressLine()
       defer { progress.clear() }
+      let begin = now()
       let losses = try session.losses(tokens.dropLast(), targets: Array(tokens.dropFirst())) { done in
-        progress.update("measuring", Double(done) / Double(tokens.count - 1))
+        progress.update("measuring", done, of: tokens.count - 1, since: begin)
         return !isInterrupted
       }
       progress.clear()

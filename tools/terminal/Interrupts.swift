@@ -5,6 +5,12 @@ import Synchronization
 
 private let interrupted = Atomic<Bool>(false)
 private let terminated = Atomic<Bool>(false)
+/// Ctrl-Z was pressed while a line was typed.
+private let isStopping = Atomic<Bool>(false)
+/// The program goes on after it was stopped, or the window has another size.
+private let hasChanged = Atomic<Bool>(false)
+/// Whether Ctrl-C may end the program at once.
+private let endsAtOnce = Atomic<Bool>(false)
 /// Whether a line is being typed, which Ctrl-C does not interrupt by itself.
 private let isReadingLine = Atomic<Bool>(false)
 
@@ -21,10 +27,12 @@ package func catchInterrupts() {
   // Only what a signal handler may call.
   handle(SIGINT) { _ in
     let isSecond = interrupted.exchange(true, ordering: .relaxed)
-    if isSecond && !isReadingLine.load(ordering: .relaxed) { _exit(130) }
+    if isSecond && !isReadingLine.load(ordering: .relaxed) || endsAtOnce.load(ordering: .relaxed) {
+      _exit(130)
+    }
   }
   handle(SIGTERM) { _ in
-    if terminated.exchange(true, ordering: .relaxed) { _exit(143) }
+    if terminated.exchange(true, ordering: .relaxed) || endsAtOnce.load(ordering: .relaxed) { _exit(143) }
     interrupted.store(true, ordering: .relaxed)
   }
   var before = sigaction()
@@ -41,20 +49,46 @@ private func handle(_ signal: Int32, _ handler: @escaping @convention(c) (Int32)
   sigaction(signal, &action, nil)
 }
 
+/// Runs `body`, which may take long, looks at nothing meanwhile and leaves nothing behind: Ctrl-C ends the program.
+package func endingAtOnce<Result, Failure: Error>(_ body: () throws(Failure) -> Result) throws(Failure)
+  -> Result
+{
+  endsAtOnce.store(true, ordering: .relaxed)
+  defer { endsAtOnce.store(false, ordering: .relaxed) }
+  return try body()
+}
+
 /// Forgets a Ctrl-C that has been answered: the next one is a first one again.
 package func forgetInterrupt() { interrupted.store(false, ordering: .relaxed) }
 
-/// Waits until there is something to read on standard input, or its end; false when the time has passed. Nil: Ctrl-C was
-/// pressed, now or earlier, and is hereby answered.
+/// What ended a wait for something to read.
+enum Arrival {
+  /// Something to read on standard input, or its end.
+  case input
+  /// The time has passed.
+  case nothing
+  /// Ctrl-C was pressed, now or earlier, and is hereby answered.
+  case interrupt
+  /// The terminal has forgotten what it showed, or has another size.
+  case change
+}
+
+/// Waits until there is something to read on standard input.
 ///
 /// Signals are let in only while the system waits, so that none falls between looking and waiting.
-func waitForInputUnlessInterrupted(milliseconds: Int?) -> Bool? {
+/// - Parameter rest: called before the program stops for Ctrl-Z.
+func waitForArrival(milliseconds: Int?, rest: () -> Void) -> Arrival {
   var (signals, before) = (sigset_t(), sigset_t())
   sigemptyset(&signals)
-  for signal in [SIGINT, SIGHUP, SIGTERM] { sigaddset(&signals, signal) }
+  for signal in [SIGINT, SIGHUP, SIGTERM, SIGTSTP, SIGCONT, SIGWINCH] { sigaddset(&signals, signal) }
   pthread_sigmask(SIG_BLOCK, &signals, &before)
   defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
   while !interrupted.exchange(false, ordering: .relaxed) {
+    if isStopping.exchange(false, ordering: .relaxed) {
+      rest()
+      stop()
+    }
+    if hasChanged.exchange(false, ordering: .relaxed) { return .change }
     var input = fd_set()
     input.__fds_bits.0 = 1 << STDIN_FILENO
     var time = timespec()
@@ -64,15 +98,32 @@ func waitForInputUnlessInterrupted(milliseconds: Int?) -> Bool? {
     let found = withUnsafePointer(to: &time) {
       pselect(STDIN_FILENO + 1, &input, nil, nil, milliseconds == nil ? nil : $0, &before)
     }
-    if found >= 0 || errno != EINTR { return found != 0 }
+    if found >= 0 || errno != EINTR { return found == 0 ? .nothing : .input }
   }
-  return nil
+  return .interrupt
 }
 
-/// Runs `body`, which waits for a line from the user and handles Ctrl-C itself.
+/// Stops this program as Ctrl-Z stops any.
+private func stop() {
+  signal(SIGTSTP, SIG_DFL)
+  var signals = sigset_t()
+  sigemptyset(&signals)
+  sigaddset(&signals, SIGTSTP)
+  raise(SIGTSTP)
+  pthread_sigmask(SIG_UNBLOCK, &signals, nil)  // here it stops
+  pthread_sigmask(SIG_BLOCK, &signals, nil)
+  signal(SIGTSTP) { _ in isStopping.store(true, ordering: .relaxed) }
+}
+
+/// Runs `body`, which waits for a line from the user and handles Ctrl-C, Ctrl-Z and changes of the window itself.
 func whileReadingLine<Result>(_ body: () -> Result) -> Result {
   isReadingLine.store(true, ordering: .relaxed)
-  defer { isReadingLine.store(false, ordering: .relaxed) }
+  signal(SIGTSTP) { _ in isStopping.store(true, ordering: .relaxed) }
+  for number in [SIGCONT, SIGWINCH] { signal(number) { _ in hasChanged.store(true, ordering: .relaxed) } }
+  defer {
+    for number in [SIGTSTP, SIGCONT, SIGWINCH] { signal(number, SIG_DFL) }
+    isReadingLine.store(false, ordering: .relaxed)
+  }
   return body()
 }
 

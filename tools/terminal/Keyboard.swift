@@ -9,14 +9,20 @@ struct Keyboard {
   /// Written to a terminal before a line is read, and after it.
   static let asksForMarks = "\u{1B}[?2004h"
   static let wantsNoMarks = "\u{1B}[?2004l"
-  private static let pasteBegins = Array("\u{1B}[200~".utf8)
-  private static let pasteEnds = Array("\u{1B}[201~".utf8)
+  static let pasteBegins = Array("\u{1B}[200~".utf8)
+  static let pasteEnds = Array("\u{1B}[201~".utf8)
+  /// Handed out where the terminal has forgotten what it showed; Ctrl-_ is bound to showing it again.
+  static let redraw: Int32 = 0x1F
 
   /// Typed and not yet handed out.
   private var bytes: [UInt8] = []
   private var isPasting = false
   /// What Ctrl-V, which was handed out, is to quote.
   private var quoted: UInt8?
+  /// Called before the program stops for Ctrl-Z, and when it goes on or the window has another size.
+  var rest: () -> Void = {}
+  var wake: () -> Void = {}
+  private var hasWoken = false
   /// Whether Ctrl-C ended the line.
   private(set) var wasInterrupted = false
 
@@ -28,7 +34,12 @@ struct Keyboard {
       quoted = nil
       return Int32(byte)
     }
-    repeat { guard !wasInterrupted, !bytes.isEmpty || receive() else { return -1 } } while takeMark()
+    repeat {
+      guard !wasInterrupted, !bytes.isEmpty || receive() else {
+        defer { hasWoken = false }
+        return hasWoken ? Self.redraw : -1
+      }
+    } while takeMark()
     let length = Self.length(ofCharacterFrom: bytes[0])
     while bytes.count < length { guard receive() else { return -1 } }
     if let scalar = String(validating: bytes[..<length], as: UTF8.self)?.unicodeScalars.first {
@@ -41,7 +52,17 @@ struct Keyboard {
 
   /// Waits for input; false when Ctrl-C was pressed instead, since the last one that was answered.
   mutating func waitForInput(milliseconds: Int? = nil) -> Bool {
-    if let isThere = waitForInputUnlessInterrupted(milliseconds: milliseconds) { return isThere }
+    switch waitForArrival(milliseconds: milliseconds, rest: rest) {
+    case .input: return true
+    case .nothing: return false
+    case .change:
+      wake()
+      // In the middle of a character or a mark, the rest of it comes first.
+      guard bytes.isEmpty else { return waitForInput(milliseconds: milliseconds) }
+      hasWoken = true
+      return false
+    case .interrupt: break
+    }
     // The system has forgotten what was typed before, and so do we.
     wasInterrupted = true
     isPasting = false

@@ -21,6 +21,8 @@ package struct LineEditor {
 
   package let isInteractive = isatty(STDIN_FILENO) == 1 && isatty(STDERR_FILENO) == 1
   private let editor: (read: ReadLine, remember: AddHistory)?
+  /// Whether lines can be edited.
+  package var edits: Bool { editor != nil }
   private let marksPastes = !isDumbTerminal
   private let piped = PipedLines()
 
@@ -46,18 +48,41 @@ package struct LineEditor {
     if let catches = dlsym(library, "rl_catch_signals") {
       catches.assumingMemoryBound(to: Int32.self).pointee = 0
     }
+    prepareForStops(library)
     return (unsafeBitCast(read, to: ReadLine.self), unsafeBitCast(remember, to: AddHistory.self))
+  }
+
+  /// Ctrl-Z gives the terminal back to the shell, and what was typed is shown again when the program goes on.
+  private static func prepareForStops(_ library: UnsafeMutableRawPointer) {
+    typealias Command = @convention(c) () -> Void
+    typealias Prepare = @convention(c) (Int32) -> Void
+    typealias Bind = @convention(c) (UnsafePointer<CChar>) -> Int32
+    guard let prepare = dlsym(library, "rl_prep_terminal"),
+      let restore = dlsym(library, "rl_deprep_terminal"),
+      let resize = dlsym(library, "rl_resize_terminal"), let bind = dlsym(library, "rl_parse_and_bind"),
+      let initialize = dlsym(library, "rl_initialize")
+    else { return }
+    let raw = unsafeBitCast(prepare, to: Prepare.self)
+    let (cooked, sized) = (unsafeBitCast(restore, to: Command.self), unsafeBitCast(resize, to: Command.self))
+    _ = unsafeBitCast(initialize, to: (@convention(c) () -> Int32).self)()
+    _ = "bind ^_ ed-redisplay".withCString(unsafeBitCast(bind, to: Bind.self))
+    keyboard.rest = {
+      cooked()
+      if !isDumbTerminal { write(Array(Keyboard.wantsNoMarks.utf8), to: STDERR_FILENO) }
+    }
+    keyboard.wake = {
+      cooked()
+      raw(1)
+      sized()
+      if !isDumbTerminal { write(Array(Keyboard.asksForMarks.utf8), to: STDERR_FILENO) }
+    }
   }
 
   package func readLine(_ prompt: String) -> Line {
     guard isInteractive else { return piped.next() }
     return whileReadingLine {
       keyboard.beginLine()
-      guard let editor else {
-        show(prompt)
-        guard keyboard.waitForInput() else { return .interrupted }
-        return Swift.readLine().map(Line.text) ?? .end
-      }
+      guard let editor else { return readPlainLine(prompt) }
       if marksPastes { show(Keyboard.asksForMarks) }
       defer { if marksPastes { show(Keyboard.wantsNoMarks) } }
       guard let line = editor.read(prompt) else { return keyboard.wasInterrupted ? .interrupted : .end }
@@ -65,6 +90,41 @@ package struct LineEditor {
       if line.pointee != 0 { _ = editor.remember(line) }
       return .text(String(cString: line))
     }
+  }
+
+  /// Without the library: the system's own editing. What is pasted is one line here, too, between the terminal's marks.
+  private func readPlainLine(_ prompt: String) -> Line {
+    var echo = termios()
+    let before = tcgetattr(STDIN_FILENO, &echo) == 0 ? echo : nil
+    if marksPastes, before != nil {
+      // The marks come back to the terminal as they are, which shows nothing of them.
+      echo.c_lflag &= ~tcflag_t(ECHOCTL)
+      tcsetattr(STDIN_FILENO, TCSANOW, &echo)
+      show(Keyboard.asksForMarks)
+    }
+    defer {
+      if marksPastes, var before {
+        show(Keyboard.wantsNoMarks)
+        tcsetattr(STDIN_FILENO, TCSANOW, &before)
+      }
+    }
+    let (begin, end) = (
+      String(decoding: Keyboard.pasteBegins, as: UTF8.self),
+      String(decoding: Keyboard.pasteEnds, as: UTF8.self)
+    )
+    var text = ""
+    show(prompt)
+    while true {
+      while !keyboard.waitForInput() {
+        if keyboard.wasInterrupted { return .interrupted }
+        show("\n" + prompt)  // the program was stopped
+      }
+      guard let line = Swift.readLine() else { return text.isEmpty ? .end : .text(text) }
+      text += line
+      guard text.ranges(of: begin).count > text.ranges(of: end).count else { break }
+      text += "\n"
+    }
+    return .text(text.replacing(begin, with: "").replacing(end, with: ""))
   }
 
   private func show(_ text: String) { write(Array(text.utf8), to: STDERR_FILENO) }

@@ -25,20 +25,10 @@ package func requireWritable(_ path: String, besides inputs: [String?]) throws {
   guard access(folder, W_OK) == 0 else {
     throw CommandError("\(path): \(String(cString: strerror(errno)))")
   }
-  guard let output = identity(target) else { return }
-  for input in inputs.compactMap({ $0 }) {
-    let files = [input] + contents(ofFolder: input).filter { !$0.hasSuffix(".rwkv") }.map { input + "/" + $0 }
-    guard files.contains(where: { identity($0).map { $0 == output } ?? false }) else { continue }
+  if OutputFile.isInput(target, inputs.compactMap { $0 }) {
     throw CommandError(
       "\(path): this file is read by the same command; choose another name for what is written")
   }
-}
-
-/// What tells a file from all others, whatever its names are.
-private func identity(_ path: String) -> [UInt64]? {
-  var status = stat()
-  guard stat(path, &status) == 0 else { return nil }
-  return [UInt64(status.st_dev), UInt64(status.st_ino)]
 }
 
 /// ": did you mean …?"
@@ -51,20 +41,6 @@ private func suggestion(for path: String, ending: String?) -> String {
   let meant = near.isEmpty ? names.filter { name in ending.map(name.hasSuffix) ?? false } : near
   let quoted = meant.prefix(3).map { shellQuoted(folder + $0) }
   return quoted.isEmpty ? "" : "; did you mean \(quoted.joined(separator: " or "))?"
-}
-
-/// Names in a folder, sorted; none if it cannot be read.
-package func contents(ofFolder folder: String) -> [String] {
-  guard let directory = opendir(folder) else { return [] }
-  defer { closedir(directory) }
-  var names: [String] = []
-  while let entry = readdir(directory) {
-    let name = withUnsafePointer(to: &entry.pointee.d_name) {
-      $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-    }
-    if name != "." && name != ".." { names.append(name) }
-  }
-  return names.sorted()
 }
 
 /// Those of `names` that a typing mistake makes into `name`, the nearest first.
