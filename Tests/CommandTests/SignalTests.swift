@@ -109,7 +109,10 @@ struct SignalTests {
     try "hello\nagain\n".write(toFile: messages, atomically: true, encoding: .utf8)
     let answering = try Running(
       "/bin/sh",
-      ["-c", "exec < '\(messages)'; exec \"$0\" \"$@\"", place.run.path, "chat", place.model, "-n", "-1"]
+      [
+        "-c", "exec < '\(messages)'; exec \"$0\" \"$@\"", place.run.path, "chat", place.model, "--lines",
+        "-n", "-1",
+      ]
         + options)
     answering.waitForOutput(beyond: 20)
     kill(answering.process, signal.number)
@@ -118,7 +121,8 @@ struct SignalTests {
     #expect(shown.contains("hello") && !shown.contains("again"), "the rest of the script is not read")
 
     unlink(place.state)
-    let waiting = try Self.endlessInput(place.run, ["chat", place.model, "-n", "3"] + options, place)
+    let waiting = try Self.endlessInput(
+      place.run, ["chat", place.model, "--lines", "-n", "3"] + options, place)
     #expect(waiting.catchesSignals())
     usleep(300_000)  // for the model; earlier, the signal ends the loading in the same way
     kill(waiting.process, signal.number)
@@ -132,7 +136,7 @@ struct SignalTests {
     try "hello\nagain\n".write(toFile: messages, atomically: true, encoding: .utf8)
     // No token may be chosen.
     let bans = (0..<256).flatMap { ["--logit-bias", "\($0)=-inf"] }
-    let result = try place.run.run(["chat", place.model] + bans, after: "exec < '\(messages)'")
+    let result = try place.run.run(["chat", place.model, "--lines"] + bans, after: "exec < '\(messages)'")
     #expect(result.status == 1 && result.errors.contains("rwkv-run: "), "\(result.errors)")
     #expect(result.errors.split(separator: "\n").filter { $0.contains("no token") }.count == 1, "once")
     let person = try PseudoTerminal(place.run, ["chat", place.model, "-t", "1"] + bans)
