@@ -28,6 +28,10 @@ TEXT = (ROOT / "examples/model/heldout.txt").read_bytes()[:2000].decode(errors="
 MESSAGES = [{"role": "user", "content": "What is a database?"}]
 tests = []
 
+with contextlib.suppress(ImportError):
+    import httpx
+    import openai
+
 
 def test(*needed):
     """A test, and the packages without which it is skipped."""
@@ -63,6 +67,10 @@ class Server:
         assert self.process.wait(timeout=30) == 0, self.process.returncode
 
 
+class Unsupported(Exception):
+    """The server says that it does not do this."""
+
+
 class Place:
     """What a test gets: an address, a model file, a folder."""
 
@@ -70,15 +78,11 @@ class Place:
         self.url, self.model, self.folder, self.program = url, model, folder, program
 
     def openai(self, kind="OpenAI", **options):
-        import openai
-
         return getattr(openai, kind)(base_url=f"{self.url}/v1", api_key="any", max_retries=0, **options)
 
 
 def refused(kind, call, **arguments):
     """The error of this openai class that the call ends with."""
-    import openai
-
     try:
         call(**arguments)
     except getattr(openai, kind) as error:
@@ -140,7 +144,15 @@ def choices_and_stops(place):
 def chat_logprobs(place):
     """Every token with its bytes and alternatives; the greedy one is the likeliest."""
     answer = place.openai().chat.completions.create(
-        model="tiny", messages=MESSAGES, max_tokens=12, temperature=0, logprobs=True, top_logprobs=3
+        model="tiny",
+        messages=MESSAGES,
+        max_tokens=12,
+        temperature=0,
+        # The template's own penalties would choose others.
+        presence_penalty=0,
+        frequency_penalty=0,
+        logprobs=True,
+        top_logprobs=3,
     )
     entries = answer.choices[0].logprobs.content
     assert len(entries) == answer.usage.completion_tokens
@@ -192,10 +204,6 @@ def errors(place):
     )
     refused("BadRequestError", create, model="tiny", messages=[])
     refused("NotFoundError", client.get, path="/no/such/route", cast_to=object)
-    schema = {"name": "x", "schema": {"type": "object", "patternProperties": {"a": {}}}}
-    schema = {"type": "json_schema", "json_schema": schema}
-    error = refused("BadRequestError", create, model="tiny", messages=MESSAGES, response_format=schema)
-    assert "patternProperties" in error.message
     assert create(model="tiny", messages=MESSAGES, max_tokens=1, extra_body={"unknown_field": 1}).choices
 
 
@@ -213,15 +221,31 @@ def structured(place):
         colour: typing.Literal["red", "green"]
 
     client = place.openai()
+    schema = {"name": "x", "schema": {"type": "object", "patternProperties": {"a": {}}}}
+    schema = {"type": "json_schema", "json_schema": schema}
+    create = client.chat.completions.create
+    error = refused("BadRequestError", create, model="tiny", messages=MESSAGES, response_format=schema)
+    if "json_schema" in error.message:
+        raise Unsupported(error.message)
+    assert "patternProperties" in error.message
     for seed in range(3):
         settings = {"model": "tiny", "messages": MESSAGES, "seed": seed, "max_tokens": 400}
         parsed = client.chat.completions.parse(**settings, response_format=Answer).choices[0]
         assert parsed.finish_reason == "stop" and isinstance(parsed.message.parsed, Answer)
-        free = client.chat.completions.create(**settings, response_format={"type": "json_object"}).choices[0]
-        if free.finish_reason == "stop":
-            assert isinstance(json.loads(free.message.content), dict)
+
+
+@test("openai")
+def json_mode(place):
+    """What is asked for as JSON is an object, or its beginning."""
+    for seed in range(3):
+        answer = place.openai().chat.completions.create(
+            model="tiny", messages=MESSAGES, seed=seed, max_tokens=400, response_format={"type": "json_object"}
+        )
+        (choice,) = answer.choices
+        if choice.finish_reason == "stop":
+            assert isinstance(json.loads(choice.message.content), dict), choice
         else:
-            assert free.message.content.lstrip().startswith("{")
+            assert choice.message.content.lstrip().startswith("{"), choice
 
 
 @test("openai")
@@ -231,6 +255,10 @@ def tools(place):
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     tool = {"type": "function", "function": {"name": "weather", "description": "Tells it", "parameters": parameters}}
     settings = {"model": "tiny", "messages": MESSAGES, "tools": [tool], "max_tokens": 20}
+    try:
+        client.chat.completions.create(**settings)
+    except openai.BadRequestError as error:
+        raise Unsupported(error.message) from error
     for choice in ("auto", "none"):
         answer = client.chat.completions.create(**settings, tool_choice=choice).choices[0]
         for call in answer.message.tool_calls or []:
@@ -264,7 +292,10 @@ def responses(place):
     """The Responses API: what was said before is known by its id; events end with the whole."""
     client = place.openai()
     settings = {"model": "tiny", "max_output_tokens": 12, "temperature": 0}
-    first = client.responses.create(input="What is a database?", **settings)
+    try:
+        first = client.responses.create(input="What is a database?", **settings)
+    except openai.NotFoundError as error:
+        raise Unsupported(error.message) from error
     assert first.output_text and first.usage.output_tokens <= 12
     second = client.responses.create(input="And an index?", previous_response_id=first.id, **settings)
     said = [
@@ -296,7 +327,7 @@ def states(place):
     assert len(contents) == 1, contents
     assert whole.usage.prompt_tokens_details.cached_tokens > 0 == uncached.usage.prompt_tokens_details.cached_tokens
 
-    file = client.get(f"/states/{state}/file", cast_to=__import__("httpx").Response).content
+    file = client.get(f"/states/{state}/file", cast_to=httpx.Response).content
     client.delete(f"/states/{state}", cast_to=object)
     create = client.chat.completions.create
     refused("NotFoundError", create, messages=asked, extra_body={"state": state}, **settings)
@@ -337,8 +368,6 @@ def keys(place):
     """Whoever has no key is told so; health needs none. Nobody sees the states of another key."""
     if not place.program:
         return
-    import httpx
-
     file = place.folder / "keys"
     file.write_text("first\nsecond\n")
     server = Server(place.program, place.model, "--api-key-file", str(file))
@@ -494,6 +523,8 @@ def main():
             try:
                 function(place)
                 print(f"ok      {function.__name__}")
+            except Unsupported as reason:
+                print(f"skipped {function.__name__}: {reason}")
             except Exception as error:  # noqa: BLE001 the other tests go on
                 failed.append(function.__name__)
                 line = error.__traceback__.tb_next.tb_lineno if error.__traceback__.tb_next else 0
