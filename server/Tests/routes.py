@@ -70,6 +70,8 @@ class Server:
 
 def operations(server):
     assert server.ask("GET", "/health")[:2] == (200, {"status": "ok"})
+    # A connection that the server will close is said to close.
+    assert server.ask("POST", "/v1/completions", {"prompt": "a", "max_tokens": 1})[2]["Connection"] == "close"
     for path in ["/v1/models", "/models"]:
         assert server.ask("GET", path)[1]["data"][0]["object"] == "model"
     assert b"<!doctype html>" in server.ask("GET", "/")[1]

@@ -418,8 +418,8 @@ struct Choice {
       logprobs = completion.logprobs(first + reports, first: true, offset: 0)
     }
     guard completion.isChat else {
-      let tokenizer = completion.engine.tokenizer
-      let prompt = completion.echo ? String(decoding: tokenizer.decode(generation.prompt), as: UTF8.self) : ""
+      let echoed = completion.echo ? generation.prompt.filter { $0 != 0 } : []
+      let prompt = String(decoding: completion.engine.tokenizer.decode(echoed), as: UTF8.self)
       return [
         "index": .integer(index), "text": .string(prompt + content), "logprobs": logprobs,
         "finish_reason": ending,

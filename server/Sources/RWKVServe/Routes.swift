@@ -112,7 +112,11 @@ struct Routes: Sendable {
     guard answer.streams else {
       defer { gate.leave() }
       return try await translating {
-        reply(try await source.consumeWithCancellationOnInboundClose { _ in try await answer.whole() })
+        var response = reply(
+          try await source.consumeWithCancellationOnInboundClose { _ in try await answer.whole() })
+        // The library closes the connection after it has looked for the end of it.
+        response.headers[.connection] = "close"
+        return response
       }
     }
     // A refusal is still an answer with a status.
