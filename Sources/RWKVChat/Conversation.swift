@@ -74,10 +74,11 @@ public final class Conversation {
     _ message: String, thinking: ChatTemplate.Thinking? = nil, options: SamplingOptions, attempt: Int = 0,
     limit: Int? = nil, reading: @escaping (Int, Int) -> Bool = { _, _ in true }, receive: ([UInt8]) -> Bool
   ) throws -> Answer {
-    try finishAnswer()
-    let before = session.state.copy()
-    let start = tokens.count
+    let (kept, known, answerBefore) = (session.state.copy(), tokens.count, cut)
     do {
+      try finishAnswer()
+      let before = session.state.copy()
+      let start = tokens.count
       let question = template.question(message, thinking ?? template.thinking.first)
       let prompt = try unreadOpening() + tokenizer.encode(question)
       // "none" and an empty message: token 0 starts a document.
@@ -88,8 +89,9 @@ public final class Conversation {
       thinSnapshots()
       return Answer(reason: answer.0, promptTokens: max(1, prompt.count), answerTokens: answer.1)
     } catch {
-      session.state.assign(before)
-      tokens.removeLast(tokens.count - start)
+      session.state.assign(kept)
+      tokens.removeLast(tokens.count - known)
+      cut = answerBefore
       throw error
     }
   }

@@ -48,7 +48,8 @@ struct InitialStateTests {
       let wkv = state.wkv(layer)
       let values = stored[layer]
       let exchanged = values.indices.map { values[$0 / (N * N) * N * N + $0 % N * N + $0 / N % N] }
-      let expected = model.configuration.version == .v7 ? values : exchanged
+      let isTransposed = [.v7, .v7a, .v7b].contains(model.configuration.version)
+      let expected = isTransposed ? values : exchanged
       #expect(wkv == expected)
       #expect(state.timeShift(layer).allSatisfy { $0 == 0 })
     }

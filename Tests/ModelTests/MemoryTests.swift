@@ -61,7 +61,9 @@ struct MemoryTests {
     let path = try path(golden, .int4, stored: stored)
     let piece = try golden.tokens
     // Longer than a pass, so that the state crosses borders of blocks of rows and of passes.
-    let tokens = stored ? piece : Array(repeatElement(piece, count: 1100 / piece.count + 1).joined())
+    // 7b keeps at most 1024 tokens unless more are allowed.
+    let length = golden.name.hasPrefix("v7b") ? 700 : 1100
+    let tokens = stored ? piece : Array(repeatElement(piece, count: length / piece.count + 1).joined())
     let expected = try bits(Model(path: path), tokens, threads: 1)
     let model = try streamed(path)
     #expect(model.streaming?.streamedBlocks == model.configuration.blocks.count)
