@@ -181,7 +181,8 @@ private struct JSONParser {
         try escape(into: &text)
       } else {
         let start = position
-        while let next = byte, next >= 0x20, next != UInt8(ascii: "\""), next != UInt8(ascii: "\\"),
+        while let next = byte, isLenient || next >= 0x20, next != UInt8(ascii: "\""),
+          next != UInt8(ascii: "\\"),
           position - start <= JSON.maximumText
         {
           position += 1

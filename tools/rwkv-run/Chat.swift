@@ -18,7 +18,7 @@ struct Chat: ParsableCommand {
         rwkv-run chat model.rwkv -p "Why is the sky blue?"
         rwkv-run chat model.rwkv --think fake --system "Answer in French."
         rwkv-run chat model.rwkv --load-state monday.state --save-state tuesday.state
-        cat question.txt | rwkv-run chat model.rwkv --temp 0
+        cat prompt.txt | rwkv-run chat model.rwkv --temp 0
         printf 'Why is the sky blue?\\n/regenerate\\n' | rwkv-run chat model.rwkv --lines
       """)
 
