@@ -34,7 +34,8 @@ struct Failure: Error {
     let (place, what) =
       switch error.reason {
       case .outOfMemory, .memoryLimit, .contextFull: (RWKV_ERROR_CTX, RWKV_ERROR_ALLOC)
-      case .tokenOutOfRange, .invalidBatch, .needsTokens, .unknownInstructionSet: (RWKV_ERROR_ARGS, RWKV_ERROR_NONE)
+      case .tokenOutOfRange, .invalidBatch, .needsTokens, .unknownInstructionSet:
+        (RWKV_ERROR_ARGS, RWKV_ERROR_NONE)
       case .file(let error): (RWKV_ERROR_FILE, error.flag)
       case .tokenizer: (RWKV_ERROR_MODEL, RWKV_ERROR_DATA)
       case .missingMetadata, .missingTensor: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_PARAM_MISSING)
