@@ -376,8 +376,8 @@ static void test_generation(struct rwkv_context * ctx) {
     same = rwkv_sampler_new(ctx, NULL);
     CHECK(rwkv_sampler_set(same, "seed", 7) && rwkv_sampler_set(same, "top_k", 40));
     CHECK(rwkv_sampler_set(same, "temperature", 1) && rwkv_sampler_set(same, "top_p", 0.85));
-    CHECK(rwkv_sampler_set(same, "presence_penalty", 0.2) && rwkv_sampler_set(same, "penalty_decay", 0.996));
-    CHECK(rwkv_sampler_set(same, "frequency_penalty", 0.2) && rwkv_sampler_set(same, "only_json", 0));
+    CHECK(rwkv_sampler_set(same, "presence_penalty", 0) && rwkv_sampler_set(same, "penalty_decay", 0.996));
+    CHECK(rwkv_sampler_set(same, "frequency_penalty", 0) && rwkv_sampler_set(same, "only_json", 0));
     CHECK(rwkv_sampler_set(same, "min_p", 0) && rwkv_sampler_set_bias(same, 1, 2) && rwkv_sampler_set_bias(same, 1, 0));
     FAILS(NULL, !rwkv_sampler_set(same, "min_p", 1.5));
     FAILS(NULL, !rwkv_sampler_set_bias(same, 1, NAN));
