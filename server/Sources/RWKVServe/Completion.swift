@@ -44,7 +44,7 @@ struct Completion: Sendable {
     base.start = try fields.string("state").map { try engine.states.find($0, owner: owner) }
     base.usesCache = try !fields.bool("no_cache")
     base.choices = try fields.integer("n", in: 1...16) ?? 1
-    base.options = try Self.options(fields, chat ? engine.template.sampling : SamplingOptions())
+    base.options = try Self.options(fields, engine.sampling(chat: chat).options)
     base.stop = try fields.strings("stop")
     guard base.stop.count <= 16, !base.stop.contains("") else {
       throw fields.wrong("stop", "at most 16 strings, none of them empty")
@@ -68,7 +68,7 @@ struct Completion: Sendable {
     separatesThinking = chat && separates
     if chat {
       let (text, border, opening) = try Self.conversation(fields, engine, base.start)
-      base.stop += engine.template.stops
+      base.stop += engine.sampling(chat: true).stops
       base.prompt = try engine.encode(text)
       base.border = try border.map { Self.common(try $0.map(engine.encode), base.prompt) }
       startsThinking = opening.contains("<think") && !opening.contains("</think>")

@@ -183,6 +183,11 @@ final class Engine: Sendable {
     return length > 0 ? mean.map { Float(Double($0) / length) } : mean
   }
 
+  /// What is used where a request says nothing: what is stored in the file, then in a chat the template's.
+  func sampling(chat: Bool) -> SamplingChoice {
+    chat ? template.choice(for: model) : SamplingChoice(given: SamplingAdvice(), model: model)
+  }
+
   /// A text's tokens; an error of the request where the vocabulary cannot express it.
   func encode(_ text: String) throws -> [Int] {
     do { return try tokenizer.encode(text) } catch { throw APIError.invalid("\(error)") }

@@ -225,7 +225,7 @@ struct Routes: Sendable {
 
   private func model() -> JSON {
     let template = engine.template
-    let sampling = template.sampling
+    let sampling = engine.sampling(chat: true).options
     return [
       "id": .string(engine.name), "object": "model", "created": 0, "owned_by": "rwkv",
       "meta": [
