@@ -174,10 +174,9 @@ def conversing(model: Model) -> None:
     first = "".join(talk.send("hello", max_tokens=15, seed=1))
     assert first and talk.messages[-1] == {"role": "assistant", "content": first.strip()}
     fork = talk.fork()
-    text = model.apply_template([*talk.messages, {"role": "user", "content": "more"}])
+    history = [*talk.messages, {"role": "user", "content": "more"}]
     second = "".join(talk.send("more", max_tokens=15, seed=2))
-    stops = ["\n\nUser:", "\n\nSystem:"]
-    assert second == "".join(model.generate(text, max_tokens=15, seed=2, stop=stops))
+    assert second == "".join(model.chat(history, max_tokens=15, seed=2))
     assert second == "".join(fork.send("more", max_tokens=15, seed=2))
     assert len(talk.messages) == 5
     with model.chat([{"role": "user", "content": "hello"}], thinking="on", max_tokens=3) as answer:
