@@ -223,7 +223,7 @@ struct ConversationTests {
     let saved = try model.loadState(from: file)
     #expect(try saved.tokens.isEmpty && saved.state.encoded() == second.session.state.encoded())
     _ = try say(second, "two")
-    #expect(try second.undo()?.message == "two" && second.undo() == nil)
+    #expect(try second.undo()?.message == "two" && second.undo()?.message == "one" && second.undo() == nil)
     second.reset()
     _ = try say(second, "one")
     try second.save(to: file)
