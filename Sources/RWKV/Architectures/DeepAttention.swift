@@ -2,7 +2,7 @@
 internal import CRWKVKernels
 internal import RWKVFormat
 
-/// The attention of RWKV-7b, beside the time mixing of each block: one head over all tokens so far.   BlinkDL's
+/// The attention of RWKV-7b, beside the time mixing of each block: one head over all tokens so far. BlinkDL's
 /// `rwkv_v7b_demo.py`.
 ///
 ///     q = qq z   k = k2ᵀ k1ᵀ z · (k_emb[token] + k_emb_x x0)   v = tanh(v2ᵀ v1ᵀ z) · (v_emb[token] + v_emb_x x0)

@@ -293,7 +293,7 @@ struct Completion: Sendable {
     ["index": .integer(index), "delta": delta, "logprobs": logprobs, "finish_reason": reason]
   }
 
-  fileprivate func logprobs(_ reports: [TokenReport], first: Bool, offset: Int) -> JSON {
+  fileprivate func logprobs(_ reports: [TokenReport]) -> JSON {
     func entry(_ id: Int, _ logprob: Double) -> [(String, JSON)] {
       let bytes = id == 0 ? [] : engine.tokenizer.bytes(of: id)
       return [
@@ -310,7 +310,7 @@ struct Completion: Sendable {
           })
       ]
     }
-    var offset = offset
+    var offset = 0
     let offsets = reports.map { report in
       defer { offset += engine.text(report.id).unicodeScalars.count }
       return JSON.integer(offset)
@@ -359,7 +359,7 @@ struct Choice {
 
     func json(_ index: Int, _ completion: Completion) -> JSON {
       let ending: JSON = reason.map { .string($0 == .length ? "length" : "stop") } ?? .null
-      let logprobs = reports.map { completion.logprobs($0, first: false, offset: 0) } ?? .null
+      let logprobs = reports.map { completion.logprobs($0) } ?? .null
       guard completion.isChat else {
         return [
           "index": .integer(index), "text": .string(content), "logprobs": logprobs, "finish_reason": ending,
@@ -415,7 +415,7 @@ struct Choice {
       let first =
         generation.reportsPrompt && !generation.prompt.isEmpty
         ? [TokenReport(id: generation.prompt[0], logprob: .nan, top: [])] : []
-      logprobs = completion.logprobs(first + reports, first: true, offset: 0)
+      logprobs = completion.logprobs(first + reports)
     }
     guard completion.isChat else {
       let echoed = completion.echo ? generation.prompt.filter { $0 != 0 } : []

@@ -55,7 +55,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
   /// - Parameter value: what `JSONSerialization` made.
   init(_ value: Any) {
     switch value {
-    case let number as NSNumber where CFGetTypeIDIsBoolean(number): self = .bool(number.boolValue)
+    case let number as NSNumber where isBoolean(number): self = .bool(number.boolValue)
     case let number as NSNumber:
       self = Int(exactly: number.doubleValue).map { .integer($0) } ?? .number(number.doubleValue)
     case let text as String: self = .string(text)
@@ -86,7 +86,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
 }
 
 /// Foundation on Linux makes booleans numbers of a type of their own.
-private func CFGetTypeIDIsBoolean(_ number: NSNumber) -> Bool {
+private func isBoolean(_ number: NSNumber) -> Bool {
   type(of: number) == type(of: NSNumber(value: true)) && String(cString: number.objCType) == "c"
 }
 

@@ -5,6 +5,7 @@ import Hummingbird
 import Logging
 import RWKV
 import RWKVChat
+import RWKVFormat
 import ServiceLifecycle
 import Synchronization
 
@@ -75,10 +76,11 @@ struct Serve: AsyncParsableCommand {
       return keys
     }
     let model = try Model(
-      path: model, threads: threads ?? processors, memoryLimit: memoryLimit?.bytes, requiresTokenizer: true)
+      path: model, threads: threads ?? processorCount(), memoryLimit: memoryLimit?.bytes,
+      requiresTokenizer: true)
     let engine = try Engine(
       model, try chosenTemplate(model), name: alias ?? name(of: self.model),
-      try Scheduler(model, threads: threads ?? processors, parallel: parallel, queue: queue),
+      try Scheduler(model, threads: threads ?? processorCount(), parallel: parallel, queue: queue),
       cacheBytes: stateCache.bytes)
     let gate = Gate()
     let routes = Routes(
@@ -96,8 +98,6 @@ struct Serve: AsyncParsableCommand {
     application.addServices(Drain(gate: gate, scheduler: scheduler, seconds: seconds))
     try await application.runService()
   }
-
-  private var processors: Int { ProcessInfo.processInfo.activeProcessorCount }
 
   private func name(of path: String) -> String {
     let last = URL(fileURLWithPath: path).lastPathComponent
