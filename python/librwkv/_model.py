@@ -212,14 +212,14 @@ class Model(Handle):
         stop: str | Sequence[str] | None = None,
         sampler: Sampler | None = None,
         bias: dict[int, float] | None = None,
-        **options: float,
+        **options: Any,
     ) -> Generation:
         """Reads a prompt and writes up to `max_tokens` tokens after it, piece by piece.
 
         state: what the prompt continues; it is advanced. Without one the text starts from nothing. The prompt may be
         empty if this model read or wrote something with this state last. stop: a text, or several, that end the
-        generation and are not part of it; None: those that the model's file has. Options: those of `Sampler`, or a sampler that goes on from one call to the
-        next.
+        generation and are not part of it; None: those that the model's file has. Options: those of `Sampler`, or a
+        sampler that goes on from one call to the next.
         """
         if sampler is not None and (options or bias):
             raise TypeError("give a sampler or its options, not both")
@@ -239,8 +239,9 @@ class Model(Handle):
     ) -> Generation:
         """Answers the last of the messages, `{"role": "user", "content": "…"}` with roles system, user and assistant.
 
-        template: a template's name (g1, bot, tools, world, raven, none), or the text of one; by default the one that the model was
-        most likely trained with. thinking: a way of answering that the template knows (off, on, short, long, fake).
+        template: a template's name (g1, bot, tools, world, raven, none), or the text of one; by default the one that
+        the model was most likely trained with. thinking: a way of answering that the template knows (off, on, short,
+        long, fake).
         If the last message is the assistant's, the answer goes on from there. Options: those of `generate`.
         `Session` keeps what it has read from one message to the next.
         """
