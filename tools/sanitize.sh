@@ -90,6 +90,11 @@ for kind in $wanted; do
       mkdir -p "$place/out"
       check "every function (address)" "$place/every_function" "$place/v7.rwkv" "$place/v6.rwkv" "$place/x.rwkv" \
         Tests/Fixtures/goldens/v7-std/model.safetensors "$place/out"
+      for name in generation scheduler; do
+        program .build/sanitize-address address,undefined $name
+      done
+      check "generation (address)" "$place/generation" "$place/v7.rwkv"
+      check "scheduler (address)" "$place/scheduler" "$place/v7.rwkv" "$place/v6.rwkv"
       program .build/sanitize-address address,undefined soak
       soak address
       ;;
@@ -97,6 +102,8 @@ for kind in $wanted; do
       build thread thread --product rwkv
       build thread thread --product rwkv-quantize
       convert .build/sanitize-thread
+      program .build/sanitize-thread thread scheduler
+      check "scheduler (thread)" "$place/scheduler" "$place/v7.rwkv" "$place/v6.rwkv"
       program .build/sanitize-thread thread soak
       soak thread
       ;;

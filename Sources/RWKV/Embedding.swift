@@ -51,7 +51,7 @@ extension Evaluator {
 }
 
 /// A vector of the same direction and length 1.
-private func normalized(_ vector: [Float]) -> [Float] {
+func normalized(_ vector: [Float]) -> [Float] {
   let length = vector.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
   return length > 0 ? vector.map { Float(Double($0) / length) } : vector
 }

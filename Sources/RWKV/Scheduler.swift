@@ -27,6 +27,14 @@ public struct Request: @unchecked Sendable {
   /// vector that they were made from, [D].
   public var observePrompt:
     ((_ index: Int, _ logits: UnsafeBufferPointer<Float>, _ hidden: UnsafeBufferPointer<Float>) -> Void)?
+  /// What follows each of the last tokens of the prompt, as many as there are here; `receiveScores` gets how well it was
+  /// predicted.
+  public var targets: [Int] = []
+  /// Called before `finish`, if that is no error: the scores of `targets`.
+  public var receiveScores: ([TokenScore]) -> Void = { _ in }
+  /// If it is there, called before `finish`, if that is no error: with the mean of the hidden vectors after all tokens
+  /// of the prompt, scaled to length 1, [D]. `Session.embedding` if the prompt is a text with token 0 behind it.
+  public var receiveEmbedding: (([Float]) -> Void)?
   /// Called with each token that is chosen, before the state reads it.
   public var observe: ((ChosenToken) -> Void)?
   /// Gets the text, UTF-8 in pieces of whole characters; false ends it.
@@ -83,6 +91,8 @@ public final class Scheduler: Sendable {
     var next = 0
     var isRunning = false
     var isClosed = false
+    /// Whether all that was taken is to end before the next pass.
+    var isStopped = false
     var statistics = Statistics()
   }
 
@@ -106,12 +116,12 @@ public final class Scheduler: Sendable {
 
   /// - Parameters:
   ///   - threads: threads of a pass.
-  ///   - parallel: requests that advance together at most, 1…63.
+  ///   - parallel: requests that advance together at most, 1…64.
   ///   - queue: requests that wait at most.
   public init(
     _ model: Model, threads: Int = processorCount(), parallel: Int = 16, queue: Int = 256
   ) throws(ModelError) {
-    precondition((1..<Evaluator.capacity).contains(parallel) && queue >= 0)
+    precondition((1...Evaluator.capacity).contains(parallel) && queue >= 0)
     self.model = model
     self.parallel = parallel
     self.queue = queue
@@ -154,6 +164,16 @@ public final class Scheduler: Sendable {
     waiting.withLock { $0.isClosed = true }
   }
 
+  /// Takes no more requests, ends those that were taken before the next pass, and returns when they have ended. Not to be
+  /// called by a closure of a request.
+  public func stop() {
+    waiting.withLock {
+      $0.isClosed = true
+      $0.isStopped = true
+    }
+    thread.sync {}
+  }
+
   public var statistics: Statistics { waiting.withLock { $0.statistics } }
 
   // MARK: Passes
@@ -178,10 +198,13 @@ public final class Scheduler: Sendable {
   private func admit() -> Bool {
     var ended: [Job] = []
     let goesOn = waiting.withLock { waiting in
-      ended = (active + waiting.jobs).filter { waiting.cancelled.contains($0.id) }
-      waiting.cancelled = []
-      active.removeAll { job in ended.contains { $0 === job } }
-      waiting.jobs.removeAll { job in ended.contains { $0 === job } }
+      if waiting.isStopped || !waiting.cancelled.isEmpty {
+        let isEnding = { (job: Job) in waiting.isStopped || waiting.cancelled.contains(job.id) }
+        ended = (active + waiting.jobs).filter(isEnding)
+        active.removeAll(where: isEnding)
+        waiting.jobs.removeAll(where: isEnding)
+        waiting.cancelled = []
+      }
       let places = min(parallel - active.count, waiting.jobs.count)
       active += waiting.jobs.prefix(places)
       waiting.jobs.removeFirst(places)
@@ -225,9 +248,29 @@ public final class Scheduler: Sendable {
       for (job, _) in readers { job.end(.failure(error)) }
       return (0, 0)
     }
+    score(readers)
     var row = 0
     for (job, piece) in readers { job.advance(piece, evaluator, &row) }
     return (tokens.count - written, written)
+  }
+
+  /// Gives the requests that were read how well the pass predicted their targets.
+  private func score(_ readers: [(job: Job, tokens: ArraySlice<Int>)]) {
+    var row = 0
+    var wanted: [(row: Int, target: Int)] = []
+    var counts: [Int] = []
+    for (job, piece) in readers {
+      let targets = job.targets(of: piece)
+      wanted += targets.enumerated().map { (row + $0.offset, $0.element) }
+      counts.append(targets.count)
+      row += job.rows(of: piece)
+    }
+    guard !wanted.isEmpty else { return }
+    var scores = evaluator.scores(wanted)[...]
+    for (reader, count) in zip(readers, counts) {
+      reader.job.scores += scores.prefix(count)
+      scores = scores.dropFirst(count)
+    }
   }
 }
 
@@ -249,13 +292,21 @@ private final class Job: @unchecked Sendable {
   /// Why the text ends when the state has read `chosen`.
   private var ending: FinishReason?
   private(set) var isFinished = false
+  /// Those of the request's targets so far.
+  var scores: [TokenScore] = []
+  /// Of an embedding: the sum of the hidden vectors, [D].
+  private var sums: [Double] = []
 
   init(_ request: Request, _ model: Model) throws {
-    if let token = request.prompt.first(where: { !(0..<model.configuration.vocabulary).contains($0) }) {
-      throw ModelError(.tokenOutOfRange(token, vocabulary: model.configuration.vocabulary), path: model.path)
+    let vocabulary = model.configuration.vocabulary
+    for token in request.prompt + request.targets where !(0..<vocabulary).contains(token) {
+      throw ModelError(.tokenOutOfRange(token, vocabulary: vocabulary), path: model.path)
     }
     guard !request.prompt.isEmpty || request.limit == 0 else {
       throw ModelError(.invalidBatch("a request without a prompt; token 0 begins a document"))
+    }
+    guard request.targets.count <= request.prompt.count else {
+      throw ModelError(.invalidBatch("more targets than tokens of the prompt"))
     }
     if let state = request.state, state.model.identity != model.identity {
       throw ModelError(.invalidBatch("a state of another model"))
@@ -268,6 +319,9 @@ private final class Job: @unchecked Sendable {
     }
     state = request.state ?? model.newState()
     checkpoints = request.checkpoints.filter { (1...max(1, request.prompt.count)).contains($0) }[...]
+    if request.receiveEmbedding != nil {
+      sums = [Double](repeating: 0, count: model.configuration.embedding)
+    }
   }
 
   /// Whether the prompt is read and the text is not at its end.
@@ -288,24 +342,44 @@ private final class Job: @unchecked Sendable {
     }
   }
 
-  /// Tokens of the prompt to read next, no further than the next checkpoint.
+  /// Tokens of the prompt to read next, no further than the next checkpoint or the first token with a target.
   func nextPiece(_ room: Int) -> ArraySlice<Int> {
     if request.prompt.isEmpty { end(.success(.length)) }
-    let end = min(read + room, checkpoints.first ?? .max, request.prompt.count)
+    let end = min(
+      read + room, checkpoints.first ?? .max, read < firstWithTarget ? firstWithTarget : .max,
+      request.prompt.count)
     return request.prompt[read..<end]
+  }
+
+  /// Index of the first token of the prompt that has a target.
+  private var firstWithTarget: Int { request.prompt.count - request.targets.count }
+
+  /// The targets of a piece of the prompt.
+  func targets(of tokens: ArraySlice<Int>) -> ArraySlice<Int> {
+    guard chosen == nil, read >= firstWithTarget else { return [] }
+    return request.targets[read - firstWithTarget..<read - firstWithTarget + tokens.count]
   }
 
   /// Rows whose logits the request needs of a pass over `tokens`.
   func output(_ tokens: ArraySlice<Int>) -> Evaluator.Output {
     guard chosen == nil else { return ending == nil ? .lastOfEachRun : .none }
-    if request.observePrompt != nil { return .all }
+    let wantsAll = request.observePrompt != nil || request.receiveEmbedding != nil
+    if wantsAll || !targets(of: tokens).isEmpty { return .all }
     return read + tokens.count == request.prompt.count && request.limit != 0 ? .lastOfEachRun : .none
+  }
+
+  /// Their number.
+  func rows(of tokens: ArraySlice<Int>) -> Int {
+    switch output(tokens) {
+    case .all: tokens.count
+    case .none: 0
+    default: 1
+    }
   }
 
   /// The state has read `tokens`; the rows of logits that `output` asked for begin at `row`.
   func advance(_ tokens: ArraySlice<Int>, _ evaluator: Evaluator, _ row: inout Int) {
-    let output = output(tokens)
-    let count = output == .all ? tokens.count : output == .none ? 0 : 1
+    let count = rows(of: tokens)
     defer { row += count }
     if chosen != nil {
       chosen = nil
@@ -315,6 +389,9 @@ private final class Job: @unchecked Sendable {
         for index in 0..<count {
           observe(read + index, evaluator.logits(row + index), evaluator.hidden(row + index))
         }
+      }
+      for index in sums.isEmpty ? 0..<0 : 0..<count {
+        for (channel, value) in evaluator.hidden(row + index).enumerated() { sums[channel] += Double(value) }
       }
       read += tokens.count
       if checkpoints.first == read {
@@ -331,6 +408,11 @@ private final class Job: @unchecked Sendable {
   func end(_ result: Result<FinishReason, any Error>) {
     guard !isFinished else { return }
     isFinished = true
+    if case .success(.length) = result {
+      if !request.targets.isEmpty { request.receiveScores(scores) }
+      let count = Double(max(1, request.prompt.count))
+      request.receiveEmbedding?(normalized(sums.map { Float($0 / count) }))
+    }
     request.finish(result.map { ($0, state) })
   }
 }

@@ -233,7 +233,14 @@ extension ContextObject {
       }
     }
     latest = state
-    return switch reason {
+    return reason.flag
+  }
+}
+
+extension FinishReason {
+  /// As C sees it.
+  var flag: rwkv_finish {
+    switch self {
     case .length: RWKV_FINISH_LENGTH
     case .end: RWKV_FINISH_END
     case .stop: RWKV_FINISH_STOP

@@ -47,13 +47,14 @@ enum Handles {
     throw Failure(RWKV_ERROR_ARGS, "the \(Kind.kind) is \(what)")
   }
 
-  /// Forgets an object of this kind; another call that is using it keeps it until it is done.
-  static func remove<Kind: Object>(_ handle: OpaquePointer?, _: Kind.Type) {
-    let removed = table.withLock { table -> Object? in
+  /// Forgets an object of this kind, and returns it; another call that is using it keeps it until it is done.
+  @discardableResult
+  static func remove<Kind: Object>(_ handle: OpaquePointer?, _: Kind.Type) -> Kind? {
+    // The object is destroyed outside the lock.
+    table.withLock { table -> Object? in
       let key = UInt(bitPattern: handle)
       guard table.objects[key] is Kind else { return nil }
       return table.objects.removeValue(forKey: key)
-    }
-    withExtendedLifetime(removed) {}  // destroyed outside the lock
+    } as? Kind
   }
 }

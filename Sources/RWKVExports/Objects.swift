@@ -75,7 +75,7 @@ final class SamplerObject: Object, @unchecked Sendable {
   var sampler: Sampler
   /// Whether it has chosen a token; its options stay as they are then.
   var hasStarted = false
-  private var options: SamplingOptions
+  private(set) var options: SamplingOptions
   private let tokenizer: (any Tokenizer)?
 
   init(_ options: SamplingOptions, _ tokenizer: (any Tokenizer)?) throws {
@@ -118,6 +118,16 @@ func write(_ tokens: [Int], _ buffer: UnsafeMutablePointer<UInt32>?, _ capacity:
   guard let buffer else { throw Failure.null("tokens") }
   for (index, token) in tokens.prefix(capacity).enumerated() { buffer[index] = UInt32(token) }
   return tokens.count
+}
+
+/// Writes as many values as fit; returns their whole number.
+func write<Value>(_ values: [Value], _ name: String, _ buffer: UnsafeMutablePointer<Value>?, _ capacity: Int)
+  throws -> Int
+{
+  guard capacity > 0 else { return values.count }
+  guard let buffer else { throw Failure.null(name) }
+  for (index, value) in values.prefix(capacity).enumerated() { buffer[index] = value }
+  return values.count
 }
 
 /// A 0-terminated string.

@@ -131,8 +131,8 @@ public func rwkv_get_hidden(_ ctx: OpaquePointer?, _ hidden: UnsafeMutablePointe
 
 // MARK: - Saved states
 
-/// The tokens of a C array, which are only carried along.
-private func list(_ tokens: UnsafePointer<UInt32>?, _ count: Int) throws -> [Int] {
+/// The tokens of a C array of any length, which may be no model's.
+func list(_ tokens: UnsafePointer<UInt32>?, _ count: Int) throws -> [Int] {
   guard count != 0 else { return [] }
   guard let tokens else { throw Failure.null("tokens") }
   guard (0...State.maximumTokens).contains(count) else {

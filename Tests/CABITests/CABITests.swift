@@ -160,6 +160,16 @@ struct CABITests {
     try place.run("every_function_cpp \(place.arguments)")
   }
 
+  @Test(arguments: ["generation", "scheduler"])
+  func textsAreWrittenFromCAndCPlusPlus(_ program: String) throws {
+    let place = try Workplace.shared.get()
+    let models = ["model", "other"].prefix(program == "scheduler" ? 2 : 1).map { "\(place.path)/\($0).rwkv" }
+    for compiler in ["cc -std=c99", "c++ -std=c++11 -x c++"] {
+      try place.compile(compiler, "\(program).c", to: program)
+      try place.run("\(program) \(models.joined(separator: " "))")
+    }
+  }
+
   @Test func wholeTextsWorkFromCAndCPlusPlus() throws {
     let place = try Workplace.shared.get()
     for (compiler, program) in [("cc -std=c99", "texts"), ("c++ -std=c++11 -x c++", "texts_cpp")] {

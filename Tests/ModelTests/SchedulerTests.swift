@@ -186,6 +186,63 @@ struct SchedulerTests {
     #expect(throws: SchedulerError.closed) { try scheduler.submit(Request(prompt: [40], limit: 1) { _ in }) }
   }
 
+  /// Texts that are scored and embedded among others that are written, against a session.
+  @Test func scoresAndEmbedsAsASession() throws {
+    let model = try Self.trained()
+    let scheduler = try Scheduler(model, threads: 2, parallel: 7)
+    let session = try Session(model, threads: 2)
+    let scores = Mutex([Int: [TokenScore]]())
+    let vectors = Mutex([Int: [Float]]())
+    let done = DispatchGroup()
+    let texts = [1, 2, 63, 64, 65, 200].map { length in (0..<length).map { 1 + ($0 * 11 + length) % 120 } }
+    for (index, text) in texts.enumerated() {
+      let counts = [text.count, 1, text.count / 2]
+      var requests = counts.map { count in
+        var request = Request(prompt: text, limit: 0) { _ in }
+        request.targets = (0..<count).map { (index + $0) % 50 }
+        request.receiveScores = { result in scores.withLock { $0[index * 1000 + count] = result } }
+        return request
+      }
+      var embedded = Request(prompt: text + [0], limit: 0) { _ in }
+      embedded.receiveEmbedding = { result in vectors.withLock { $0[index] = result } }
+      requests += [embedded, Request(prompt: text, limit: 20) { _ in }]
+      for var request in requests {
+        done.enter()
+        request.finish = { _ in done.leave() }
+        try scheduler.submit(request)
+      }
+    }
+    done.wait()
+    for (index, text) in texts.enumerated() {
+      for count in Set([text.count, 1, text.count / 2]) where count > 0 {
+        session.state.reset()
+        if count < text.count { try session.prefill(Array(text.dropLast(count))) }
+        let expected = try session.scores(
+          Array(text.suffix(count)), targets: (0..<count).map { (index + $0) % 50 })
+        #expect(scores.withLock { $0[index * 1000 + count] } == expected)
+      }
+      let vector = try session.embedding(text)
+      #expect(vectors.withLock { $0[index] } == vector)
+    }
+  }
+
+  @Test func whatIsStoppedEndsBeforeStopReturns() throws {
+    let model = try Self.trained()
+    let scheduler = try Scheduler(model, threads: 1, parallel: 2)
+    let reasons = Mutex([FinishReason]())
+    for _ in 0..<5 {
+      var request = Request(prompt: [40, 41], limit: nil) { result in
+        if case .success((let reason, _)) = result { reasons.withLock { $0.append(reason) } }
+      }
+      request.options.logitBias = [0: -.infinity]
+      try scheduler.submit(request)
+    }
+    scheduler.stop()
+    #expect(reasons.withLock { $0 } == Array(repeating: .cancelled, count: 5))
+    #expect(throws: SchedulerError.closed) { try scheduler.submit(Request(prompt: [40], limit: 1) { _ in }) }
+    scheduler.stop()
+  }
+
   @Test func refusesWhatTheModelCannotRead() throws {
     let model = try Self.trained()
     let other = try #require(try Self.random("v7-hf"))
@@ -195,7 +252,12 @@ struct SchedulerTests {
     var hot = Request(prompt: [1], limit: 1) { _ in }
     hot.options.temperature = -1
     let vocabulary = model.configuration.vocabulary
+    var unknown = Request(prompt: [1, 2], limit: 0) { _ in }
+    unknown.targets = [vocabulary]
+    var many = Request(prompt: [1, 2], limit: 0) { _ in }
+    many.targets = [1, 2, 3]
     for request in [
+      unknown, many,
       Request(prompt: [1, vocabulary], limit: 1) { _ in }, Request(prompt: [-1], limit: 1) { _ in },
       Request(prompt: [], limit: 1) { _ in }, foreign, hot,
     ] {

@@ -23,9 +23,9 @@ import os
 
 from ._generation import Generation
 from ._library import RWKVError, error, library
-from ._many import Result
 from ._model import Model
 from ._objects import Sampler, State
+from ._rows import Result
 from ._session import Session
 
 __all__ = ["Generation", "Model", "RWKVError", "Result", "Sampler", "Session", "State", "quantize"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ._model import Model
 
 FinishReason = Literal["length", "end", "stop", "cancelled"]
-_FINISH: list[FinishReason] = ["length", "end", "stop", "cancelled"]
+FINISH: list[FinishReason] = ["length", "end", "stop", "cancelled"]
 
 
 class _Writer:
@@ -49,7 +49,7 @@ class _Writer:
             elif end == 0:
                 self.error = error(context)
             else:
-                self.finish_reason = _FINISH[end - 1]
+                self.finish_reason = FINISH[end - 1]
         self.ready.release()
 
     def reads_on(self, _done: float, _: object) -> bool:

@@ -26,7 +26,7 @@ def _load() -> ctypes.CDLL:
     path = os.environ.get("RWKV_LIBRARY") or (str(beside) if beside.exists() else "librwkv.so.0")
     library = ctypes.CDLL(path)
     pointer, size, text, yes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_bool
-    id, many = ctypes.c_uint32, ctypes.POINTER(ctypes.c_void_p)
+    id, number, many = ctypes.c_uint32, ctypes.c_uint64, ctypes.POINTER(ctypes.c_void_p)
     functions: list[tuple[str, Any, list[Any]]] = [
         ("version_number", id, []),
         ("get_last_error_text", size, [pointer, pointer, size]),
@@ -60,9 +60,6 @@ def _load() -> ctypes.CDLL:
         ("state_eval_vectors", yes, [pointer, pointer, pointer, size, pointer]),
         ("eval_batch", yes, [pointer, many, pointer, size, pointer]),
         ("state_eval_each", yes, [pointer, pointer, pointer, size, pointer, Progress, pointer]),
-        ("eval_texts", yes, [pointer, many, pointer, pointer, size, pointer, Progress, pointer]),
-        ("score_texts", yes, [pointer, many, pointer, pointer, pointer, size, pointer, pointer, Progress, pointer]),
-        ("embed_texts", yes, [pointer, pointer, pointer, size, pointer, Progress, pointer]),
         ("state_save", yes, [pointer, text, pointer, size]),
         ("state_save_memory", size, [pointer, pointer, size, pointer, size]),
         ("state_load", pointer, [pointer, text]),
@@ -72,7 +69,6 @@ def _load() -> ctypes.CDLL:
         ("sampler_set", yes, [pointer, text, ctypes.c_double]),
         ("sampler_set_bias", yes, [pointer, id, ctypes.c_float]),
         ("sampler_sample", yes, [pointer, pointer, size, ctypes.POINTER(id)]),
-        ("sampler_is_finished", yes, [pointer]),
         ("sampler_reset", yes, [pointer]),
         ("sampler_free", None, [pointer]),
         (
@@ -80,6 +76,20 @@ def _load() -> ctypes.CDLL:
             ctypes.c_int,
             [pointer, pointer, pointer, text, size, size, pointer, size, Observe, Receive, pointer],
         ),
+        ("scheduler_new", pointer, [pointer, id, id]),
+        ("scheduler_free", None, [pointer]),
+        ("scheduler_generate", number, [pointer, pointer, pointer, pointer, size, size, pointer, size, id]),
+        ("scheduler_score", number, [pointer, pointer, pointer, size, size]),
+        ("scheduler_embed", number, [pointer, pointer, size]),
+        ("scheduler_next", yes, [pointer, ctypes.c_double, many]),
+        ("result_get_request", number, [pointer]),
+        ("result_get_finish", ctypes.c_int, [pointer]),
+        ("result_get_text", size, [pointer, pointer, size]),
+        ("result_get_tokens", size, [pointer, pointer, size]),
+        ("result_get_logprobs", size, [pointer, pointer, size]),
+        ("result_get_vector", size, [pointer, pointer, size]),
+        ("result_get_state", pointer, [pointer]),
+        ("result_free", None, [pointer]),
         ("apply_template", size, [pointer, text, text, pointer, pointer, size, pointer, size]),
         ("get_template_stop_count", size, [pointer, text]),
         ("get_template_stop", size, [pointer, text, size, pointer, size]),

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._generation import Generation
 from ._library import Progress, RWKVError, error, ids, library, text
-from ._many import Item, Message, Result, ScoreItem, embed_many, generate_many, score_many
+from ._many import embed_many, generate_many, score_many
 from ._objects import Handle, Sampler, State, checked_size, interruptible
+from ._rows import Item, Message, Result, ScoreItem
 
 _Reopening = tuple[str, int | None, int | None]
 
@@ -83,6 +84,10 @@ class Model(Handle):
         return _reopen, (self._reopening, self.identity)
 
     @property
+    def _threads(self) -> int | None:
+        return self._reopening[1]
+
+    @property
     def name(self) -> str:
         """The name of the model, or of its file."""
         return text(self._handle, "get_name").decode()
@@ -121,11 +126,14 @@ class Model(Handle):
     def encode(self, string: str | bytes) -> NDArray[np.uint32]:
         """Token ids of a text."""
         data = string.encode() if isinstance(string, str) else string
-        tokens = np.empty(
-            checked_size(library.rwkv_encode(self._handle, data, len(data), None, 0), self._handle), np.uint32
-        )
-        library.rwkv_encode(self._handle, data, len(data), tokens.ctypes.data, tokens.size)
-        return tokens
+        # No tokenizer makes more tokens than bytes, but for a few at the borders of words.
+        tokens = np.empty(len(data) + 8, np.uint32)
+        while True:
+            written: int = library.rwkv_encode(self._handle, data, len(data), tokens.ctypes.data, tokens.size)
+            count = checked_size(written, self._handle)
+            if count <= tokens.size:
+                return np.array(tokens[:count])
+            tokens = np.empty(count, np.uint32)
 
     def decode(self, tokens: ArrayLike) -> bytes:
         """The bytes of tokens, which may start or end within a character."""

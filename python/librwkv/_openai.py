@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ._many import Result
+from ._rows import Result
 
 _OPTIONS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "penalty_decay", "seed")
 

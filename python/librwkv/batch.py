@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from ._library import RWKVError
-from ._many import Result
 from ._model import Model
 from ._openai import answer, failure, request
+from ._rows import Result
 
 
 @dataclass

@@ -25,8 +25,8 @@
  *
  * OBJECTS AND MEMORY
  *
- * Whoever creates an object (rwkv_init_from_file, rwkv_open, rwkv_clone_context, rwkv_state_*, rwkv_sampler_new) frees
- * it with the function of its kind. Objects may be freed in any order: a state keeps its model alive. A pointer to an
+ * Whoever creates an object (rwkv_init_from_file, rwkv_open, rwkv_clone_context, rwkv_state_*, rwkv_sampler_new,
+ * rwkv_scheduler_new, rwkv_scheduler_next) frees it with the function of its kind. Objects may be freed in any order: a state keeps its model alive. A pointer to an
  * object is a handle, not an address: the library knows which ones are alive, so a NULL, an object of another kind and
  * one that was freed before are errors and never a crash. Freeing NULL, or twice, does nothing. Buffers belong to the
  * caller and must have the stated length; the library keeps no pointer to them after a call.
@@ -35,7 +35,8 @@
  *
  * Every function may be called from any thread. Contexts are independent: rwkv_clone_context makes another one over the
  * same weights for another thread. A context, state or sampler does one thing at a time: if a second call comes while
- * one is running (also from within its callbacks), the second fails with RWKV_ERROR_CTX. The same model, tokens and
+ * one is running (also from within its callbacks), the second fails with RWKV_ERROR_CTX. A scheduler serves any number
+ * of threads. The same model, tokens and
  * seed give the same numbers for any number of threads, bit for bit.
  *
  * ERRORS
@@ -415,7 +416,8 @@ enum rwkv_finish {
     RWKV_FINISH_LENGTH = 1,   /* max_tokens were written */
     RWKV_FINISH_END = 2,      /* the model ended the text (token 0) */
     RWKV_FINISH_STOP = 3,     /* a stop string appeared; it is not part of the text */
-    RWKV_FINISH_CANCELLED = 4 /* the callback asked for it */
+    RWKV_FINISH_CANCELLED = 4, /* the callback asked for it, or rwkv_scheduler_cancel */
+    RWKV_FINISH_NOT_YET = 5   /* only of a scheduler's results: the request goes on. Since 0.2 */
 };
 
 /* Reads a prompt and writes up to max_tokens tokens after it.
@@ -438,6 +440,99 @@ RWKV_API enum rwkv_finish rwkv_generate_observed(
     struct rwkv_context * ctx, struct rwkv_state * state, struct rwkv_sampler * sampler, const char * prompt,
     size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_token observe,
     rwkv_text receive, void * user);
+
+/* ---- many requests at once. Since 0.2. ----
+ *
+ * A scheduler serves requests with one pass over the weights at a time, on threads of its own. A pass reads at most 64
+ * tokens: one of every text that is being written, and pieces of the prompts that wait. A request that ends makes room
+ * for the next one; they are served in the order in which they came. What comes of a request are the same bits as alone.
+ *
+ *     uint64_t id = rwkv_scheduler_generate(scheduler, NULL, NULL, tokens, count, 200, NULL, 0, 0);
+ *     struct rwkv_result * result;
+ *     while (rwkv_scheduler_get_pending(scheduler) > 0 && rwkv_scheduler_next(scheduler, -1, &result)) {
+ *         ...
+ *         rwkv_result_free(result);
+ *     }
+ *
+ * Any thread may submit, cancel and wait, at the same time. Functions without a context keep their errors with the
+ * calling thread. ---- */
+
+struct rwkv_scheduler;
+
+/* What is new of a request. */
+struct rwkv_result;
+
+/* A scheduler for the model of ctx, which stays free for other calls; with memory of its own, as a clone of ctx has.
+ * n_threads: 0 for all processors. n_parallel: requests that are worked on at a time, 1 to 64; each needs a state. */
+RWKV_API struct rwkv_scheduler * rwkv_scheduler_new(
+    const struct rwkv_context * ctx, uint32_t n_threads, uint32_t n_parallel);
+
+/* Ends all requests, without results; returns after the pass that is running. Calls of rwkv_scheduler_next that wait in
+ * other threads fail. */
+RWKV_API void rwkv_scheduler_free(struct rwkv_scheduler * scheduler);
+
+/* Bits of flags. */
+enum rwkv_request_flags {
+    RWKV_REQUEST_STREAM = 1,  /* results while the text is being written, too; else one, at the end */
+    RWKV_REQUEST_LOGPROBS = 2 /* also the probabilities of its tokens */
+};
+
+/* These submit a request and return its number, which never comes again; 0 on error. What they are given is copied:
+ * states and samplers stay as they are, and may be freed. state: what the tokens go on from; NULL: a new document.
+ *
+ * rwkv_scheduler_generate: reads count tokens (at least 1) and writes up to max_tokens (0: none; SIZE_MAX: no limit).
+ * sampler: its options and seed, whatever it has chosen before; NULL: those of rwkv_sampler_new with NULL. stops, n_stops
+ * as those of rwkv_generate.
+ *
+ * rwkv_scheduler_score: how well each of the tokens from index first (at least 1) on is predicted by those before it.
+ *
+ * rwkv_scheduler_embed: the vector of rwkv_embed; count may be 0. */
+RWKV_API uint64_t rwkv_scheduler_generate(
+    struct rwkv_scheduler * scheduler, const struct rwkv_state * state, const struct rwkv_sampler * sampler,
+    const uint32_t * tokens, size_t count, size_t max_tokens, const char * const * stops, size_t n_stops,
+    uint32_t flags);
+RWKV_API uint64_t rwkv_scheduler_score(
+    struct rwkv_scheduler * scheduler, const struct rwkv_state * state, const uint32_t * tokens, size_t count,
+    size_t first);
+RWKV_API uint64_t rwkv_scheduler_embed(struct rwkv_scheduler * scheduler, const uint32_t * tokens, size_t count);
+
+/* Ends a request before the next pass; its last result says RWKV_FINISH_CANCELLED. Does nothing if it has ended. */
+RWKV_API bool rwkv_scheduler_cancel(struct rwkv_scheduler * scheduler, uint64_t request);
+
+/* Requests whose last result was not handed out. */
+RWKV_API size_t rwkv_scheduler_get_pending(const struct rwkv_scheduler * scheduler);
+
+/* Waits for the next result of any request, timeout seconds at most; negative: without end. result_out: the result, to be
+ * freed; NULL if none came in time. False on error: the scheduler is freed, or not alive. A result has everything that
+ * came of its request since the one before, so that a caller who comes late needs fewer calls. */
+RWKV_API bool rwkv_scheduler_next(
+    struct rwkv_scheduler * scheduler, double timeout, struct rwkv_result ** result_out);
+
+/* The number of the request, 0 on error. */
+RWKV_API uint64_t rwkv_result_get_request(const struct rwkv_result * result);
+
+/* RWKV_FINISH_NOT_YET, or why the request ended; of those that write nothing RWKV_FINISH_LENGTH. RWKV_FINISH_ERROR: it
+ * failed, and rwkv_get_last_error and rwkv_get_last_error_text with NULL say why. */
+RWKV_API enum rwkv_finish rwkv_result_get_finish(const struct rwkv_result * result);
+
+/* New text, whole UTF-8 characters; it may contain 0. */
+RWKV_API size_t rwkv_result_get_text(const struct rwkv_result * result, char * buffer, size_t size);
+
+/* Tokens that were chosen since, of which the last ones may have no text yet; of a score the most likely tokens. */
+RWKV_API size_t rwkv_result_get_tokens(const struct rwkv_result * result, uint32_t * tokens, size_t capacity);
+
+/* Natural logarithms of their probabilities, before penalties and sampling, if they were asked for; of a score those of
+ * the tokens that were given. Never writes more than capacity; returns how many there are. */
+RWKV_API size_t rwkv_result_get_logprobs(const struct rwkv_result * result, double * logprobs, size_t capacity);
+
+/* Of an embedding: rwkv_get_n_embed floats; else none. */
+RWKV_API size_t rwkv_result_get_vector(const struct rwkv_result * result, float * vector, size_t capacity);
+
+/* A copy of the state of a request that has ended, which has read all that was given and every token that was written
+ * (of a score all but the last one). An error while it goes on, and if it failed. */
+RWKV_API struct rwkv_state * rwkv_result_get_state(const struct rwkv_result * result);
+
+RWKV_API void rwkv_result_free(struct rwkv_result * result);
 
 /* ---- conversations. template_name: a template's name ("g1", "world", "raven", "none"), or the text of one as
  * `rwkv-run chat --template` takes it, or NULL for the one that the model was most likely trained with. ---- */

@@ -21,7 +21,8 @@ struct Penalties: Sendable {
     presence = options.presencePenalty
     frequency = options.frequencyPenalty
     decay = options.penaltyDecay
-    uncounted = tokenizer.map(Self.uncounted) ?? []
+    // Finding them takes as long as writing a few tokens.
+    uncounted = frequency == 0 ? [] : tokenizer.map(Self.uncounted) ?? []
   }
 
   /// The tokens whose text is a substring of " \t0123456789".

@@ -6,33 +6,11 @@
  *
  * The models are byte-level with 256 tokens. Writes the vector of "hello world" to FOLDER/vector. */
 #define _POSIX_C_SOURCE 200809L
-#include "rwkv.h"
+#include "check.h"
 
 #include <math.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-#define CHECK(condition) check((condition) ? 1 : 0, #condition, __LINE__)
-#define FAILS(ctx, word, condition) check_error((ctx), (word), (condition) ? 1 : 0, __LINE__)
-
-static int failures = 0;
-
-static void check(int holds, const char * condition, int line) {
-    if (holds) return;
-    fprintf(stderr, "line %d: %s\n", line, condition);
-    failures++;
-}
-
-/* The call failed, and the error says why. */
-static void check_error(struct rwkv_context * ctx, const char * word, int failed, int line) {
-    char text[512] = "";
-    check(failed, "the call fails", line);
-    rwkv_get_last_error_text(ctx, text, sizeof text);
-    check(strstr(text, word) != NULL, text, line);
-    check(rwkv_get_last_error(ctx) != RWKV_ERROR_NONE, "the error has flags", line);
-}
 
 enum { count = 150, V = 256 }; /* more tokens than one block */
 static uint32_t tokens[count + 1];
@@ -66,17 +44,17 @@ static void test_each(struct rwkv_context * ctx, struct rwkv_context * other) {
     }
     CHECK(rwkv_state_reset(state));
     CHECK(rwkv_state_score(ctx, state, tokens, tokens + 1, 3, scores, NULL, NULL, NULL));
-    FAILS(ctx, "cancelled", !rwkv_state_eval_each(ctx, state, tokens, count, each[0], cancel, NULL));
-    FAILS(ctx, "cancelled", !rwkv_state_score(ctx, state, tokens, tokens, count, scores, NULL, cancel, NULL));
-    FAILS(ctx, "logits_out is NULL", !rwkv_state_eval_each(ctx, state, tokens, count, NULL, NULL, NULL));
-    FAILS(ctx, "logprobs_out is NULL", !rwkv_state_score(ctx, state, tokens, tokens, 2, NULL, NULL, NULL, NULL));
-    FAILS(ctx, "tokens is NULL", !rwkv_state_score(ctx, state, tokens, NULL, 2, scores, NULL, NULL, NULL));
-    FAILS(ctx, "at least one", !rwkv_state_eval_each(ctx, state, tokens, 0, one, NULL, NULL));
+    FAILS_WITH(ctx, "cancelled", !rwkv_state_eval_each(ctx, state, tokens, count, each[0], cancel, NULL));
+    FAILS_WITH(ctx, "cancelled", !rwkv_state_score(ctx, state, tokens, tokens, count, scores, NULL, cancel, NULL));
+    FAILS_WITH(ctx, "logits_out is NULL", !rwkv_state_eval_each(ctx, state, tokens, count, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "logprobs_out is NULL", !rwkv_state_score(ctx, state, tokens, tokens, 2, NULL, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "tokens is NULL", !rwkv_state_score(ctx, state, tokens, NULL, 2, scores, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "at least one", !rwkv_state_eval_each(ctx, state, tokens, 0, one, NULL, NULL));
     tokens[1] = 256;
-    FAILS(ctx, "vocabulary", !rwkv_state_score(ctx, state, tokens, tokens + 1, 1, scores, NULL, NULL, NULL));
-    FAILS(other, "belongs", !rwkv_state_eval_each(other, state, tokens, 1, one, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_state_eval_each(NULL, state, tokens, 1, one, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_state_score(NULL, state, tokens, tokens, 1, scores, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "vocabulary", !rwkv_state_score(ctx, state, tokens, tokens + 1, 1, scores, NULL, NULL, NULL));
+    FAILS_WITH(other, "belongs", !rwkv_state_eval_each(other, state, tokens, 1, one, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_state_eval_each(NULL, state, tokens, 1, one, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_state_score(NULL, state, tokens, tokens, 1, scores, NULL, NULL, NULL));
     rwkv_state_free(state);
     rwkv_state_free(same);
 }
@@ -93,9 +71,9 @@ static void test_vectors(struct rwkv_context * ctx, const char * folder) {
     CHECK(rwkv_embed(ctx, "another", 7, again, NULL, NULL) && memcmp(vector, again, n * sizeof(float)) != 0);
     CHECK(rwkv_embed(ctx, "hello world", 11, again, NULL, NULL) && memcmp(vector, again, n * sizeof(float)) == 0);
     CHECK(rwkv_embed(ctx, "", 0, again, NULL, NULL));
-    FAILS(ctx, "cancelled", !rwkv_embed(ctx, "hello", 5, again, cancel, NULL));
-    FAILS(ctx, "vector_out is NULL", !rwkv_embed(ctx, "hello", 5, NULL, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_embed(NULL, "hello", 5, again, NULL, NULL));
+    FAILS_WITH(ctx, "cancelled", !rwkv_embed(ctx, "hello", 5, again, cancel, NULL));
+    FAILS_WITH(ctx, "vector_out is NULL", !rwkv_embed(ctx, "hello", 5, NULL, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_embed(NULL, "hello", 5, again, NULL, NULL));
     snprintf(path, sizeof path, "%s/vector", folder);
     file = fopen(path, "wb");
     CHECK(file != NULL && fwrite(vector, sizeof(float), n, file) == n);
@@ -134,21 +112,21 @@ static void test_many(struct rwkv_context * ctx) {
     CHECK(rwkv_embed(ctx, "", 0, vector, NULL, NULL) && memcmp(packed + n, vector, n * sizeof(float)) == 0);
     CHECK(rwkv_get_identity(ctx, identity, sizeof identity) == 16);
 
-    FAILS(ctx, "cancelled", !rwkv_eval_texts(ctx, states, tokens, lengths, 3, NULL, cancel, NULL));
-    FAILS(ctx, "text 1 has 0", !rwkv_eval_texts(ctx, states, tokens, wrong, 2, NULL, NULL, NULL));
-    FAILS(ctx, "no texts", !rwkv_eval_texts(ctx, states, tokens, lengths, 0, NULL, NULL, NULL));
-    FAILS(ctx, "lengths is NULL", !rwkv_embed_texts(ctx, tokens, NULL, 1, packed, NULL, NULL));
-    FAILS(ctx, "vectors_out is NULL", !rwkv_embed_texts(ctx, tokens, lengths, 1, NULL, NULL, NULL));
-    FAILS(ctx, "logprobs_out is NULL", !rwkv_score_texts(ctx, states, tokens, tokens, lengths, 1, 0, 0, NULL, NULL));
-    FAILS(ctx, "states is NULL", !rwkv_score_texts(ctx, NULL, tokens, tokens, lengths, 1, scores, 0, NULL, NULL));
+    FAILS_WITH(ctx, "cancelled", !rwkv_eval_texts(ctx, states, tokens, lengths, 3, NULL, cancel, NULL));
+    FAILS_WITH(ctx, "text 1 has 0", !rwkv_eval_texts(ctx, states, tokens, wrong, 2, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "no texts", !rwkv_eval_texts(ctx, states, tokens, lengths, 0, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "lengths is NULL", !rwkv_embed_texts(ctx, tokens, NULL, 1, packed, NULL, NULL));
+    FAILS_WITH(ctx, "vectors_out is NULL", !rwkv_embed_texts(ctx, tokens, lengths, 1, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "logprobs_out is NULL", !rwkv_score_texts(ctx, states, tokens, tokens, lengths, 1, 0, 0, NULL, NULL));
+    FAILS_WITH(ctx, "states is NULL", !rwkv_score_texts(ctx, NULL, tokens, tokens, lengths, 1, scores, 0, NULL, NULL));
     rwkv_state_free(states[2]);
     states[2] = states[0];
-    FAILS(ctx, "busy", !rwkv_eval_texts(ctx, states, tokens, lengths, 3, NULL, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_eval_texts(NULL, states, tokens, lengths, 1, NULL, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_score_texts(NULL, states, tokens, tokens, lengths, 1, scores, 0, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_embed_texts(NULL, tokens, lengths, 1, packed, NULL, NULL));
-    FAILS(NULL, "NULL", rwkv_get_identity(NULL, identity, sizeof identity) == RWKV_FAILED);
-    FAILS(NULL, "NULL", rwkv_sampler_is_finished(NULL) || true);
+    FAILS_WITH(ctx, "busy", !rwkv_eval_texts(ctx, states, tokens, lengths, 3, NULL, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_eval_texts(NULL, states, tokens, lengths, 1, NULL, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_score_texts(NULL, states, tokens, tokens, lengths, 1, scores, 0, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_embed_texts(NULL, tokens, lengths, 1, packed, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", rwkv_get_identity(NULL, identity, sizeof identity) == RWKV_FAILED);
+    FAILS_WITH(NULL, "NULL", rwkv_sampler_is_finished(NULL) || true);
     for (i = 0; i < 2; i++) rwkv_state_free(states[i]);
     rwkv_state_free(same);
     free(packed);
@@ -171,18 +149,18 @@ static void test_templates(struct rwkv_context * ctx) {
         contents + 3, 1, text, sizeof text) == 7 && strcmp(text, "<Why?>=") == 0);
     CHECK(rwkv_get_template_stop_count(ctx, NULL) == 2 && rwkv_get_template_stop_count(ctx, "none") == 0);
     CHECK(rwkv_get_template_stop(ctx, "g1", 0, text, sizeof text) == 7 && strcmp(text, "\n\nUser:") == 0);
-    FAILS(ctx, "2 stop strings", rwkv_get_template_stop(ctx, "g1", 2, text, sizeof text) == RWKV_FAILED);
-    FAILS(ctx, "there are g1", rwkv_get_template_stop_count(ctx, "chatml") == RWKV_FAILED);
-    FAILS(ctx, "no place for a system", rwkv_apply_template(ctx, "raven", 0, roles, contents, 1, 0, 0) == RWKV_FAILED);
-    FAILS(ctx, "thinking 'hard'", rwkv_apply_template(ctx, 0, "hard", roles, contents, 1, 0, 0) == RWKV_FAILED);
+    FAILS_WITH(ctx, "2 stop strings", rwkv_get_template_stop(ctx, "g1", 2, text, sizeof text) == RWKV_FAILED);
+    FAILS_WITH(ctx, "there are g1", rwkv_get_template_stop_count(ctx, "chatml") == RWKV_FAILED);
+    FAILS_WITH(ctx, "no place for a system", rwkv_apply_template(ctx, "raven", 0, roles, contents, 1, 0, 0) == RWKV_FAILED);
+    FAILS_WITH(ctx, "thinking 'hard'", rwkv_apply_template(ctx, 0, "hard", roles, contents, 1, 0, 0) == RWKV_FAILED);
     roles[1] = "tool";
-    FAILS(ctx, "role 'tool'", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
+    FAILS_WITH(ctx, "role 'tool'", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
     roles[1] = NULL;
-    FAILS(ctx, "roles[1] is NULL", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
-    FAILS(ctx, "contents is NULL", rwkv_apply_template(ctx, 0, 0, roles, NULL, 1, 0, 0) == RWKV_FAILED);
-    FAILS(NULL, "NULL", rwkv_apply_template(NULL, 0, 0, roles, contents, 1, 0, 0) == RWKV_FAILED);
-    FAILS(NULL, "NULL", rwkv_get_template_stop_count(NULL, 0) == RWKV_FAILED);
-    FAILS(NULL, "NULL", rwkv_get_template_stop(NULL, 0, 0, 0, 0) == RWKV_FAILED);
+    FAILS_WITH(ctx, "roles[1] is NULL", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
+    FAILS_WITH(ctx, "contents is NULL", rwkv_apply_template(ctx, 0, 0, roles, NULL, 1, 0, 0) == RWKV_FAILED);
+    FAILS_WITH(NULL, "NULL", rwkv_apply_template(NULL, 0, 0, roles, contents, 1, 0, 0) == RWKV_FAILED);
+    FAILS_WITH(NULL, "NULL", rwkv_get_template_stop_count(NULL, 0) == RWKV_FAILED);
+    FAILS_WITH(NULL, "NULL", rwkv_get_template_stop(NULL, 0, 0, 0, 0) == RWKV_FAILED);
 }
 
 struct record {
@@ -212,9 +190,9 @@ static void test_observing(struct rwkv_context * ctx) {
     end = rwkv_generate_observed(ctx, state, sampler, "hello", 5, 3, NULL, 0, NULL, receive, &record);
     CHECK(end == RWKV_FINISH_LENGTH && record.tokens == 30);
     end = rwkv_generate_observed(ctx, state, sampler, "hello", 5, 3, NULL, 0, observe, NULL, &record);
-    FAILS(ctx, "receive is NULL", end == RWKV_FINISH_ERROR);
+    FAILS_WITH(ctx, "receive is NULL", end == RWKV_FINISH_ERROR);
     end = rwkv_generate_observed(NULL, state, sampler, "hello", 5, 3, NULL, 0, observe, receive, &record);
-    FAILS(NULL, "NULL", end == RWKV_FINISH_ERROR);
+    FAILS_WITH(NULL, "NULL", end == RWKV_FINISH_ERROR);
     rwkv_sampler_free(sampler);
     rwkv_state_free(state);
 }
