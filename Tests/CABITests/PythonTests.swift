@@ -42,6 +42,34 @@ extension CABITests {
     try Self.sameLogits(Workplace.shared.get(), "logits-python")
   }
 
+  /// What the docstrings show is so, and docs/python-api.md is made of them.
+  @Test(has("numpy")) func thePackageIsDocumented() throws {
+    let place = try Workplace.shared.get()
+    let checkpoint = place.checkpoint("v7-std/model.safetensors")
+    try Self.require(
+      "\(Self.python(place)) Tests/CABITests/Programs/documented.py \(place.path)/model.rwkv \(checkpoint) "
+        + "\(place.path)/out")
+    try Self.require("\(Self.python(place)) tools/python-api.py --check")
+  }
+
+  /// A folder of texts to scores, vectors and texts.
+  @Test(has("numpy"), arguments: ["score", "embed", "generate"])
+  func exampleOfBulkWorkRuns(_ task: String) throws {
+    let place = try Workplace.shared.get()
+    let folder = place.path + "/documents"
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    let lines = (0..<20).map { #"{"text": "document \#($0)"}"# + "\n" }.joined()
+    try lines.write(toFile: folder + "/some.jsonl", atomically: true, encoding: .utf8)
+    try Self.require(
+      "\(Self.python(place)) examples/python/bulk.py \(place.path)/model.rwkv \(task) \(folder) "
+        + "\(place.path)/\(task).jsonl")
+    let rows = try String(contentsOfFile: "\(place.path)/\(task).jsonl", encoding: .utf8).split(
+      separator: "\n")
+    let field = ["score": "logprob", "embed": "embedding", "generate": "text"][task] ?? ""
+    #expect(
+      rows.count == 20 && rows.allSatisfy { $0.contains("\"\(field)\": ") && $0.contains("\"error\": null") })
+  }
+
   @Test(has("numpy")) func manyTextsAreTheSameAsEach() throws {
     try Self.program("many.py", ["model", "other", "hybrid"])
   }

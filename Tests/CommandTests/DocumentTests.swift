@@ -25,7 +25,8 @@ struct DocumentTests {
       cat >block.c <<'END'
       #include <rwkv.h>
       #include <stdio.h>
-      static bool print_piece(const char * text, size_t length, void * user) {
+      #include <string.h>
+      __attribute__((unused)) static bool print_piece(const char * text, size_t length, void * user) {
         return fwrite(text, 1, length, stdout) == length && !user;
       }
       int main(void) {

@@ -34,6 +34,11 @@ __version__ = "{}.{}.{}".format(*(library.rwkv_version_number() // 1000**place %
 
 def quantize(source: str | os.PathLike[str], target: str | os.PathLike[str], type: str = "int4") -> None:
     """Converts a checkpoint, or a `.rwkv` file of type fp32 or fp16, into a `.rwkv` file, which replaces an existing
-    one when it is complete. type: int4, int5, int8, fp16 or fp32."""
+    one when it is complete. type: int4, int5, int8, fp16 or fp32.
+
+    >>> quantize("checkpoint.safetensors", "small.rwkv", "int4")
+    >>> Model("small.rwkv").metadata["conversion.type"]
+    'int4'
+    """
     if not library.rwkv_quantize_model_file(os.fsencode(source), os.fsencode(target), type.encode()):
         raise error(None)

@@ -121,7 +121,14 @@ class Generation(Iterator[str]):
         raise StopIteration
 
     def close(self) -> None:
-        """Ends the text here, so that the model and the state can be used for something else."""
+        """Ends the text here, so that the model and the state can be used for something else.
+
+        >>> text = model.generate("The database", max_tokens=100, bias={0: float("-inf")})
+        >>> piece = next(text)
+        >>> text.close()
+        >>> text.finish_reason
+        'cancelled'
+        """
         self._writer.goes_on = False
         if self._thread.is_alive():
             self._writer.wanted.release()

@@ -48,6 +48,10 @@ class Model(Handle):
 
         A model pickles as its path, these options and its identity, and is opened again where it is unpickled: workers
         of one machine share the file's memory.
+
+        >>> with Model("model.rwkv", threads=2) as opened:
+        ...     print(opened.streamed_size)
+        0
         """
         self._reopening: _Reopening = (os.path.abspath(os.fsdecode(path)), threads, memory_limit)
 
@@ -71,7 +75,11 @@ class Model(Handle):
         self.heads: int = library.rwkv_get_n_head(handle)
 
     def clone(self, threads: int) -> Model:
-        """Another model over the same weights, for another thread."""
+        """Another model over the same weights, for another thread.
+
+        >>> model.clone(threads=1).identity == model.identity
+        True
+        """
         handle = library.rwkv_clone_context(self._handle, threads)
         if not handle:
             raise error(self._handle)
@@ -124,7 +132,12 @@ class Model(Handle):
     # Text
 
     def encode(self, string: str | bytes) -> NDArray[np.uint32]:
-        """Token ids of a text."""
+        """Token ids of a text.
+
+        >>> tokens = model.encode("The database")
+        >>> tokens.dtype, tokens.ndim
+        (dtype('uint32'), 1)
+        """
         data = string.encode() if isinstance(string, str) else string
         # No tokenizer makes more tokens than bytes, but for a few at the borders of words.
         tokens = np.empty(len(data) + 8, np.uint32)
@@ -136,18 +149,32 @@ class Model(Handle):
             tokens = np.empty(count, np.uint32)
 
     def decode(self, tokens: ArrayLike) -> bytes:
-        """The bytes of tokens, which may start or end within a character."""
+        """The bytes of tokens, which may start or end within a character.
+
+        >>> model.decode(model.encode("naïve")).decode()
+        'naïve'
+        """
         list = ids(tokens)
         return text(self._handle, "decode", list.ctypes.data, list.size)
 
     # States
 
     def new_state(self) -> State:
-        """The state before the first token."""
+        """The state before the first token.
+
+        >>> state = model.new_state()
+        >>> logits = model.read(state, model.encode("The database"))
+        """
         return State(self, library.rwkv_state_new(self._handle))
 
     def load_state(self, source: str | os.PathLike[str] | bytes) -> State:
-        """A state of this model that was saved: a path, or the bytes of `State.to_bytes`."""
+        """A state of this model that was saved: a path, or the bytes of `State.to_bytes`.
+
+        >>> state = model.new_state()
+        >>> data = state.to_bytes(tokens=[0])
+        >>> model.load_state(data).tokens.tolist()
+        [0]
+        """
         if isinstance(source, bytes):
             return State(self, library.rwkv_state_load_memory(self._handle, source, len(source)))
         return State(self, library.rwkv_state_load(self._handle, os.fsencode(source)))
@@ -157,7 +184,12 @@ class Model(Handle):
     def read(
         self, state: State, tokens: ArrayLike, progress: Callable[[float], bool | None] | None = None
     ) -> NDArray[np.float32]:
-        """Reads tokens into a state; the logits [V] of the token after the last."""
+        """Reads tokens into a state; the logits [V] of the token after the last.
+
+        >>> logits = model.read(model.new_state(), model.encode("The database"))
+        >>> logits.shape == (model.vocabulary,)
+        True
+        """
         list, logits = ids(tokens), np.empty(self.vocabulary, np.float32)
 
         def read(report: object) -> bool:
@@ -173,7 +205,11 @@ class Model(Handle):
     def read_each(
         self, state: State, tokens: ArrayLike, progress: Callable[[float], bool | None] | None = None
     ) -> NDArray[np.float32]:
-        """Reads tokens into a state; the logits [T, V] after each of them."""
+        """Reads tokens into a state; the logits [T, V] after each of them.
+
+        >>> model.read_each(model.new_state(), [0, 1, 2]).shape == (3, model.vocabulary)
+        True
+        """
         list = ids(tokens)
         logits = np.empty((list.size, self.vocabulary), np.float32)
         arguments = (self._handle, state._handle, list.ctypes.data, list.size, logits.ctypes.data)
@@ -181,7 +217,11 @@ class Model(Handle):
         return self._checked(good, logits)
 
     def read_vectors(self, state: State, vectors: ArrayLike) -> NDArray[np.float32]:
-        """Reads vectors [T, D] in place of rows of the embedding table: what an encoder of images or sound made."""
+        """Reads vectors [T, D] in place of rows of the embedding table: what an encoder of images or sound made.
+
+        >>> vectors = np.zeros((4, model.embedding), np.float32)
+        >>> logits = model.read_vectors(model.new_state(), vectors)
+        """
         values = np.ascontiguousarray(vectors, np.float32)
         if values.ndim != 2 or values.shape[1] != self.embedding:
             raise ValueError(f"vectors have shape {values.shape}, expected [T, {self.embedding}]")
@@ -192,7 +232,12 @@ class Model(Handle):
         return self._checked(good, logits)
 
     def read_batch(self, states: Sequence[State], tokens: ArrayLike) -> NDArray[np.float32]:
-        """Reads one token into each of up to 64 states, with one pass over the weights; their logits [n, V]."""
+        """Reads one token into each of up to 64 states, with one pass over the weights; their logits [n, V].
+
+        >>> states = [model.new_state() for _ in range(3)]
+        >>> model.read_batch(states, [1, 2, 3]).shape == (3, model.vocabulary)
+        True
+        """
         list, logits = ids(tokens), np.empty((len(states), self.vocabulary), np.float32)
         if list.size != len(states):
             raise ValueError(f"{list.size} tokens for {len(states)} states")
@@ -201,7 +246,12 @@ class Model(Handle):
         return self._checked(good, logits)
 
     def hidden(self) -> NDArray[np.float32]:
-        """The hidden vector [D] from which the last logits were made: an embedding of what was read."""
+        """The hidden vector [D] from which the last logits were made: an embedding of what was read.
+
+        >>> logits = model.read(model.new_state(), model.encode("The database"))
+        >>> model.hidden().shape == (model.embedding,)
+        True
+        """
         vector = np.empty(self.embedding, np.float32)
         return self._checked(library.rwkv_get_hidden(self._handle, vector.ctypes.data), vector)
 
@@ -228,6 +278,10 @@ class Model(Handle):
         empty if this model read or wrote something with this state last. stop: a text, or several, that end the
         generation and are not part of it; None: those that the model's file has. Options: those of `Sampler`, or a
         sampler that goes on from one call to the next.
+
+        >>> pieces = model.generate("The database", max_tokens=20, temperature=0.8, seed=1, stop="\\n\\n")
+        >>> "".join(pieces) == pieces.text
+        True
         """
         if sampler is not None and (options or bias):
             raise TypeError("give a sampler or its options, not both")
@@ -252,6 +306,11 @@ class Model(Handle):
         long, fake).
         If the last message is the assistant's, the answer goes on from there. Options: those of `generate`.
         `Session` keeps what it has read from one message to the next.
+
+        >>> answer = model.chat([{"role": "user", "content": "What is a hash table?"}], max_tokens=20)
+        >>> text = "".join(answer)
+        >>> answer.finish_reason in ("length", "end", "stop")
+        True
         """
         prompt, ends = self._conversation(messages, template, thinking)
         options |= {"max_tokens": max_tokens, "stop": stop}
@@ -260,7 +319,11 @@ class Model(Handle):
     def apply_template(
         self, messages: Sequence[Message], template: str | None = None, thinking: str | None = None
     ) -> str:
-        """The text that `chat` lets the model read."""
+        """The text that `chat` lets the model read.
+
+        >>> model.apply_template([{"role": "user", "content": "Hello"}], template="world")
+        'User: Hello\\n\\nAssistant:'
+        """
         return self._conversation(messages, template, thinking)[0].decode()
 
     def _conversation(
@@ -309,11 +372,19 @@ class Model(Handle):
 
         Both are read from an empty state, after token 0, which begins a document. They may also be token ids; then
         nothing is added before a context.
+
+        >>> result = model.score(("The capital of France is", " Paris"))
+        >>> result.text, result.logprob < 0
+        (' Paris', True)
         """
         return next(self.score_many([item])).raised()
 
     def embed(self, string: str | bytes) -> NDArray[np.float32]:
-        """The vector [D] of a text, of length 1: dot products tell how alike texts are. As `rwkv-run embed`."""
+        """The vector [D] of a text, of length 1: dot products tell how alike texts are. As `rwkv-run embed`.
+
+        >>> model.embed("a table").shape == (model.embedding,)
+        True
+        """
         vector = next(self.embed_many([string])).raised().vector
         assert vector is not None
         return vector
@@ -339,16 +410,32 @@ class Model(Handle):
         installed. logprobs: also those of the tokens. Options: those of `generate`, for all rows.
 
         A row that cannot be written has an `error` and the others go on. Leaving the loop ends everything.
+
+        >>> rows = ["The database", {"prompt": "A function", "max_tokens": 5}]
+        >>> for result in model.generate_many(rows, max_tokens=10, seeds=[1, 2]):
+        ...     print(result.index, result.error, len(result.tokens) <= 10)
+        0 None True
+        1 None True
         """
         options |= {"max_tokens": max_tokens, "logprobs": logprobs}
         return generate_many(self, items, seeds, max_rows, ordered, progress, options)
 
     def score_many(self, items: Iterable[ScoreItem], *, max_rows: int = 16, progress: bool = False) -> Iterator[Result]:
-        """Scores many texts as `score` does, in order. What their contexts share is read once."""
+        """Scores many texts as `score` does, in order. What their contexts share is read once.
+
+        >>> choices = [("The capital of France is", city) for city in (" Paris", " Rome")]
+        >>> likely = max(model.score_many(choices), key=lambda result: result.logprob)
+        >>> likely.text in (" Paris", " Rome")
+        True
+        """
         return score_many(self, items, max_rows, progress)
 
     def embed_many(
         self, items: Iterable[str | bytes], *, max_rows: int = 16, progress: bool = False
     ) -> Iterator[Result]:
-        """The vectors of many texts, in order: `vector` of each result."""
+        """The vectors of many texts, in order: `vector` of each result.
+
+        >>> vectors = np.stack([result.vector for result in model.embed_many(["one", "two", "three"])])
+        >>> alike = vectors @ vectors.T
+        """
         return embed_many(self, items, max_rows, progress)

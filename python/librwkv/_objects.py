@@ -31,7 +31,14 @@ class Handle:
         self._free: Callable[[int], None] = getattr(library, f"rwkv_{kind}free")
 
     def close(self) -> None:
-        """Frees it now; using it afterwards is an error. What was made from it stays usable."""
+        """Frees it now; using it afterwards is an error. What was made from it stays usable.
+
+        >>> opened = Model("model.rwkv")
+        >>> state = opened.new_state()
+        >>> opened.close()
+        >>> state.nbytes > 0
+        True
+        """
         if hasattr(self, "_free"):
             self._free(self._handle)
 
@@ -53,11 +60,24 @@ class State(Handle):
         self._model = model
 
     def copy(self) -> State:
-        """An independent copy: a fork of the conversation."""
+        """An independent copy: a fork of the conversation.
+
+        >>> state = model.new_state()
+        >>> fork = state.copy()
+        >>> np.array_equal(model.read(state, [1]), model.read(fork, [1]))
+        True
+        """
         return State(self._model, library.rwkv_state_clone(self._handle))
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Forgets everything.
+
+        >>> state = model.new_state()
+        >>> first = model.read(state, [1])
+        >>> state.reset()
+        >>> np.array_equal(model.read(state, [1]), first)
+        True
+        """
         if not library.rwkv_state_reset(self._handle):
             raise error(None)
 
@@ -74,13 +94,21 @@ class State(Handle):
         return tokens
 
     def save(self, path: str | os.PathLike[str], tokens: ArrayLike = ()) -> None:
-        """Writes a file that appears complete or not at all, with the tokens that led here if they are given."""
+        """Writes a file that appears complete or not at all, with the tokens that led here if they are given.
+
+        >>> model.new_state().save("empty.state")
+        >>> state = model.load_state("empty.state")
+        """
         list = ids(tokens)
         if not library.rwkv_state_save(self._handle, os.fsencode(path), list.ctypes.data, list.size):
             raise error(None)
 
     def to_bytes(self, tokens: ArrayLike = ()) -> bytes:
-        """The same as `save`, to memory."""
+        """The same as `save`, to memory.
+
+        >>> type(model.new_state().to_bytes())
+        <class 'bytes'>
+        """
         list = ids(tokens)
         size = checked_size(library.rwkv_state_save_memory(self._handle, list.ctypes.data, list.size, None, 0), None)
         buffer = ctypes.create_string_buffer(size)
@@ -115,7 +143,13 @@ class Sampler(Handle):
                 raise error(None)
 
     def sample(self, logits: ArrayLike) -> int:
-        """Chooses a token by its logits [V] and remembers it for the penalties."""
+        """Chooses a token by its logits [V] and remembers it for the penalties.
+
+        >>> sampler = Sampler(model, temperature=0)
+        >>> logits = model.read(model.new_state(), [1])
+        >>> sampler.sample(logits) == logits.argmax()
+        True
+        """
         values = np.ascontiguousarray(logits, np.float32)
         token = ctypes.c_uint32()
         if not library.rwkv_sampler_sample(self._handle, values.ctypes.data, values.size, ctypes.byref(token)):
@@ -123,7 +157,12 @@ class Sampler(Handle):
         return token.value
 
     def reset(self) -> None:
-        """Forgets the tokens written so far. The random numbers go on."""
+        """Forgets the tokens written so far. The random numbers go on.
+
+        >>> sampler = Sampler(model, presence_penalty=0.5, bias={0: float("-inf")})
+        >>> token = sampler.sample(model.read(model.new_state(), [1]))
+        >>> sampler.reset()
+        """
         if not library.rwkv_sampler_reset(self._handle):
             raise error(None)
 

@@ -53,7 +53,11 @@ class Result:
     """Of an embedding: D values, of length 1."""
 
     def raised(self) -> Result:
-        """The result itself, or its error as an exception."""
+        """The result itself, or its error as an exception.
+
+        >>> [result.raised().index for result in model.embed_many(["one", "two"])]
+        [0, 1]
+        """
         if self.error is not None:
             raise self.error
         return self

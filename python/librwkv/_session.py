@@ -40,7 +40,13 @@ class Session:
         return [*self._messages, {"role": "assistant", "content": self._answer.text.strip()}]
 
     def send(self, message: str, thinking: str | None = None, **options: Any) -> Generation:
-        """Reads a message and answers, piece by piece. Options: those of `Model.generate`."""
+        """Reads a message and answers, piece by piece. Options: those of `Model.generate`.
+
+        >>> talk = Session(model)
+        >>> answer = "".join(talk.send("Hello", max_tokens=10, seed=1))
+        >>> [message["role"] for message in talk.messages]
+        ['user', 'assistant']
+        """
         if self._answer is not None:
             self._answer.close()
         self._messages = [*self.messages, {"role": "user", "content": message}]
@@ -57,11 +63,23 @@ class Session:
         return self._answer
 
     def fork(self) -> Session:
-        """An independent conversation that goes on from here."""
+        """An independent conversation that goes on from here.
+
+        >>> talk = Session(model, system="Answer briefly.")
+        >>> other = talk.fork()
+        >>> answer = "".join(other.send("Hello", max_tokens=10))
+        >>> len(talk.messages), len(other.messages)
+        (1, 3)
+        """
         fork = Session(self.model, template=self.template)
         fork._messages, fork._state, fork._read = self.messages, self._state.copy(), self._read
         return fork
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the state to a file. `rwkv-run chat --load-state` goes on from it."""
+        """Writes the state to a file. `rwkv-run chat --load-state` goes on from it.
+
+        >>> talk = Session(model)
+        >>> answer = "".join(talk.send("Hello", max_tokens=10))
+        >>> talk.save("talk.state")
+        """
         self._state.save(path, self.model.encode(self._read))

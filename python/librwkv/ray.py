@@ -30,7 +30,13 @@ class Worker(Columns):
     """
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch with the new columns."""
+        """A batch with the new columns.
+
+        >>> from librwkv.ray import Worker
+        >>> worker = Worker("model.rwkv", "score", threads=1)
+        >>> sorted(worker({"text": np.array(["one", "two"])}))
+        ['error', 'logprob', 'text', 'tokens']
+        """
         added = self.add(batch)
         return batch | {name: _array(name, values) for name, values in added.items()}
 

@@ -28,6 +28,7 @@ class Mapper(Columns):
     """
 
     def __call__(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """Tables with the new columns."""
         for frame in frames:
             yield frame.assign(**self.add(frame))
 
@@ -38,7 +39,13 @@ class Mapper(Columns):
 
 
 def transform(table: DataFrame, model: str, task: Task = "generate", column: str = "text", **options: Any) -> DataFrame:
-    """A table with the columns that a task adds. Arguments: those of `Columns`."""
+    """A table with the columns that a task adds. Arguments: those of `Columns`.
+
+    >>> from librwkv.spark import transform
+    >>> table = spark.createDataFrame([{"text": "one"}, {"text": "two"}])
+    >>> transform(table, "model.rwkv", task="score", threads=1).columns
+    ['text', 'logprob', 'tokens', 'error']
+    """
     from pyspark.sql.types import StructType
 
     mapper = Mapper(model, task, column, **options)

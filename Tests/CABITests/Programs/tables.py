@@ -4,6 +4,7 @@
 tables.py ray|spark MODEL FOLDER
 """
 
+import doctest
 import json
 import math
 import os
@@ -72,8 +73,21 @@ def with_spark() -> dict[int, dict[str, Any]]:
             values.pop("text")
             for name, value in values.items():
                 results[number][f"{task} {name}"] = value
+    documented(transform, {"spark": spark})
     spark.stop()
     return results
+
+
+def documented(function: Any, names: dict[str, Any]) -> None:
+    """What a function's documentation shows is so."""
+    runner, place = doctest.DocTestRunner(), pathlib.Path.cwd()
+    os.chdir(folder)
+    pathlib.Path("model.rwkv").unlink(missing_ok=True)
+    os.symlink(pathlib.Path(model_path).resolve(), "model.rwkv")
+    for test in doctest.DocTestFinder().find(function, globs=names):
+        runner.run(test)
+    os.chdir(place)
+    assert runner.tries > 0 and runner.failures == 0
 
 
 marker = folder / "killed"
