@@ -37,7 +37,7 @@ def quantize(source: str | os.PathLike[str], target: str | os.PathLike[str], typ
     one when it is complete. type: int4, int5, int8, fp16 or fp32.
 
     >>> quantize("checkpoint.safetensors", "small.rwkv", "int4")
-    >>> Model("small.rwkv").metadata["conversion.type"]
+    >>> Model("small.rwkv").metadata["quantization.type"]
     'int4'
     """
     if not library.rwkv_quantize_model_file(os.fsencode(source), os.fsencode(target), type.encode()):

@@ -321,7 +321,7 @@ class Model(Handle):
     ) -> str:
         """The text that `chat` lets the model read.
 
-        >>> model.apply_template([{"role": "user", "content": "Hello"}], template="world")
+        >>> model.apply_template([{"role": "user", "content": "Hello"}], template="g1")
         'User: Hello\\n\\nAssistant:'
         """
         return self._conversation(messages, template, thinking)[0].decode()

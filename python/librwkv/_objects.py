@@ -147,7 +147,7 @@ class Sampler(Handle):
 
         >>> sampler = Sampler(model, temperature=0)
         >>> logits = model.read(model.new_state(), [1])
-        >>> sampler.sample(logits) == logits.argmax()
+        >>> sampler.sample(logits) == int(logits.argmax())
         True
         """
         values = np.ascontiguousarray(logits, np.float32)

@@ -112,13 +112,13 @@ static struct rwkv_result * wait_for(struct rwkv_scheduler * scheduler, uint64_t
 static void test_kinds(struct rwkv_context * ctx) {
     struct rwkv_scheduler * scheduler = rwkv_scheduler_new(ctx, 0, 64);
     size_t d = rwkv_get_n_embed(ctx), i;
-    struct rwkv_result * result = wait_for(scheduler, rwkv_scheduler_generate(scheduler, NULL, NULL, prompt, 90, 0, NULL, 0, 0));
+    uint64_t id = rwkv_scheduler_generate(scheduler, NULL, NULL, prompt, 90, 0, NULL, 0, 0);
+    struct rwkv_result * result = wait_for(scheduler, id);
     struct rwkv_state * half = rwkv_result_get_state(result), * whole = rwkv_state_new(ctx);
     double scores[200], expected[200], written[10];
     uint32_t best[200], likeliest[200], tokens[10];
     float * vector = (float *) malloc(d * sizeof(float)), * same = (float *) malloc(d * sizeof(float));
     float logits[V], others[V];
-    char text[200];
     CHECK(rwkv_result_get_finish(result) == RWKV_FINISH_LENGTH && half != NULL);
     CHECK(rwkv_result_get_text(result, NULL, 0) == 0 && rwkv_result_get_tokens(result, NULL, 0) == 0);
     rwkv_result_free(result);
@@ -128,7 +128,8 @@ static void test_kinds(struct rwkv_context * ctx) {
     CHECK(rwkv_state_reset(whole));
     CHECK(rwkv_state_score(ctx, whole, prompt, prompt + 1, 199, expected, likeliest, NULL, NULL));
     result = wait_for(scheduler, rwkv_scheduler_score(scheduler, half, prompt + 91, 109, 1));
-    CHECK(rwkv_result_get_logprobs(result, scores, 200) == 108 && memcmp(scores, expected + 91, 108 * sizeof(double)) == 0);
+    CHECK(rwkv_result_get_logprobs(result, scores, 200) == 108);
+    CHECK(memcmp(scores, expected + 91, 108 * sizeof(double)) == 0);
     CHECK(rwkv_result_get_tokens(result, best, 200) == 108 && memcmp(best, likeliest + 91, 108 * sizeof best[0]) == 0);
     rwkv_result_free(result);
     result = wait_for(scheduler, rwkv_scheduler_score(scheduler, NULL, prompt, 200, 70));
@@ -147,15 +148,12 @@ static void test_kinds(struct rwkv_context * ctx) {
     rwkv_result_free(result);
 
     /* The tokens of a text, their probabilities, and the state that has read them. */
-    result = wait_for(scheduler, rwkv_scheduler_generate(scheduler, NULL, NULL, prompt, 90, 10, NULL, 0, RWKV_REQUEST_LOGPROBS));
+    id = rwkv_scheduler_generate(scheduler, NULL, NULL, prompt, 90, 10, NULL, 0, RWKV_REQUEST_LOGPROBS);
+    result = wait_for(scheduler, id);
     CHECK(rwkv_result_get_tokens(result, tokens, 10) == 10 && rwkv_result_get_logprobs(result, written, 10) == 10);
     CHECK(rwkv_state_reset(whole));
     CHECK(rwkv_state_eval(ctx, whole, prompt, 90, NULL, NULL, NULL));
-    rwkv_state_free(half);
-    half = rwkv_state_clone(whole);
-    CHECK(rwkv_state_eval(ctx, half, prompt + 89, 1, NULL, NULL, NULL));
     CHECK(rwkv_state_eval(ctx, whole, tokens, 10, logits, NULL, NULL));
-    CHECK(rwkv_decode(ctx, tokens, 10, text, sizeof text) >= rwkv_result_get_text(result, NULL, 0));
     for (i = 0; i < 10; i++) CHECK(written[i] < 0);
     rwkv_state_free(half);
     half = rwkv_result_get_state(result);
