@@ -53,9 +53,7 @@ public struct Comparison: Sendable {
     _ reference: Model, _ model: Model, tokens ids: [Int], threads: Int, progress: (Double) -> Bool
   ) throws(QuantizationError) {
     precondition(ids.count > 1)
-    let (a, b) = (reference.configuration, model.configuration)
-    guard (a.version, a.layers, a.embedding, a.vocabulary) == (b.version, b.layers, b.embedding, b.vocabulary)
-    else { throw .differentModels(path: model.path, reference: reference.path) }
+    try requireSameShape(reference, model)
     do throws(ModelError) { try run(reference, model, ids, threads, progress) } catch {
       throw error.isCancellation ? .cancelled : .model(error)
     }
@@ -102,6 +100,13 @@ public struct Comparison: Sendable {
     }
     return norm > 0 ? (difference / norm).squareRoot() : 0
   }
+}
+
+/// Only models of one version, shape and vocabulary can be compared.
+func requireSameShape(_ reference: Model, _ model: Model) throws(QuantizationError) {
+  let (a, b) = (reference.configuration, model.configuration)
+  guard (a.version, a.layers, a.embedding, a.vocabulary) == (b.version, b.layers, b.embedding, b.vocabulary)
+  else { throw .differentModels(path: model.path, reference: reference.path) }
 }
 
 /// One token predicted by both models, or sums of such.

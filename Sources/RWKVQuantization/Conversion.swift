@@ -20,6 +20,9 @@ public struct ConversionOptions: Sendable {
   public var measuresLoss: Bool? = false
   /// KL(source ‖ output) [nats per token] above which there is no output; implies `measuresLoss`.
   public var maximumKL: Double?
+  /// Median of the tokens that answers of source and output have in common, of 64, below which there is no output;
+  /// implies `measuresLoss`.
+  public var minimumAgreeingTokens: Double?
   public var tokenizer = TokenizerChoice.automatic
   /// Compress nothing, so that the file can be mapped and used in place.
   public var store = false
@@ -47,6 +50,8 @@ public struct ConversionReport: Sendable {
   public internal(set) var notes: [String] = []
   /// What was lost, if it was measured.
   public internal(set) var loss: Comparison?
+  /// How far source and output write the same answers, if that was measured.
+  public internal(set) var answers: FreeRunning?
   /// Whether it was measured on a text of which the source can make nothing: a language, or characters, that it has
   /// never seen. There even its likeliest tokens are guesses, and change easily.
   public internal(set) var isTextStrange = false
@@ -111,13 +116,14 @@ public enum Conversion {
     }
     let copyBytes = draft.tensors.reduce(0) { $0 + 2 * $1.plan.rows * $1.plan.columns }
     let isCheap = options.calibration != nil || copyBytes <= Self.largestMeasuredCopy
-    var measures = options.maximumKL != nil || options.measuresLoss ?? isCheap
+    let isGated = options.maximumKL != nil || options.minimumAgreeingTokens != nil
+    var measures = isGated || options.measuresLoss ?? isCheap
     if options.measuresLoss == nil, !measures, draft.source != nil {
       report.notes.append(
         "what was lost is not measured, which takes \(copyBytes >> 20) MiB beside the output for this model: "
           + "--measure does it")
     }
-    if measures, options.maximumKL == nil, let reason = draft.reasonNotToMeasure(options) {
+    if measures, !isGated, let reason = draft.reasonNotToMeasure(options) {
       report.notes.append("what was lost is not measured: \(reason)")
       measures = false
     }
@@ -146,8 +152,8 @@ public enum Conversion {
       do { try writer.complete() } catch { throw .file(error) }
       let isBuiltIn = heldOut.count < 256
       if isBuiltIn { heldOut = try source.tokens(of: Array(CalibrationText.builtIn.utf8)) }
-      let found = try loss(source, writer, heldOut, output: output, options, progress)
-      report.loss = found
+      let (found, answers) = try loss(source, writer, heldOut, output: output, options, progress)
+      (report.loss, report.answers) = (found, answers)
       let nats = found.whole.referenceNats * Double(found.whole.tokens)
       report.isTextStrange = isBuiltIn && nats > 2 * Double(CalibrationText.builtIn.utf8.count)
     }
@@ -162,7 +168,7 @@ public enum Conversion {
   private static func loss(
     _ source: Model, _ writer: ModelFileWriter, _ tokens: [Int], output: String, _ options: ConversionOptions,
     _ progress: @escaping @Sendable (Double) -> Bool
-  ) throws(QuantizationError) -> Comparison {
+  ) throws(QuantizationError) -> (Comparison, FreeRunning) {
     let model: Model
     do {
       // Where memory is short, the output passes through it block by block; the source stays in its file.
@@ -175,7 +181,13 @@ public enum Conversion {
     if let limit = options.maximumKL, !(loss.whole.kl <= limit) {
       throw .tooMuchLost(path: output, kl: loss.whole.kl, limit: limit)
     }
-    return loss
+    let answers = try FreeRunning(
+      source, model, prompts: FreeRunning.prompts(of: tokens, count: 16), length: 64, threads: options.threads
+    ) { _ in progress(1) }
+    if let least = options.minimumAgreeingTokens, answers.medianAgreeingTokens < least {
+      throw .partTooEarly(path: output, agreeing: answers.medianAgreeingTokens, least: least)
+    }
+    return (loss, answers)
   }
 
   /// The source as a model that can be run: the file itself, or a copy in 16 bits beside the output.

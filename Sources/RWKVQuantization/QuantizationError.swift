@@ -29,6 +29,8 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
   case differentModels(path: String, reference: String)
   /// More was lost than the user allows; there is no output.
   case tooMuchLost(path: String, kl: Double, limit: Double)
+  /// Answers of the output and of its source part earlier than was allowed.
+  case partTooEarly(path: String, agreeing: Double, least: Double)
   case recipe(path: String, line: Int, problem: String)
   /// An option that does not belong to this model.
   case option(String)
@@ -65,6 +67,9 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
     case .tooMuchLost(let path, let kl, let limit):
       "\(path): not written: KL is \(Float(kl)) nats per token, more than \(limit). Try --calibrate with a text like those "
         + "that the model will read, or a larger type"
+    case .partTooEarly(let path, let agreeing, let least):
+      "\(path): not written: answers part from the original's after \(agreeing) tokens (median), fewer than \(least). Try "
+        + "--calibrate with a text like those that the model will read, or a larger type"
     case .recipe(let path, let line, let problem): "\(path), line \(line): \(problem)"
     case .option(let text): text
     case .outOfMemory(let needed, let free):

@@ -90,6 +90,25 @@ struct QuantizeTests {
     #expect(try #require(other["model_nats"] as? Double) > 0)
   }
 
+  @Test func compareLetsBothModelsAnswer() throws {
+    let exact = folder.file("exact.rwkv")
+    let prompts = folder.file("prompts.txt")
+    try "The quick brown\r\n\nfox jumps\nover the lazy dog".write(
+      toFile: prompts, atomically: true, encoding: .utf8)
+    #expect(try tool.run(input, exact, "--type", "fp32").status == 0)
+    #expect(try tool.run(input, model).status == 0)
+    let generate = ["--generate", "--prompts", prompts, "-n", "20", "--json"]
+    let same = try object(tool.run(["compare", exact, exact] + generate).output)
+    #expect(same["agreeing_tokens"] as? Double == 20 && same["whole_answers"] as? Double == 1)
+    #expect(same["prompts"] as? Int == 3 && same["kl"] as? Double == 0)
+    let other = try object(tool.run(["compare", exact, model] + generate).output)
+    #expect(try #require(other["agreeing_tokens"] as? Double) < 20)
+    // Without a file the prompts are pieces of the text.
+    let pieces = try tool.run("compare", exact, model, "--text", prompts, "--generate", "-n", "4")
+    #expect(pieces.output.contains("answers of up to 4 tokens"))
+    #expect(try tool.start(["compare", exact, model, "--prompts", prompts]).wait().status == 64)
+  }
+
   @Test func anExistingOutputIsKeptWithoutForce() throws {
     try Data([1, 2, 3]).write(to: URL(fileURLWithPath: model))
     let refused = try tool.run(input, model)

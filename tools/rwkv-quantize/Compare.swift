@@ -14,8 +14,12 @@ struct Compare: ParsableCommand {
       in nats, top 1 and top 10 are the shares of first choices and of the ten likeliest tokens that both have in common; \
       state drift is the relative difference of the recurrent states after the tokens of a row.
 
+      With --generate both also write answers, always their first choice: "agreeing tokens" are those before an answer \
+      of the model first differs from the reference's. Prompts are the lines of a file, or pieces of the text.
+
       EXAMPLES
         rwkv-quantize compare exact.rwkv model.rwkv --text text.txt
+        rwkv-quantize compare exact.rwkv model.rwkv --generate --prompts questions.txt
       """)
 
   @Argument(
@@ -25,20 +29,40 @@ struct Compare: ParsableCommand {
   @Argument(help: "The .rwkv file in question.", completion: .file(extensions: ["rwkv"]))
   var model: String
 
-  @Option(help: "The text; - is stdin.", completion: .file())
-  var text: String
+  @Option(help: "The text; - is stdin (default: that of --prompts).", completion: .file())
+  var text: String?
+
+  @Flag(help: "Compare whole answers too.")
+  var generate = false
+
+  @Option(
+    help: "With --generate: a file with a prompt in each line (default: 40 pieces of the text).",
+    completion: .file())
+  var prompts: String?
+
+  @Option(name: .customShort("n"), help: "With --generate: tokens of an answer at most.")
+  var length = 256
 
   @OptionGroup var threads: ThreadOptions
 
   @Flag(name: .customLong("json"), help: "One JSON object on stdout.")
   var asJSON = false
 
+  func validate() throws {
+    if prompts != nil, !generate { throw ValidationError("--prompts are for --generate.") }
+    guard text != nil || prompts != nil else {
+      throw ValidationError("--text FILE is missing (or --generate --prompts FILE).")
+    }
+    guard length > 0 else { throw ValidationError("-n must be at least 1.") }
+  }
+
   func run() throws {
     try reporting {
       let progress = ProgressLine()
       defer { progress.clear() }
       for path in [reference, model] { try requireFile(path, ending: ".rwkv") }
-      let content = try readFile(text)
+      let lines = try prompts.map { try readFile($0) }
+      let content = try text.map { try readFile($0) } ?? lines ?? []
       guard let tokenizer = try Model.tokenizer(path: reference) ?? Model.tokenizer(path: model) else {
         throw ModelError(.noTokenizer, path: reference)
       }
@@ -53,9 +77,52 @@ struct Compare: ParsableCommand {
         return !isInterrupted
       }
       let result = try Comparison(first, second, tokens: tokens, threads: threads.count, progress: proceed)
+      var answers: FreeRunning?
+      if generate {
+        let prompts =
+          try lines.map { try self.prompts(in: $0, tokenizer) } ?? FreeRunning.prompts(of: tokens, count: 40)
+        answers = try FreeRunning(first, second, prompts: prompts, length: length, threads: threads.count) {
+          share in
+          progress.update("writing", Int(share * Double(prompts.count)), of: prompts.count, since: begin)
+          return !isInterrupted
+        }
+      }
       progress.clear()
-      output(asJSON ? "\(result.json)" : result.text)
+      output(
+        asJSON
+          ? "\(JSON.object(result.fields + (answers?.fields ?? [])))"
+          : ([result.text] + (answers.map { ["", $0.sentence] } ?? [])).joined(separator: "\n"))
     }
+  }
+
+  /// The lines that are not empty.
+  private func prompts(in content: [UInt8], _ tokenizer: any Tokenizer) throws -> [[Int]] {
+    let lines = content.split(separator: UInt8(ascii: "\n")).map {
+      $0.last == UInt8(ascii: "\r") ? $0.dropLast() : $0
+    }
+    let prompts = try endingAtOnce {
+      try lines.filter { !$0.isEmpty }.map { try tokenizer.encode(Array($0)) }
+    }
+    guard !prompts.isEmpty else { throw CommandError("\(self.prompts ?? ""): holds no prompt") }
+    return prompts
+  }
+}
+
+extension FreeRunning {
+  /// What became of the answers, in one line for people.
+  var sentence: String {
+    "answers of up to \(length) tokens are the same as the original's for "
+      + "\(decimal(medianAgreeingTokens, 1)) tokens (median; mean \(decimal(meanAgreeingTokens, 1))), "
+      + "\(decimal(100 * wholeShare, 0)) % to their end"
+  }
+
+  var fields: [(String, JSON)] {
+    [
+      ("agreeing_tokens", .number(medianAgreeingTokens, decimals: 1)),
+      ("agreeing_tokens_mean", .number(meanAgreeingTokens, decimals: 2)),
+      ("whole_answers", .number(wholeShare, decimals: 4)), ("prompts", .integer(agreeingTokens.count)),
+      ("length", .integer(length)),
+    ]
   }
 }
 
@@ -82,14 +149,8 @@ extension Comparison {
       + "its kind: rwkv-quantize compare"
   }
 
-  var json: JSON {
-    .object(
-      whole.json + [
-        (
-          "positions",
-          .array(stretches.map { .object([("start", .integer($0.start))] + $0.json) })
-        )
-      ])
+  var fields: [(String, JSON)] {
+    whole.json + [("positions", .array(stretches.map { .object([("start", .integer($0.start))] + $0.json) }))]
   }
 
   var text: String {

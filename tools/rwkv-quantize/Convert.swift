@@ -57,9 +57,13 @@ struct Convert: ParsableCommand {
   @Option(help: "Write nothing if more is lost: KL of the output against the input, nats per token.")
   var maxKl: Double?
 
+  @Option(
+    help: "Write nothing if answers part earlier: the median of the first of 64 tokens that are the input's.")
+  var minAgreeingTokens: Double?
+
   @Flag(
     inversion: .prefixedNo,
-    help: "Measure what was lost (default: for small models, and with --calibrate or --max-kl).")
+    help: "Measure what was lost (default: for small models, and with --calibrate or a limit).")
   var measure: Bool?
 
   @Option(
@@ -93,8 +97,12 @@ struct Convert: ParsableCommand {
 
   func validate() throws {
     if let maxKl, !(maxKl >= 0) { throw ValidationError("--max-kl must not be negative.") }
-    if measure == false && maxKl != nil {
-      throw ValidationError("--max-kl needs what --no-measure leaves out.")
+    if let minAgreeingTokens, !(0...64 ~= minAgreeingTokens) {
+      throw ValidationError("--min-agreeing-tokens must be between 0 and 64.")
+    }
+    for (name, limit) in [("max-kl", maxKl), ("min-agreeing-tokens", minAgreeingTokens)]
+    where measure == false && limit != nil {
+      throw ValidationError("--\(name) needs what --no-measure leaves out.")
     }
     if let groupNormEps, !(groupNormEps > 0 && groupNormEps < 1) {
       throw ValidationError("--group-norm-eps must be between 0 and 1.")
@@ -126,6 +134,7 @@ struct Convert: ParsableCommand {
       // 16 bits are what the source is run with: there would be nothing to see.
       options.measuresLoss = type?.type == .fp32 || type?.type == .fp16 ? false : measure
       options.maximumKL = maxKl
+      options.minimumAgreeingTokens = minAgreeingTokens
       options.tokenizer = tokenizer.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
       options.store = store
       options.threads = threads.count
@@ -171,13 +180,16 @@ struct Convert: ParsableCommand {
   private func show(_ summary: ModelSummary, _ report: ConversionReport, seconds: Double) {
     let loss = report.loss
     if let loss { note(report.isTextStrange ? loss.sentenceWithoutVerdict : loss.sentence) }
+    if let answers = report.answers { note(answers.sentence) }
     // Last, so that success is what is read last.
     note(
       "written: \(output): \(summary.title), \(size(summary.fileBytes)), "
         + "\(decimal(summary.bitsPerWeight, 2)) bits per weight, "
         + "\(decimal(seconds, 1)) s")
     if asJSON {
-      let more = [("seconds", JSON.number(seconds, decimals: 3))] + (loss.map { [("loss", $0.json)] } ?? [])
+      let fields = loss.map { $0.fields + (report.answers?.fields ?? []) }
+      let more =
+        [("seconds", JSON.number(seconds, decimals: 3))] + (fields.map { [("loss", .object($0))] } ?? [])
       Terminal.output("\(summary.json(path: output, more: more))")
     }
   }
