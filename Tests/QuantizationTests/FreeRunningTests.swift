@@ -14,8 +14,9 @@ import Testing
     while answer.count < length, answer.last != 0 {
       var last: [Float] = []
       try session.forEachLogits(input) { _, logits in last = Array(logits) }
-      answer.append(last.indices.max { last[$0] < last[$1] || last[$0] == last[$1] && $0 > $1 }!)
-      input = [answer.last!]
+      let token = try #require(last.firstIndex(of: last.max() ?? 0))
+      answer.append(token)
+      input = [token]
     }
     return answer
   }
