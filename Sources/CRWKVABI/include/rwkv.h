@@ -26,8 +26,8 @@
  * OBJECTS AND MEMORY
  *
  * Whoever creates an object (rwkv_init_from_file, rwkv_open, rwkv_clone_context, rwkv_state_*, rwkv_sampler_new,
- * rwkv_scheduler_new, rwkv_scheduler_next) frees it with the function of its kind. Objects may be freed in any order: a state keeps its model alive. A pointer to an
- * object is a handle, not an address: the library knows which ones are alive, so a NULL, an object of another kind and
+ * rwkv_scheduler_new, rwkv_scheduler_next) frees it with the function of its kind. Objects may be freed in any order: a
+ * state keeps its model alive. A pointer to an object is a handle, not an address: the library knows which ones are alive, so a NULL, an object of another kind and
  * one that was freed before are errors and never a crash. Freeing NULL, or twice, does nothing. Buffers belong to the
  * caller and must have the stated length; the library keeps no pointer to them after a call.
  *
@@ -534,8 +534,9 @@ RWKV_API struct rwkv_state * rwkv_result_get_state(const struct rwkv_result * re
 
 RWKV_API void rwkv_result_free(struct rwkv_result * result);
 
-/* ---- conversations. template_name: a template's name ("g1", "world", "raven", "none"), or the text of one as
- * `rwkv-run chat --template` takes it, or NULL for the one that the model was most likely trained with. ---- */
+/* ---- conversations. template_name: a template's name ("g1", "bot", "tools", "world", "raven", "none"), or the
+ * text of one as `rwkv-run chat --template` takes it, or NULL for the one that the model was most likely trained with.
+ * ---- */
 
 /* The text that a model reads before it answers the last of count messages. roles: "system", "user" or "assistant";
  * contents: 0-terminated texts. If the last message is the assistant's, its answer goes on from there. thinking: a way
