@@ -73,11 +73,13 @@ let package = Package(
           ], .when(platforms: [.linux]))
       ]),
 
+    .target(name: "CArguments", path: "tools/arguments"),
     // What both tools need to talk to people.
     .target(
       name: "Terminal",
       dependencies: [
-        "CRWKVABI", "RWKVFormat", .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        "CRWKVABI", "CArguments", "RWKVFormat",
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       path: "tools/terminal", swiftSettings: swiftSettings),
     tool(
@@ -112,7 +114,7 @@ let package = Package(
     tests("FuzzTests", ["FuzzTargets"]),
 
     tests("FormatTests", ["RWKVFormat", "CZstd"]),
-    tests("CheckpointTests", ["RWKVCheckpoint"]),
+    tests("CheckpointTests", ["RWKVCheckpoint", "RWKVFormat", "RWKVQuantization", "RWKV"]),
     tests("TokenizerTests", ["RWKVTokenizer", "RWKVCheckpoint"]),
     tests(
       "ModelTests", ["RWKV", "RWKVChat", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer"]),

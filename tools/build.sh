@@ -57,14 +57,11 @@ tools/install-library.sh .build/librwkv.so.0 "$prefix"
 share=$prefix/share
 mkdir -p "$prefix/bin" "$share/man/man1" "$share/bash-completion/completions" "$share/zsh/site-functions" \
   "$share/fish/vendor_completions.d"
-# The argument parser's own generator of man pages.
-quietly swift build --package-path .build/static/checkouts/swift-argument-parser --scratch-path .build/manual \
-  --product generate-manual
 for command in $programs; do
   program=$prefix/bin/$command
   rm -f "$program"
   strip -o "$program" "$built/$command"
-  .build/manual/debug/generate-manual "$program" --multi-page --output-directory "$share/man/man1"
+  python3 tools/manual.py "$program" >"$share/man/man1/$command.1"
   python3 tools/completions.py "$program" bash >"$share/bash-completion/completions/$command"
   python3 tools/completions.py "$program" zsh >"$share/zsh/site-functions/_$command"
   python3 tools/completions.py "$program" fish >"$share/fish/vendor_completions.d/$command.fish"

@@ -21,6 +21,8 @@ package final class Evaluator {
   private let blockCount: Int
   /// Rows whose logits were wanted last.
   package private(set) var headCount = 0
+  /// Whether the last logits were not made here, so that there is no hidden vector to them.
+  private(set) var isRestored = false
   /// [headCount, logitsStride]: one row for each requested row, in order.
   private let logits: UnsafeMutablePointer<Float>
   private let logitsStride: Int
@@ -286,8 +288,14 @@ package final class Evaluator {
     }
   }
 
+  /// Puts logits [V] in the place of the last ones.
+  func restore(_ last: [Float]) {
+    logits.update(from: last, count: last.count)
+    (headCount, isRestored) = (1, true)
+  }
+
   private func select(_ output: Output, _ frame: Frame) {
-    headCount = 0
+    (headCount, isRestored) = (0, false)
     for (index, run) in frame.runs.enumerated() {
       let rows =
         switch output.ofRun(index) {

@@ -109,9 +109,16 @@ public final class Session {
     return count > 0 ? evaluator.logits(count - 1) : UnsafeBufferPointer(start: nil, count: 0)
   }
 
-  /// The last hidden vector, from which the logits were made, [D]; otherwise as `logits`. An embedding of what was read.
+  /// Puts logits [V] in the place of the last ones: those that were saved with the state, or copied when it was.
+  public func resume(_ logits: [Float]) {
+    precondition(logits.count == model.configuration.vocabulary, "logits of another model")
+    evaluator.restore(logits)
+  }
+
+  /// The last hidden vector, from which the logits were made, [D]; otherwise as `logits`, and empty after `resume`. An
+  /// embedding of what was read.
   public var hidden: UnsafeBufferPointer<Float> {
-    let count = evaluator.headCount
+    let count = evaluator.isRestored ? 0 : evaluator.headCount
     return count > 0 ? evaluator.hidden(count - 1) : UnsafeBufferPointer(start: nil, count: 0)
   }
 }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: MIT
 internal import RWKVFormat
 
-/// A state that was saved, and the tokens that had been read if they were saved with it.
+/// A state that was saved, and what was saved with it.
 public struct SavedState {
   public let state: State
   /// Token ids in the order they were read; empty if they were not saved.
   public let tokens: [Int]
+  /// What predicts the next token, [V]; empty if it was not saved. See `Session.resume`.
+  public let logits: [Float]
 
-  public init(state: State, tokens: [Int]) {
-    (self.state, self.tokens) = (state, tokens)
+  public init(state: State, tokens: [Int], logits: [Float] = []) {
+    (self.state, self.tokens, self.logits) = (state, tokens, logits)
   }
 }
 
@@ -19,10 +21,13 @@ extension State {
   /// Writes the state to a file, which appears complete or not at all and replaces an older one. A symbolic link
   /// stays, and its file is replaced; devices and pipes are written to.
   ///
-  /// - Parameter tokens: what has been read, for programs that continue the text; only carried along.
-  public func save(to path: String, tokens: [Int] = []) throws(StateFileError) {
+  /// - Parameters:
+  ///   - tokens: what has been read, for programs that continue the text; only carried along.
+  ///   - logits: of the token after the last one read, [V], with which a text can go on without anything new to read;
+  ///     empty: it cannot. Programs older than version 0.2 cannot load a state that has them.
+  public func save(to path: String, tokens: [Int] = [], logits: [Float] = []) throws(StateFileError) {
     do {
-      let bytes = try encoded(tokens: tokens)
+      let bytes = try encoded(tokens: tokens, logits: logits)
       let file = try OutputFile(path: path, overwrite: true, acceptsStreams: true)
       try file.write(bytes, at: 0)
       try file.finish()
@@ -33,9 +38,11 @@ extension State {
     } catch { preconditionFailure("\(error)") }
   }
 
-  /// The state as the bytes of a file (formats/state-v1.md).
-  public func encoded(tokens: [Int] = []) throws(StateFileError) -> [UInt8] {
-    let payload = StatePayload(layout: layout, tokens: tokens.count, cached: caches.map(\.count))
+  /// The state as the bytes of a file (formats/state-v1.md); otherwise as `save`.
+  public func encoded(tokens: [Int] = [], logits: [Float] = []) throws(StateFileError) -> [UInt8] {
+    precondition([0, model.configuration.vocabulary].contains(logits.count), "logits of another model")
+    let payload = StatePayload(
+      layout: layout, tokens: tokens.count, cached: caches.map(\.count), logits: logits.count)
     guard tokens.count <= Self.maximumTokens, tokens.allSatisfy({ UInt32(exactly: $0) != nil }) else {
       throw StateFileError(
         .invalid(
@@ -54,6 +61,7 @@ extension State {
       for head in 0..<cache.heads { append(cache.keys(head), cache.count * cache.keySize) }
       for head in 0..<cache.heads { append(cache.values(head), cache.count * cache.valueSize) }
     }
+    words += logits.map(\.bitPattern)
     try words.withUnsafeBufferPointer { words throws(StateFileError) in try payload.checkFinite(words) }
 
     // All first bytes of the words, then all second ones, …: exponents side by side compress.
@@ -67,7 +75,9 @@ extension State {
       used = 4 * count
     }
     let frame = planes.withUnsafeBytes { ZstdFrame.compress($0) }
-    return StateHeader(model, tokens: tokens.count, words: count, frame: frame).encoded() + frame
+    return StateHeader(model, tokens: tokens.count, logits: logits.count, words: count, frame: frame)
+      .encoded()
+      + frame
   }
 }
 
@@ -97,6 +107,11 @@ extension Model {
           found: "'\(header.name)' (identity \(hexadecimal(header.identity)))",
           expected: "'\(name)' (identity \(hexadecimal(identity)))"))
     }
+    guard [0, configuration.vocabulary].contains(header.logits) else {
+      throw StateFileError(
+        .invalid(
+          what: "the number of logits", found: "\(header.logits)", expected: "\(configuration.vocabulary)"))
+    }
     let largest = StatePayload.largest(State.Layout(configuration), self)
     guard header.words <= largest, header.frameBytes <= ZstdFrame.largest(4 * header.words) else {
       throw StateFileError(
@@ -119,7 +134,8 @@ extension Model {
       throw StateFileError(
         .invalid(what: "the zstd frame", found: "another", expected: "one of \(4 * header.words) bytes"))
     }
-    return try StatePayload.read(StateWords(planes, count: header.words), tokens: header.tokens, of: self)
+    return try StatePayload.read(
+      StateWords(planes, count: header.words), tokens: header.tokens, logits: header.logits, of: self)
   }
 }
 

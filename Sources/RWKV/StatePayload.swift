@@ -7,11 +7,15 @@ struct StateHeader {
   static let magic: [UInt8] = [0x89, 0x52, 0x57, 0x4B, 0x53, 0x0D, 0x0A, 0x1A]
   static let version = 1
   static let maximumName = 1024
+  /// The required feature of a state with logits.
+  private static let hasLogits: UInt32 = 1
 
   let identity: UInt64
   /// Of the model, for people.
   let name: String
   let tokens: Int
+  /// Logits in the payload, 0 or V.
+  let logits: Int
   /// Words of the payload.
   let words: Int
   /// XXH64 of the frame.
@@ -22,12 +26,13 @@ struct StateHeader {
   /// Where the frame starts.
   var byteCount: Int { Self.size + name.utf8.count }
 
-  init(_ model: Model, tokens: Int, words: Int, frame: [UInt8]) {
+  init(_ model: Model, tokens: Int, logits: Int = 0, words: Int, frame: [UInt8]) {
     identity = model.identity
     var name = model.name
     while name.utf8.count > Self.maximumName { name.removeLast() }
     self.name = name
     self.tokens = tokens
+    self.logits = logits
     self.words = words
     hash = XXH64.hash(frame)
     frameBytes = frame.count
@@ -38,11 +43,11 @@ struct StateHeader {
     func append(_ value: some FixedWidthInteger) { withUnsafeBytes(of: value.littleEndian) { bytes += $0 } }
     append(UInt16(Self.version))
     append(UInt16(name.utf8.count))
-    append(UInt32(0))
+    append(logits > 0 ? Self.hasLogits : 0)
     append(identity)
     append(UInt64(words))
     append(UInt32(tokens))
-    append(UInt32(0))
+    append(UInt32(logits))
     append(UInt64(byteCount + frameBytes))
     append(hash)
     append(XXH64.hash(bytes + Array(name.utf8)))
@@ -68,7 +73,9 @@ struct StateHeader {
       XXH64.hash(Array(bytes[..<56] + bytes[Self.size..<nameEnd])) == load(56, UInt64.self)
     else { throw StateFileError(.damaged(what: "the header is")) }
     let features = load(12, UInt32.self)
-    guard features == 0 else { throw StateFileError(.unsupportedFeatures(found: features)) }
+    guard features & ~Self.hasLogits == 0 else {
+      throw StateFileError(.unsupportedFeatures(found: features & ~Self.hasLogits))
+    }
 
     func check(_ what: String, _ found: some BinaryInteger, _ range: ClosedRange<Int>) throws(StateFileError)
     {
@@ -82,7 +89,8 @@ struct StateHeader {
     tokens = Int(load(32, UInt32.self))
     try check("the number of tokens", tokens, 0...State.maximumTokens)
     try check("the number of words", words, tokens...1 << 48)
-    try check("a reserved field", load(36, UInt32.self), 0...0)
+    logits = Int(load(36, UInt32.self))
+    try check("the number of logits", logits, features == 0 ? 0...0 : 1...Int(Int32.max))
     self.words = Int(words)
     let length = load(40, UInt64.self)
     guard length == UInt64(size) else {
@@ -118,16 +126,20 @@ struct StatePayload {
   let tokens: Int
   /// RWKV-7b, RWKV-X: cached tokens of each attention block.
   let cached: [Int]
+  /// 0 or V.
+  let logits: Int
 
   private var flat: Int { tokens + cached.count }
   var words: Int {
-    cached.reduce(flat + layout.count) { $0 + $1 * layout.cachedPerToken }
+    cached.reduce(flat + layout.count + logits) { $0 + $1 * layout.cachedPerToken }
   }
 
   /// The most words that a state of this model can have.
   static func largest(_ layout: State.Layout, _ model: Model) -> Int {
     let cached = Array(repeating: mostCached(model), count: layout.attentionBlocks)
-    return StatePayload(layout: layout, tokens: State.maximumTokens, cached: cached).words
+    return StatePayload(
+      layout: layout, tokens: State.maximumTokens, cached: cached, logits: model.configuration.vocabulary
+    ).words
   }
 
   /// The most tokens of a cache. RWKV-7b: those that the model was opened for. RWKV-X: one more than where compression
@@ -153,7 +165,8 @@ struct StatePayload {
       return "layer \(layer), \(part)"
     }
     if value < layout.count { return "attention shift \(value - layout.layers * layout.layer)" }
-    return "attention cache, value \(value - layout.count)"
+    let logit = index - (words - logits)
+    return logit >= 0 ? "logit \(logit)" : "attention cache, value \(value - layout.count)"
   }
 
   private func check(_ word: UInt32, at index: Int) throws(StateFileError) {
@@ -168,11 +181,11 @@ struct StatePayload {
 
   /// Builds the state; every word must have its place and every value must be finite.
   static func read(
-    _ words: StateWords, tokens: Int, of model: Model
+    _ words: StateWords, tokens: Int, logits: Int, of model: Model
   ) throws(StateFileError) -> SavedState {
     let state = model.newState()
     let blocks = state.caches.count
-    guard tokens + blocks + state.layout.count <= words.count else { throw wrongLength(words.count) }
+    guard tokens + blocks + state.layout.count + logits <= words.count else { throw wrongLength(words.count) }
     let most = mostCached(model)
     var cached: [Int] = []
     for block in 0..<blocks {
@@ -189,7 +202,7 @@ struct StatePayload {
       throw StateFileError(
         .invalid(what: "the lengths of the attention caches", found: "\(cached)", expected: "all the same"))
     }
-    let payload = StatePayload(layout: state.layout, tokens: tokens, cached: cached)
+    let payload = StatePayload(layout: state.layout, tokens: tokens, cached: cached, logits: logits)
     guard payload.words == words.count else { throw wrongLength(words.count, payload.words) }
 
     var next = payload.flat
@@ -209,7 +222,11 @@ struct StatePayload {
       cache.count = count
       cache.average(chunkSize: chunk)
     }
-    return SavedState(state: state, tokens: (0..<tokens).map { Int(words[$0]) })
+    var last = [Float](repeating: 0, count: logits)
+    try last.withUnsafeMutableBufferPointer { buffer throws(StateFileError) in
+      if let start = buffer.baseAddress { try fill(start, logits) }
+    }
+    return SavedState(state: state, tokens: (0..<tokens).map { Int(words[$0]) }, logits: last)
   }
 
   private static func wrongLength(_ found: Int, _ expected: Int? = nil) -> StateFileError {

@@ -8,6 +8,8 @@ public struct StateSummary: Sendable {
   public let modelIdentity: String
   /// Tokens that were saved with it; 0 if they were not.
   public let tokenCount: Int
+  /// Whether a text can go on from it without anything new to read.
+  public let hasLogits: Bool
   /// The state in memory [bytes].
   public let stateBytes: Int
   public let fileBytes: Int
@@ -21,7 +23,8 @@ public struct StateSummary: Sendable {
     modelName = header.name
     modelIdentity = hexadecimal(header.identity)
     tokenCount = header.tokens
-    stateBytes = 4 * (header.words - header.tokens)
+    hasLogits = header.logits > 0
+    stateBytes = 4 * (header.words - header.tokens - header.logits)
     fileBytes = header.byteCount + header.frameBytes
   }
 }

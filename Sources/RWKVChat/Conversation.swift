@@ -14,9 +14,19 @@ public final class Conversation {
     /// The bytes may be invalid UTF-8, where an answer was interrupted.
     public fileprivate(set) var answer: [UInt8] = []
     /// Tokens that had been read before it.
-    fileprivate let start: Int
+    fileprivate var start: Int
     /// The state before it; nil: given up to save memory.
     fileprivate var before: State?
+    /// How the answer before it was cut, if it was: what the template has after it is read with this message.
+    fileprivate var cut: Cut?
+  }
+
+  /// What an answer that was cut needs to go on.
+  fileprivate struct Cut {
+    let sampler: Sampler
+    let logits: [Float]
+    /// What the template has after an answer, which has not been read.
+    let ending: [Int]
   }
 
   /// What came of a message.
@@ -39,8 +49,8 @@ public final class Conversation {
   public private(set) var system = ""
   /// What the conversation started from: nothing, or what was loaded.
   private var base: (state: State, tokens: [Int], isLoaded: Bool)
-  /// What the last answer needs to go on, where it was cut, and the template's ending, which is not yet read then.
-  private var cut: (sampler: Sampler, ending: [Int])?
+  /// Where the last answer was cut.
+  private var cut: Cut?
   /// Whether the tokens since the start are all known; not after a state that was saved without them.
   private var knowsTokens = true
 
@@ -74,44 +84,42 @@ public final class Conversation {
     _ message: String, thinking: ChatTemplate.Thinking? = nil, options: SamplingOptions, attempt: Int = 0,
     limit: Int? = nil, reading: @escaping (Int, Int) -> Bool = { _, _ in true }, receive: ([UInt8]) -> Bool
   ) throws -> Answer {
-    let (kept, known, answerBefore) = (session.state.copy(), tokens.count, cut)
+    let (before, start, answerBefore) = (session.state.copy(), tokens.count, cut)
     do {
       try finishAnswer()
-      let before = session.state.copy()
-      let start = tokens.count
       let question = template.question(message, thinking ?? template.thinking.first)
       let prompt = try unreadOpening() + tokenizer.encode(question)
       // "none" and an empty message: token 0 starts a document.
       try read(prompt.isEmpty ? [0] : prompt, reading)
-      var turn = Turn(message: message, start: start, before: before)
+      var turn = Turn(message: message, start: start, before: before, cut: answerBefore)
       let answer = try write(options, attempt, limit, &turn.answer, receive)
       turns.append(turn)
       thinSnapshots()
       return Answer(reason: answer.0, promptTokens: max(1, prompt.count), answerTokens: answer.1)
     } catch {
-      session.state.assign(kept)
-      tokens.removeLast(tokens.count - known)
+      session.state.assign(before)
+      tokens.removeLast(tokens.count - start)
       cut = answerBefore
       throw error
     }
   }
 
   /// Lets the last answer go on where `limit` or the receiver cut it, as if it had never been. Nil: it was not cut, or
-  /// something was read since.
+  /// it is older than a message that was not taken back.
   public func continueAnswer(limit: Int? = nil, receive: ([UInt8]) -> Bool) throws -> Answer? {
     guard let before = cut, var turn = turns.last else { return nil }
     var sampler = before.sampler
-    let state = session.state.copy()
-    let count = tokens.count
+    let (state, count) = (session.state.copy(), tokens.count)
     cut = nil
     do {
+      session.resume(before.logits)
       let answer = try write(&sampler, limit, &turn.answer, receive)
       turns[turns.count - 1] = turn
       return Answer(reason: answer.0, promptTokens: 0, answerTokens: answer.1)
     } catch {
       session.state.assign(state)
       tokens.removeLast(tokens.count - count)
-      try read(before.ending)
+      cut = before
       throw error
     }
   }
@@ -120,7 +128,6 @@ public final class Conversation {
   /// - Parameter reading: where text has to be read again for it, as in `send`.
   public func undo(reading: @escaping (Int, Int) -> Bool = { _, _ in true }) throws -> Turn? {
     guard let turn = turns.last else { return nil }
-    try finishAnswer()
     if let before = turn.before {
       session.state.assign(before)
     } else {
@@ -143,6 +150,7 @@ public final class Conversation {
     }
     turns.removeLast()
     tokens.removeLast(tokens.count - turn.start)
+    cut = turn.cut
     return turn
   }
 
@@ -153,9 +161,19 @@ public final class Conversation {
     if let system { self.system = system }
   }
 
-  /// Writes the state and the tokens that led to it to a file.
+  /// Writes the state and the tokens that led to it to a file. An answer that was cut is complete there; here it can go
+  /// on.
   public func save(to path: String) throws {
-    try finishAnswer()
+    if let answer = cut {
+      let (state, count) = (session.state.copy(), tokens.count)
+      defer {
+        session.state.assign(state)
+        tokens.removeLast(tokens.count - count)
+        cut = answer
+      }
+      try finishAnswer()
+      return try session.state.save(to: path, tokens: knowsTokens ? tokens : [])
+    }
     // Also before the first message, instructions are part of the conversation.
     try read(unreadOpening())
     try session.state.save(to: path, tokens: knowsTokens ? tokens : [])
@@ -242,7 +260,7 @@ public final class Conversation {
     text += tokenizer.decode(written) + unread
     let ending = try tokenizer.encode(unread + missing(Array(template.end.utf8), after: text))
     if reason == .length || reason == .cancelled {
-      cut = (sampler, ending)
+      cut = Cut(sampler: sampler, logits: Array(session.logits), ending: ending)
     } else {
       try read(ending)
     }
@@ -261,7 +279,11 @@ public final class Conversation {
     for index in turns.indices.reversed() {
       guard let state = turns[index].before else { return }
       total += state.byteCount
-      if total > snapshotLimit && index + 1 < turns.count { turns[index].before = nil }
+      guard total > snapshotLimit, index + 1 < turns.count else { continue }
+      turns[index].before = nil
+      // What is read again ends with the answer before.
+      turns[index].start += turns[index].cut?.ending.count ?? 0
+      turns[index].cut = nil
     }
   }
 }

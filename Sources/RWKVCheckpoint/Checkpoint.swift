@@ -69,6 +69,8 @@ public final class Checkpoint: Sendable {
   public let tokenizer: Vocabulary?
   /// For people: "safetensors, fla names, BF16".
   public let source: String
+  /// The paths of the files that hold the tensors.
+  public let files: [String]
   /// What was done about tensors that are unneeded or absent, one sentence each.
   public let remarks: [String]
 
@@ -82,6 +84,7 @@ public final class Checkpoint: Sendable {
     path: String, fineTuning: FineTuning = FineTuning(), allowQuantized: Bool = false
   ) throws(CheckpointError) {
     let container = try Container(path: path)
+    files = Set(container.tensors.map(\.file.path)).sorted()
     var sources: [String: StoredTensor] = [:]
     for tensor in container.tensors {
       guard allowQuantized || !tensor.type.isCoarse else {
@@ -96,7 +99,7 @@ public final class Checkpoint: Sendable {
         }
       }
     }
-    try WebRWKV.undo(&sources, file: path)
+    try WebRWKV.undo(&sources, isSafetensors: container.kind.holds("safetensors"), file: path)
     var remarks: [String] = []
     for (name, tensor) in sources.sorted(by: { $0.key < $1.key }) where tensor.type.isInteger {
       sources[name] = nil

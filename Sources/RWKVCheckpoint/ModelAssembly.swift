@@ -261,8 +261,12 @@ struct ModelAssembly {
   private mutating func add(
     _ name: String, _ role: TensorRole, _ rows: Int, _ columns: Int, groups: Int = 1
   ) throws(CheckpointError) {
-    guard let source = sources[name] else { return missing.append(name) }
+    guard var source = sources[name] else { return missing.append(name) }
     unused.remove(name)
+    if role == .vector || role == .state {
+      // Value by value, whatever their order in the file.
+      (source.strides, source.isColumnMajor) = (source.viewStrides, false)
+    }
     let transposed = role == .lowRank || role == .rows
     let fileIsTransposed = transposed && !source.isOutputMajor
     let expected = [groups] + (fileIsTransposed ? [columns, rows] : [rows, columns])
@@ -278,11 +282,6 @@ struct ModelAssembly {
   private func checkShape(
     _ tensor: StoredTensor, _ name: String, expected: [Int], role: TensorRole
   ) throws(CheckpointError) {
-    guard !tensor.isColumnMajor || role != .vector && role != .state else {
-      throw CheckpointError(
-        .unsupported, file: file, tensor: name, "is a transposed view", found: shapeText(tensor.shape),
-        expected: "its values in order", advice: "Save it with .contiguous()")
-    }
     let matches =
       role == .vector || role == .state
       ? tensor.count == expected.reduce(1, *)

@@ -138,9 +138,7 @@ enum Names {
     _ tensor: StoredTensor, parts: [String]
   ) throws(CheckpointError) -> [(leaf: String, slice: StoredTensor)] {
     let count = tensor.count / parts.count
-    guard tensor.shape[0] == parts.count, !tensor.isColumnMajor, tensor.strides == nil,
-      let bytes = tensor.type.byteCount(count)
-    else {
+    guard tensor.shape[0] == parts.count, let bytes = tensor.type.byteCount(count) else {
       throw CheckpointError(
         .mismatch, file: tensor.file.path, tensor: tensor.name, "has an unexpected shape",
         found: shapeText(tensor.shape), expected: "\(parts.count) stacked vectors")
@@ -149,6 +147,12 @@ enum Names {
       var slice = tensor
       slice.shape = [count]
       slice.offset += index * bytes
+      if let strides = tensor.viewStrides {
+        slice.shape = Array(tensor.shape.dropFirst())
+        slice.strides = Array(strides.dropFirst())
+        slice.offset = tensor.offset + index * strides[0] * tensor.type.blockBytes
+        slice.isColumnMajor = false
+      }
       return (leaf, slice)
     }
   }

@@ -32,9 +32,11 @@ struct Pickle {
   /// The names that mean something; those of `Pickle.bystanders` are passed over, all others refused.
   private enum Global: String {
     case orderedDict = "collections OrderedDict"
+    case defaultDict = "collections defaultdict"
     case tensor = "torch._utils _rebuild_tensor_v2"
     case typedTensor = "torch._utils _rebuild_tensor_v3"
     case parameter = "torch._utils _rebuild_parameter"
+    case parameterWithState = "torch._utils _rebuild_parameter_with_state"
     case bytes = "torch.storage UntypedStorage"
     case e4m3 = "torch float8_e4m3fn"
     case e5m2 = "torch float8_e5m2"
@@ -249,6 +251,8 @@ struct Pickle {
   }
 
   private mutating func pushGlobal(_ name: String) throws(Failure) {
+    // Protocol 2 has the name of an older Python.
+    let name = name.hasPrefix("__builtin__ ") ? "builtins " + name.dropFirst(12) : name
     if let global = Global(rawValue: name) { return push(.global(global)) }
     guard Pickle.bystanders.contains(name) || Pickle.bystanderModules.contains(where: name.hasPrefix) else {
       throw Failure(unsupported: true, problem: "refers to \(quoted(name)), which no plain checkpoint does")
@@ -259,12 +263,18 @@ struct Pickle {
   /// Names in what trainers keep beside the weights. Nothing is made of them.
   private static let bystanders: Set<String> = [
     "torch Size", "torch device", "torch float32", "torch float16", "torch bfloat16", "torch float64",
-    "torch int64", "torch int32", "torch uint8", "torch bool", "argparse Namespace", "builtins set",
-    "builtins frozenset", "collections defaultdict", "builtins dict", "builtins int", "builtins float",
-    "_codecs encode", "pathlib PosixPath", "pathlib WindowsPath",
+    "torch int64", "torch int32", "torch int16", "torch int8", "torch uint64", "torch uint32", "torch uint16",
+    "torch uint8", "torch bool", "torch complex64", "torch complex128", "argparse Namespace", "builtins set",
+    "builtins frozenset", "builtins dict", "builtins list", "builtins tuple", "builtins str",
+    "builtins bytes",
+    "builtins bytearray", "builtins int", "builtins long", "builtins float", "builtins complex",
+    "builtins bool",
+    "builtins slice", "collections Counter", "collections deque", "datetime datetime", "datetime timedelta",
+    "_codecs encode", "pathlib PosixPath", "pathlib WindowsPath", "pathlib Path",
   ]
   private static let bystanderModules = [
     "numpy ", "numpy.", "lightning.", "lightning_fabric.", "pytorch_lightning.", "deepspeed.", "omegaconf.",
+    "torch.optim.", "torch.distributed.", "transformers.", "accelerate.", "peft.",
   ]
 
   private mutating func pushBytes(_ length: UInt64) throws(Failure) {
@@ -400,10 +410,14 @@ struct Pickle {
     }
     switch global {
     case .orderedDict where parts.isEmpty: push(.dictionary([]))
+    case .defaultDict where parts.count <= 1: push(.dictionary([]))
     case .parameter where parts.count == 3: stack.append(parts[0])
+    case .parameterWithState where parts.count == 4: stack.append(parts[0])
     case .tensor where parts.count == 6 || parts.count == 7: push(.tensor(try tensor(parts)))
     case .typedTensor where parts.count == 7 || parts.count == 8:
       var tensor = try tensor(parts)
+      // Of a type that no weight has.
+      if case .bystander = objects[parts[6]] { return push(.bystander) }
       guard case .global(let name) = objects[parts[6]], let type = name.elementType else {
         throw Failure(unsupported: true, problem: "has a tensor of an unknown type at \(position)")
       }

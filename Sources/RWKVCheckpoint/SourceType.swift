@@ -12,6 +12,9 @@ public enum SourceType: String, Sendable, CaseIterable {
   case i32 = "I32"
   case i16 = "I16"
   case i8 = "I8"
+  case u64 = "U64"
+  case u32 = "U32"
+  case u16 = "U16"
   case u8 = "U8"
   case bool = "BOOL"
   // ggml's blocks, see GGMLBlocks.swift.
@@ -37,7 +40,7 @@ public enum SourceType: String, Sendable, CaseIterable {
   /// Types that no weight has.
   var isInteger: Bool {
     switch self {
-    case .i64, .i32, .i16, .i8, .u8, .bool: true
+    case .i64, .i32, .i16, .i8, .u64, .u32, .u16, .u8, .bool: true
     default: false
     }
   }
@@ -47,7 +50,7 @@ extension SourceType {
   /// Values per block; 1 for plain numbers.
   var blockLength: Int {
     switch self {
-    case .f32, .f16, .bf16, .f64, .f8e4m3, .f8e5m2, .i64, .i32, .i16, .i8, .u8, .bool: 1
+    case .f32, .f16, .bf16, .f64, .f8e4m3, .f8e5m2, .i64, .i32, .i16, .i8, .u64, .u32, .u16, .u8, .bool: 1
     case .q8_0, .q4_0, .q4_1, .q5_0, .q5_1: 32
     case .q2_K, .q3_K, .q4_K, .q5_K, .q6_K: 256
     }
@@ -55,9 +58,9 @@ extension SourceType {
 
   var blockBytes: Int {
     switch self {
-    case .f64, .i64: 8
-    case .f32, .i32: 4
-    case .f16, .bf16, .i16: 2
+    case .f64, .i64, .u64: 8
+    case .f32, .i32, .u32: 4
+    case .f16, .bf16, .i16, .u16: 2
     case .f8e4m3, .f8e5m2, .i8, .u8, .bool: 1
     case .q8_0: 34
     case .q4_0: 18
@@ -107,7 +110,7 @@ extension SourceType {
       for i in 0..<count {
         target[i] = float(half: UInt16(source.load(fromByteOffset: i, as: UInt8.self)) << 8)
       }
-    case .i64, .i32, .i16, .i8, .u8, .bool:
+    case .i64, .i32, .i16, .i8, .u64, .u32, .u16, .u8, .bool:
       preconditionFailure("integers are left out when a checkpoint is opened")
     default:
       for block in 0..<count / blockLength {

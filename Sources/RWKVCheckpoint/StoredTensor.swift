@@ -31,8 +31,14 @@ struct StoredTensor: Sendable {
   /// Number of values. Containers call `validated` before they hand out a tensor, so this cannot overflow.
   var count: Int { shape.reduce(1, *) }
 
-  /// Checks what every container must guarantee: a short name, 1–8 axes, none empty, and the values inside the file.
+  /// Checks what every container must guarantee: a short name, 1–8 axes, none empty, and the values inside the file. A
+  /// single number without axes becomes a vector.
   func validated() throws(CheckpointError) -> StoredTensor {
+    guard !shape.isEmpty else {
+      var vector = self
+      (vector.shape, vector.strides) = ([1], nil)
+      return try vector.validated()
+    }
     guard (1...StoredTensor.maximumName).contains(name.utf8.count) else {
       throw file.malformed(
         "has a name of an impossible length", tensor: name, found: "\(name.utf8.count) bytes",
@@ -52,6 +58,9 @@ struct StoredTensor: Sendable {
 }
 
 extension StoredTensor {
+  /// Values from one to the next along each axis, where they do not lie row by row.
+  var viewStrides: [Int]? { strides ?? (isColumnMajor ? [1, shape[0]] : nil) }
+
   /// A matrix with its axes exchanged.
   var transposed: StoredTensor {
     var tensor = self

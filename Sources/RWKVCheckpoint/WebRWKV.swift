@@ -4,13 +4,16 @@
 /// those of version 6; both exchange states.
 enum WebRWKV {
   /// Gives the tensors BlinkDL's names, and marks those whose axes are exchanged.
-  static func undo(_ sources: inout [String: StoredTensor], file: String) throws(CheckpointError) {
+  static func undo(
+    _ sources: inout [String: StoredTensor], isSafetensors: Bool, file: String
+  ) throws(CheckpointError) {
     if sources["blocks.0.att.time_mix_x"] != nil, sources["blocks.0.att.time_maa_x"] == nil {
       for (name, source) in sources where name.holds(".time_mix_") {
         sources[name] = nil
         sources[renamed(name)] = source
       }
     }
+    if isSafetensors { try refuseUnclearBonus(sources, file: file) }
     if isBonusPlain(sources) {
       for (name, source) in sources where name.hasSuffix(".att.time_first") {
         sources[name] = nil
@@ -42,14 +45,34 @@ enum WebRWKV {
       && bonus.count == sources["blocks.0.att.ln_x.weight"]?.count
   }
 
+  /// One `time_first` for each head is an exponent in BlinkDL's oldest files of version 5, and the bonus itself where a
+  /// converter renamed it: the Python one does for 5.0, others for both.
+  private static func refuseUnclearBonus(
+    _ sources: [String: StoredTensor], file: String
+  ) throws(CheckpointError) {
+    guard let bonus = sources["blocks.0.att.time_first"], let norm = sources["blocks.0.att.ln_x.weight"],
+      bonus.count < norm.count, sources["blocks.0.att.time_faaaa"] == nil
+    else { return }
+    let isConverted =
+      sources["blocks.0.att.gate.weight"] != nil && sources.values.allSatisfy { $0.type == .f16 }
+    guard isConverted || file.hasSuffix(".st") else { return }
+    throw CheckpointError(
+      .unsupported, file: file, tensor: "blocks.0.att.time_first",
+      "has one value for each head: whether it is the bonus or its exponent, as in the oldest checkpoints, "
+        + "cannot be told after a conversion to .st", advice: "Convert the original checkpoint")
+  }
+
   private static let lowRank: Set<String> = [
     "time_maa_w1", "time_maa_w2", "time_decay_w1", "time_decay_w2", "w1", "w2", "a1", "a2", "v1", "v2", "g1",
     "g2",
   ]
 
   private static func isLowRank(_ name: String) -> Bool {
-    guard let dot = name.lastIndex(of: "."), name[..<dot].hasSuffix(".att") else { return false }
-    return lowRank.contains(String(name[name.index(after: dot)...]))
+    guard let dot = name.lastIndex(of: ".") else { return false }
+    let leaf = String(name[name.index(after: dot)...])
+    // Of 7b's attention those with the same names.
+    return name[..<dot].hasSuffix(".att")
+      ? lowRank.contains(leaf) : name[..<dot].hasSuffix(".qkv") && ["v1", "v2"].contains(leaf)
   }
 
   /// By the shapes of the low-rank matrices, as a whole: BlinkDL's first factors are [D, rank], the second [rank, D].

@@ -108,12 +108,20 @@ package final class OutputFile: Sendable {
     }
   }
 
+  /// Whether a path leads to the file that standard input comes from.
+  package static func isStandardInput(_ path: String) -> Bool {
+    var status = stat()
+    guard fstat(STDIN_FILENO, &status) == 0, status.st_mode & S_IFMT == S_IFREG else { return false }
+    return identity(path) == identity(status)
+  }
+
   /// What tells a file from all others, whatever its names are.
   private static func identity(_ path: String) -> [UInt64]? {
     var status = stat()
-    guard stat(path, &status) == 0 else { return nil }
-    return [UInt64(status.st_dev), UInt64(status.st_ino)]
+    return stat(path, &status) == 0 ? identity(status) : nil
   }
+
+  private static func identity(_ status: stat) -> [UInt64] { [UInt64(status.st_dev), UInt64(status.st_ino)] }
 
   private static func directory(of path: String) -> String {
     guard let slash = path.lastIndex(of: "/") else { return "." }

@@ -89,13 +89,23 @@ public enum Conversion {
     }
   }
 
+  /// What a conversion may read beside a checkpoint, tensors apart: descriptions and vocabularies.
+  private static func descriptions(beside input: String) -> [String] {
+    let folder = input.lastIndex(of: "/").map { String(input[...$0]) } ?? "./"
+    return contents(ofFolder: folder).filter { $0.hasSuffix(".json") || $0.hasSuffix(".txt") }.map {
+      folder + $0
+    }
+  }
+
   private static func convertOnce(
     _ input: String, to output: String, _ options: ConversionOptions,
     progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) -> ConversionReport {
     let isModelFile = try hasModelFileMagic(input)
-    var inputs = [input] + [options.fineTuning.state, options.fineTuning.lora?.path].compactMap { $0 }
+    let tuning = options.fineTuning
+    var inputs = [tuning.state, tuning.lora?.path, tuning.lora?.initial].compactMap { $0 }
     if case .file(let path) = options.tokenizer { inputs.append(path) }
+    inputs += isModelFile ? [input] : [input] + descriptions(beside: input)
     if OutputFile.isInput(output, inputs) { throw .outputIsInput(path: output) }
     if isModelFile {
       let problems = try Verification.problems(of: input, threads: max(1, options.threads)) { _ in progress(0)
@@ -103,6 +113,7 @@ public enum Conversion {
       guard problems.isEmpty else { throw .unsound(problems) }
     }
     let draft = try Draft(input, options, progress)
+    if OutputFile.isInput(output, draft.files) { throw .outputIsInput(path: output) }
     let problems = Blueprint.problems(draft.metadata, draft.tensors.map(\.plan)).map(\.description)
     guard problems.isEmpty else { throw .architecture(path: input, problems: problems) }
     let writer = try draft.writer(output, options, store: options.store)
@@ -217,6 +228,8 @@ private struct Draft {
   var metadata: Metadata
   var tensors: [PlannedTensor] = []
   let source: (any WeightSource)?
+  /// Those that hold a checkpoint's tensors.
+  private(set) var files: [String] = []
   /// The vocabulary in the checkpoint itself.
   private var ownVocabulary: Vocabulary?
   var notes: [String] = []
@@ -307,6 +320,7 @@ private struct Draft {
       throw .checkpoint(error)
     }
     notes += checkpoint.remarks
+    files = checkpoint.files
     let source = CheckpointSource(checkpoint, path: path)
     let type = options.type ?? .int4
     self.source = source

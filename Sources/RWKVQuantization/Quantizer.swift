@@ -238,8 +238,8 @@ extension WeightSource {
         pieces.append((number, first..<min(tensor.rows, first + step)))
       }
     }
-    let found = Mutex([Exactness](repeating: Exactness(), count: tensors.count))
     let work = pieces
+    let found = Mutex([Exactness](repeating: Exactness(), count: work.count))
     try parallel(work.count, threads: threads, cancelled: cancelled) {
       (reader: makeReader(), scratch: Scratch())
     } task: { (index, context) throws(QuantizationError) in
@@ -249,8 +249,13 @@ extension WeightSource {
       try context.reader.read(number, rows: rows, into: values)
       try checkFinite(UnsafeBufferPointer(values), tensor, rows, path: path)
       let exactness = Exactness(UnsafeBufferPointer(values))
-      found.withLock { $0[number].formUnion(exactness) }
+      found.withLock { $0[index] = exactness }
     }
-    return found.withLock { $0 }
+    // In order, so that sums of errors are the same for any number of threads.
+    return found.withLock { found in
+      zip(work, found).reduce(into: [Exactness](repeating: Exactness(), count: tensors.count)) {
+        $0[$1.0.tensor].formUnion($1.1)
+      }
+    }
   }
 }

@@ -20,7 +20,7 @@ struct ForeignFileTests {
     var isVersion5: Bool { !isVersion6 && !isVersion7 && tensors["blocks.0.att.ln_x.weight"] != nil }
 
     init(_ name: String) throws {
-      path = goldens + "/" + name
+      path = try #require(golden(name))
       let checkpoint = try Checkpoint(path: path)
       for stored in try Container(path: path).tensors {
         let (name, source) = try Names.sources(of: stored)[0]
@@ -388,9 +388,7 @@ struct ForeignFileTests {
 }
 
 extension Draft {
-  var floats: [Float] {
-    stride(from: 0, to: bytes.count, by: 4).map { Float(bitPattern: bytes.integer(UInt32.self, at: $0) ?? 0) }
-  }
+  var floats: [Float] { bytes.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) } }
 
   func mapped(_ change: (Float) -> Float) -> Draft { Draft(name, shape, floats.map(change)) }
 

@@ -57,7 +57,7 @@ struct GGUFTests {
   }
 
   /// As llama.cpp splits a model: only the first part describes it.
-  private func split(
+  static func split(
     _ whole: ForeignFileTests.GGUFDraft, into count: Int, firstIsEmpty: Bool = false
   ) -> [ForeignFileTests.GGUFDraft] {
     let (skipped, share) = (firstIsEmpty ? 1 : 0, whole.tensors.count / (count - (firstIsEmpty ? 1 : 0)) + 1)
@@ -78,7 +78,7 @@ struct GGUFTests {
   func splitFilesReadAsTheWhole(name: String, firstIsEmpty: Bool) throws {
     let model = try ForeignFileTests.Model(name)
     let whole = ForeignFileTests.gguf(model)
-    for (index, part) in split(whole, into: 3, firstIsEmpty: firstIsEmpty).enumerated() {
+    for (index, part) in Self.split(whole, into: 3, firstIsEmpty: firstIsEmpty).enumerated() {
       folder.write("m-0000\(index + 1)-of-00003.gguf", part.bytes)
     }
     for path in ["", "/m-00001-of-00003.gguf", "/m-00003-of-00003.gguf"] {
@@ -89,7 +89,7 @@ struct GGUFTests {
   }
 
   @Test func incompleteSplitsNameWhatIsMissing() throws {
-    let parts = split(ForeignFileTests.gguf(try ForeignFileTests.Model("v7-f32-small")), into: 4)
+    let parts = Self.split(ForeignFileTests.gguf(try ForeignFileTests.Model("v7-f32-small")), into: 4)
     let second = folder.write("m-00002-of-00004.gguf", parts[1].bytes)
     folder.write("m-00004-of-00004.gguf", parts[3].bytes)
     for path in [second, folder.path] {

@@ -41,7 +41,7 @@ struct HostileTests {
     refuse(header: header(entry("a", "9007199254740993", "9007199254740997")), data: 4, "data_offsets")
     refuse(header: header(entry("a", "99999999999999999999", "4")), data: 4, "data_offsets")
     refuse(header: header(entry("a", "0", "4", shape: "[0]")), data: 4, "impossible shape")
-    refuse(header: header(entry("a", "0", "4", shape: "[]")), data: 4, "impossible shape")
+    refuse(header: header(entry("a", "0", "8", shape: "[]")), data: 8, "disagree")
     refuse(header: header(entry("a", "0", "4", shape: "[-1]")), data: 4, "impossible shape")
     // 2³² · 2³² and 2⁶¹ · 4 · 2 wrap to 0.
     refuse(header: header(entry("a", "0", "0", shape: "[4294967296,4294967296]")), "impossible shape")

@@ -14,7 +14,7 @@ func exists(_ path: String) -> Bool { access(path, F_OK) == 0 }
 
 /// A golden case from the fixtures or, if it is only there, from the larger data folder.
 func golden(_ name: String) -> String? {
-  [goldens, shared + "/goldens"].map { $0 + "/" + name }.first(where: exists)
+  [goldens, shared + "/goldens", shared + "/goldens-2"].map { $0 + "/" + name }.first(where: exists)
 }
 
 /// A new empty folder, removed when the test lets go of it.
@@ -40,6 +40,8 @@ final class TemporaryFolder {
     closedir(stream)
     rmdir(path)
   }
+
+  func remove(_ name: String) { unlink(path + "/" + name) }
 
   @discardableResult
   func write(_ name: String, _ bytes: some Sequence<UInt8>) -> String {
@@ -71,7 +73,7 @@ struct Draft {
   init(_ name: String, _ shape: [Int], _ values: [Float]) {
     self.name = name
     self.shape = shape
-    bytes = values.flatMap { littleEndian($0.bitPattern) }
+    bytes = values.withUnsafeBytes { Array($0) }
   }
 
   init(_ tensor: StoredTensor) throws {
@@ -88,11 +90,15 @@ struct Draft {
     var copy = self
     let (rows, columns, size) = (shape[0], shape[1], valueBytes)
     copy.shape = [columns, rows]
-    copy.bytes = []
-    for column in 0..<columns {
-      for row in 0..<rows {
-        let start = (row * columns + column) * size
-        copy.bytes += bytes[start..<start + size]
+    bytes.withUnsafeBytes { source in
+      copy.bytes.withUnsafeMutableBytes { target in
+        for column in 0..<columns {
+          for row in 0..<rows {
+            for byte in 0..<size {
+              target[(column * rows + row) * size + byte] = source[(row * columns + column) * size + byte]
+            }
+          }
+        }
       }
     }
     return copy

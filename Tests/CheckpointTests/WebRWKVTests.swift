@@ -38,6 +38,17 @@ struct WebRWKVTests {
     #expect(throws: CheckpointError.self) { try Checkpoint(path: path) }
   }
 
+  /// One value for each head: an exponent in the oldest checkpoints, the bonus itself where a converter renamed it.
+  @Test(arguments: [("v50-std", "model.st"), ("v51-std", "model.st"), ("v51-std", "model.safetensors")])
+  func bonusesThatMayBeExponentsAreRefused(model: String, name: String) throws {
+    let drafts = try Container(path: #require(golden(model)) + "/model.safetensors").tensors.map {
+      let draft = try Draft($0).renamed($0.name.replacing("time_faaaa", with: "time_first"))
+      return draft.type == "F16" ? draft : draft.inF16
+    }
+    expectFailure(
+      folder.write(name, safetensors(drafts)), .unsupported, "time_first", "exponent", "original checkpoint")
+  }
+
   @Test func eightBitFloats() {
     let cases: [(UInt8, Float)] = [
       (0, 0), (0x01, 0x1p-9), (0x07, 0x7p-9), (0x08, 0x1p-6), (0x38, 1), (0xB8, -1), (0x7E, 448),

@@ -70,4 +70,26 @@ struct CompletionTests {
       #expect(functions.contains("_\(name)"))
     }
   }
+
+  /// The page of tools/manual.py: every command, its options and their defaults, and nothing that roff complains about.
+  @Test(arguments: ["rwkv-run", "rwkv-quantize"])
+  func theManualHasAllOptions(_ name: String) throws {
+    let path = Tool(name: name).path
+    let page = try Running("/usr/bin/env", ["python3", packageRoot + "/tools/manual.py", path]).wait()
+    #expect(page.status == 0, "\(page.errors)")
+    let text = page.output.replacingOccurrences(of: "\\-", with: "-")
+    for argument in FileArgument.all where argument.tool == name {
+      #expect(text.contains(argument.name), "\(argument.testDescription)")
+      #expect(text.contains(".SS " + argument.command.joined(separator: " ")))
+    }
+    let wanted =
+      name == "rwkv-run"
+      ? ["(default: 256)", "bench", "state show", "tuesday.state"] : ["convert (default)", "verify"]
+    for words in wanted { #expect(text.contains(words), "\(words)") }
+    #expect(
+      !text.split(separator: "\n").contains {
+        $0.hasPrefix(".") && $0.dropFirst().first?.isUppercase != true
+          && !$0.hasPrefix(".fi") && !$0.hasPrefix(".nf") && !$0.hasPrefix(".br")
+      })
+  }
 }

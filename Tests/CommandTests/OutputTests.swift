@@ -2,34 +2,128 @@
 import Foundation
 import Testing
 
-/// What is written replaces nothing that it must not.
-struct OutputTests {
-  /// Every way in which the commands write a file, but for the path.
-  enum Output: String, CaseIterable {
-    case state, logits, vectors, model
+/// An option, or an argument without a name, that the programs say holds the name of a file.
+struct FileArgument: CustomTestStringConvertible, Sendable {
+  let tool: String
+  /// Words of the command.
+  let command: [String]
+  /// As it is typed, --out; the name in the help for an argument without one.
+  let name: String
 
-    func run(_ model: String, _ path: String) throws -> Tool.Result {
-      switch self {
-      case .state:
-        try Tool(name: "rwkv-run").run(model, "-p", "a", "-n", "1", "--save-state", path)
-      case .logits: try Tool(name: "rwkv-run").run("logits", model, "--tokens", "1,2,3", "--out", path)
-      case .vectors: try Tool(name: "rwkv-run").run("embed", model, "-p", "a", "--out", path)
-      case .model: try Tool(name: "rwkv-quantize").run(model, path, "--force")
+  var testDescription: String { ([tool] + command + [name]).joined(separator: " ") }
+
+  /// All of both programs, from what they tell of themselves.
+  static let all: [FileArgument] = ["rwkv-run", "rwkv-quantize"].flatMap { tool in
+    guard let result = try? Tool(name: tool).run("--experimental-dump-help"),
+      let dump = try? JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any],
+      let root = dump["command"] as? [String: Any]
+    else { return [FileArgument]() }
+    func collect(_ command: [String: Any], _ words: [String]) -> [FileArgument] {
+      let own = (command["arguments"] as? [[String: Any]] ?? []).filter {
+        ($0["completionKind"] as? [String: Any])?["file"] != nil
       }
+      let found = own.map { argument in
+        let long = (argument["names"] as? [[String: Any]] ?? []).first { $0["kind"] as? String == "long" }
+        let name = long.flatMap { $0["name"] as? String }.map { "--" + $0 }
+        return FileArgument(
+          tool: tool, command: words, name: name ?? argument["valueName"] as? String ?? "")
+      }
+      return found
+        + (command["subcommands"] as? [[String: Any]] ?? []).flatMap { inner in
+          let name = inner["commandName"] as? String ?? ""
+          return name == "help" ? [] : collect(inner, words + [name])
+        }
     }
+    return collect(root, [])
   }
 
+  /// Whether the file is written.
+  var isOutput: Bool { ["--save-state", "--out", "output"].contains(name) }
+}
+
+/// What is written replaces nothing that it must not: every output of every command, against links, devices, and all
+/// that the same call reads.
+struct OutputTests {
+  static let outputs = FileArgument.all.filter(\.isOutput)
+
   private let folder = TemporaryFolder()
-  private let model: String
+  private var model: String { folder.file("model.rwkv") }
 
   init() throws {
-    model = folder.file("model.rwkv")
     let made = try Tool(name: "rwkv-quantize").run(
       golden("v7-std") + "/model.safetensors", model, "--type", "fp32", "--tokenizer", "bytes")
     #expect(made.status == 0, "\(made.errors)")
+    let manager = FileManager.default
+    let files = [
+      "prompt.txt": "a text of one line", "ids.json": "[1, 2, 3]", "recipe": "blocks.0.att.key.weight int8\n",
+      "text.txt": String(repeating: "many words of a text. ", count: 60),
+    ]
+    for (name, text) in files { manager.createFile(atPath: folder.file(name), contents: Data(text.utf8)) }
+    try Data(contentsOf: URL(fileURLWithPath: golden("v7-std") + "/model.safetensors")).write(
+      to: URL(fileURLWithPath: folder.file("model.safetensors")))
+    let saved = try Tool(name: "rwkv-run").run(
+      model, "-p", "x", "-n", "1", "--save-state", folder.file("in.state"))
+    #expect(saved.status == 0, "\(saved.errors)")
   }
 
-  @Test(arguments: Output.allCases) func linksStay(_ output: Output) throws {
+  /// What every file that is read is given here, and how an output is asked for. A file argument of the programs that is
+  /// in neither list fails: say here what it is.
+  private func input(_ argument: FileArgument) -> String? {
+    switch (argument.tool, argument.name) {
+    case (_, "model"), (_, "models"), ("rwkv-quantize", "reference"), (_, "--model"): "model.rwkv"
+    case (_, "--file"): "prompt.txt"
+    case (_, "--tokens"): "ids.json"
+    case (_, "--load-state"): "in.state"
+    case ("rwkv-run", "--template"): "template"
+    case ("rwkv-quantize", "input"): "model.safetensors"
+    case (_, "--recipe"): "recipe"
+    case (_, "--calibrate"), (_, "--text"): "text.txt"
+    case (_, "--tokenizer"): "vocabulary.txt"
+    case (_, "--lora"), (_, "--pissa"), (_, "--state"): "adapter.safetensors"
+    case ("rwkv-run", "file"): "in.state"
+    default: nil
+    }
+  }
+
+  @Test func everyFileArgumentIsKnown() {
+    #expect(FileArgument.all.count > 20)
+    for argument in FileArgument.all where !argument.isOutput {
+      #expect(input(argument) != nil, "\(argument.testDescription): is it read or written?")
+    }
+    #expect(Set(Self.outputs.map(\.testDescription)).count >= 5)
+  }
+
+  /// Runs the command of an output with this path for it. `added`: another file that it reads.
+  private func run(_ output: FileArgument, _ path: String, added: FileArgument? = nil) throws -> Tool.Result {
+    let tool = Tool(name: output.tool)
+    func given(_ name: String) -> [String] {
+      guard let added, added.name == name, let file = input(added) else { return [] }
+      return [name, folder.file(file)]
+    }
+    let prompt = given("--file").isEmpty ? ["-p", "a"] : given("--file")
+    switch (output.command.first, output.name) {
+    case ("generate", "--save-state"):
+      return try tool.run(
+        [model, "-n", "1", "--save-state", path, "--force"] + prompt + given("--load-state"))
+    case ("chat", "--save-state"):
+      return try tool.run(
+        ["chat", model, "-n", "1", "--save-state", path, "--force"] + prompt + given("--load-state")
+          + given("--template"))
+    case ("logits", "--out"):
+      let tokens = given("--tokens").isEmpty ? ["--tokens", "1,2,3"] : given("--tokens")
+      return try tool.run(["logits", model, "--out", path] + tokens)
+    case ("embed", "--out"): return try tool.run(["embed", model, "--out", path] + prompt)
+    case (_, "output"):
+      var more = ["--recipe", "--calibrate", "--tokenizer", "--lora", "--pissa", "--state"].flatMap(given)
+      if added?.name == "--pissa" { more += ["--lora", folder.file("text.txt")] }
+      return try tool.run([folder.file("model.safetensors"), path, "--force", "--no-measure"] + more)
+    default:
+      Issue.record("\(output.testDescription): how is it asked for?")
+      return try tool.run(["--version"])
+    }
+  }
+
+  @Test(arguments: outputs) func linksStay(_ output: FileArgument) throws {
     let manager = FileManager.default
     try manager.createDirectory(atPath: folder.file("deep"), withIntermediateDirectories: true)
     for target in ["deep/there.npy", "deep/new.npy"] {
@@ -37,41 +131,99 @@ struct OutputTests {
       try? manager.removeItem(atPath: link)
       try manager.createSymbolicLink(atPath: link, withDestinationPath: target)
       if target.contains("there") { manager.createFile(atPath: folder.file(target), contents: nil) }
-      let result = try output.run(model, link)
+      let result = try run(output, link)
       #expect(result.status == 0, "\(result.errors)")
       #expect(try manager.destinationOfSymbolicLink(atPath: link) == target)
       #expect(try Data(contentsOf: URL(fileURLWithPath: folder.file(target))).count > 32)
     }
   }
 
-  @Test(arguments: Output.allCases) func devicesAndInputsAreNotReplaced(_ output: Output) throws {
+  /// Written through or refused, and still what they were.
+  @Test(arguments: outputs) func devicesAreNotReplaced(_ output: FileArgument) throws {
     let manager = FileManager.default
-    let device = folder.file("null.npy")
-    try manager.createSymbolicLink(atPath: device, withDestinationPath: "/dev/null")
-    #expect(try output.run(model, device).status == (output == .model ? 1 : 0))
-    #expect(try manager.destinationOfSymbolicLink(atPath: device) == "/dev/null")
-
-    let before = try Data(contentsOf: URL(fileURLWithPath: model))
-    let (link, hard) = (folder.file("same.npy"), folder.file("hard.npy"))
-    try manager.createSymbolicLink(atPath: link, withDestinationPath: model)
-    try manager.linkItem(atPath: model, toPath: hard)
-    for path in [link, hard] {
-      let result = try output.run(model, path)
-      #expect(result.status == 1)
-      #expect(result.errors.contains("is read by the same command"), "\(result.errors)")
+    let (link, pipe) = (folder.file("null.npy"), folder.file("pipe.npy"))
+    try manager.createSymbolicLink(atPath: link, withDestinationPath: "/dev/null")
+    mkfifo(pipe, 0o600)
+    let reader = open(pipe, O_RDWR)  // so that what writes to it does not wait
+    defer { close(reader) }
+    for path in [link, pipe] {
+      let isModel = output.name == "output"
+      // A pipe holds 64 KiB, which is less than some of these write.
+      if path == pipe, !isModel, output.command == ["logits"] || output.name == "--save-state" { continue }
+      #expect(try run(output, path).status == (isModel ? 1 : 0))
     }
-    #expect(try Data(contentsOf: URL(fileURLWithPath: model)) == before)
+    #expect(try manager.destinationOfSymbolicLink(atPath: link) == "/dev/null")
+    var status = stat()
+    #expect(lstat(pipe, &status) == 0 && status.st_mode & S_IFMT == S_IFIFO)
   }
 
-  @Test(arguments: Output.allCases) func namesThatAreLong(_ output: Output) throws {
+  /// Every file that the command can read, and standard input, by its own name, by a link and by a second name.
+  @Test(arguments: outputs) func inputsAreNotReplaced(_ output: FileArgument) throws {
+    let manager = FileManager.default
+    for name in ["template", "vocabulary.txt", "adapter.safetensors"] {
+      manager.createFile(atPath: folder.file(name), contents: Data("what the user wrote".utf8))
+    }
+    let inputs = FileArgument.all.filter {
+      $0.tool == output.tool && $0.command == output.command && !$0.isOutput
+    }
+    #expect(!inputs.isEmpty)
+    for argument in inputs {
+      // The state that was loaded may give way to the one that follows it.
+      guard let name = input(argument), argument.name != "--load-state" else { continue }
+      let file = folder.file(name)
+      let before = try Data(contentsOf: URL(fileURLWithPath: file))
+      let (link, hard) = (folder.file("same.npy"), folder.file("hard.npy"))
+      try manager.createSymbolicLink(atPath: link, withDestinationPath: name)
+      try manager.linkItem(atPath: file, toPath: hard)
+      for path in [link, hard] {
+        let result = try run(output, path, added: argument)
+        #expect(result.status == 1, "\(argument.testDescription)")
+        #expect(
+          result.errors.contains("is read by the same command"),
+          "\(argument.testDescription): \(result.errors)")
+        #expect(try Data(contentsOf: URL(fileURLWithPath: file)) == before)
+        try manager.removeItem(atPath: path)
+      }
+    }
+  }
+
+  @Test(arguments: outputs) func namesThatAreLong(_ output: FileArgument) throws {
     let longest = String(repeating: "n", count: 251) + ".npy"
-    let result = try output.run(model, folder.file(longest))
+    let result = try run(output, folder.file(longest))
     #expect(result.status == 0, "\(result.errors)")
-    let tooLong = try output.run(model, folder.file("n" + longest))
+    let tooLong = try run(output, folder.file("n" + longest))
     #expect(tooLong.status == 1)
     #expect(tooLong.errors.contains("too long"), "\(tooLong.errors)")
     #expect(tooLong.output.isEmpty, "it is refused before the work")
-    #expect(folder.contents == ["model.rwkv", longest])
+  }
+
+  /// What comes through `<` is read, too; so are the other shards of a checkpoint, and what lies beside it.
+  @Test func inputsWithoutAnArgumentAreNotReplaced() throws {
+    let text = folder.file("prompt.txt")
+    let before = try Data(contentsOf: URL(fileURLWithPath: text))
+    for words in [["embed", model, "--out"], [model, "-n", "1", "--force", "--save-state"]] {
+      let link = folder.file("text.npy")
+      try? FileManager.default.removeItem(atPath: link)
+      try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: text)
+      let result = try Tool(name: "rwkv-run").run(words + [link], after: "exec < '\(text)'")
+      #expect(result.status == 1 && result.errors.contains("is read by the same command"), "\(result.errors)")
+      #expect(try Data(contentsOf: URL(fileURLWithPath: text)) == before)
+    }
+
+    let checkpoint = folder.file("v6")
+    try FileManager.default.copyItem(atPath: golden("v6-hf"), toPath: checkpoint)
+    let names = try FileManager.default.contentsOfDirectory(atPath: checkpoint)
+    let shards = names.filter { $0.hasSuffix("0.safetensors") || $0.contains("-of-") }.sorted()
+    for name in shards.dropFirst() + ["config.json"] {
+      let link = folder.file("out.rwkv")
+      try? FileManager.default.removeItem(atPath: link)
+      try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: checkpoint + "/" + name)
+      let before = try Data(contentsOf: URL(fileURLWithPath: checkpoint + "/" + name))
+      let result = try Tool(name: "rwkv-quantize").run(checkpoint + "/" + shards[0], link, "--force")
+      #expect(result.status == 1, "\(name): \(result.errors)")
+      #expect(try Data(contentsOf: URL(fileURLWithPath: checkpoint + "/" + name)) == before)
+    }
+    #expect(shards.count > 1)
   }
 
   @Test func aStateReplacesStatesAlone() throws {

@@ -44,6 +44,34 @@ struct RunTests {
     #expect(objects.last?["prompt_tokens"] as? Int == 5)
   }
 
+  /// A text that was stopped goes on as if it had not been, without anything new to read.
+  @Test func savedStatesGoOnWithoutANewText() throws {
+    func ids(_ arguments: String...) throws -> [Int] {
+      let result = try tool.run([model, "--temp", "0", "--json", "--logprobs", "0"] + arguments)
+      #expect(result.status == 0, "\(result.errors)")
+      return try result.output.split(separator: "\n").flatMap { line in
+        let object = try JSONSerialization.jsonObject(with: Data(line.utf8)) as? [String: Any]
+        return (object?["tokens"] as? [[String: Any]] ?? []).compactMap { $0["id"] as? Int }
+      }
+    }
+    let state = folder.file("tale.state")
+    let bias = "0=-inf"
+    let whole = try ids("-p", "hello", "-n", "30", "--logit-bias", bias)
+    #expect(whole.count == 30)
+    // Before the first token, and twice in the middle.
+    for first in [0, 12] {
+      var parts = try ids("-p", "hello", "-n", "\(first)", "--save-state", state, "--logit-bias", bias)
+      parts += try ids("--load-state", state, "-n", "9", "--save-state", state, "--logit-bias", bias)
+      parts += try ids("--load-state", state, "-n", "\(21 - first)", "--logit-bias", bias)
+      #expect(parts == whole)
+    }
+    #expect(try tool.run("state", "show", state).output.contains("with or without a new text"))
+    // A chat's states end where a message is expected.
+    #expect(try tool.run("chat", model, "-p", "a", "-n", "2", "--save-state", state, "--force").status == 0)
+    let refused = try tool.run(model, "--load-state", state)
+    #expect(refused.status == 1 && refused.errors.contains("give a text"), "\(refused.errors)")
+  }
+
   @Test func logitsAreTheSameInBothModesAndForAnyChunk() throws {
     var files: [Data] = []
     for (number, options) in [

@@ -179,12 +179,45 @@ struct ConversationTests {
     try first.save(to: file)
     let second = try conversation(golden, stops: ["ab"])
     second.load(try second.session.model.loadState(from: file))
-    #expect(second.tokens == first.tokens && second.transcript == first.transcript)
+    // What the template has after an answer that was cut is read there already; here it can go on.
+    #expect(second.tokens.starts(with: first.tokens) && second.transcript == first.transcript)
     #expect(try say(second, "two") == say(first, "two"))
     #expect(
       try second.session.state.encoded(tokens: second.tokens)
         == first.session.state.encoded(tokens: first.tokens))
     #expect(try second.undo()?.message == "two" && second.undo() == nil)
+  }
+
+  /// An answer that was cut goes on after it was saved, and after a message that was taken back, as if neither had been.
+  @Test(arguments: cases, [1 << 30, 0])
+  func cutAnswersGoOnLater(_ golden: Golden, _ limit: Int) throws {
+    func answer(_ between: (Conversation) throws -> Void) throws -> [UInt8] {
+      let conversation = try conversation(golden, snapshotLimit: limit)
+      _ = try say(conversation, "zero")
+      let cut = try conversation.send("one", options: options(), limit: 5) { _ in true }
+      #expect(cut.reason == .length)
+      try between(conversation)
+      var shown: [UInt8] = []
+      let rest = try conversation.continueAnswer(limit: 9) {
+        shown += $0
+        return true
+      }
+      #expect(rest != nil)
+      #expect(try conversation.session.state.encoded() == reference(conversation))
+      return shown + conversation.transcript
+    }
+    let whole = try answer { _ in }
+    let saved = try answer { _ = try remembered($0) }
+    let tookBack = try answer {
+      _ = try say($0, "two")
+      _ = try $0.undo()
+    }
+    let stopped = try answer { conversation in
+      #expect(throws: ModelError.self) {
+        try conversation.send("two", options: options(), reading: { _, _ in false }, receive: { _ in true })
+      }
+    }
+    #expect(saved == whole && tookBack == whole && stopped == whole)
   }
 
   /// Taken back after a load, with the states of all turns and with the last one's alone: those of earlier turns are
@@ -221,13 +254,13 @@ struct ConversationTests {
     _ = try say(second, "one")
     try second.save(to: file)
     let saved = try model.loadState(from: file)
-    #expect(try saved.tokens.isEmpty && saved.state.encoded() == second.session.state.encoded())
+    #expect(saved.tokens.isEmpty)
     _ = try say(second, "two")
     #expect(try second.undo()?.message == "two" && second.undo()?.message == "one" && second.undo() == nil)
     second.reset()
     _ = try say(second, "one")
     try second.save(to: file)
-    #expect(try model.loadState(from: file).tokens == second.tokens && !second.tokens.isEmpty)
+    #expect(try model.loadState(from: file).tokens.starts(with: second.tokens) && !second.tokens.isEmpty)
   }
 
   @Test(arguments: cases)

@@ -50,6 +50,46 @@ struct StateFileTests {
     #expect(try model.loadState(bytes: bytes).state.encoded() == bytes)
   }
 
+  /// What predicts the next token travels along, and the header says so; without it nothing is different from before.
+  @Test(arguments: cases)
+  func logitsTravelAlong(_ golden: Golden) throws {
+    let model = try golden.model(.int8)
+    let session = try Session(model, threads: 1)
+    try session.prefill(Array(try golden.tokens.prefix(7)))
+    let logits = Array(session.logits)
+    let bytes = try session.state.encoded(tokens: [1, 2], logits: logits)
+    let saved = try model.loadState(bytes: bytes)
+    #expect(saved.logits.map(\.bitPattern) == logits.map(\.bitPattern) && saved.tokens == [1, 2])
+    let plain = try session.state.encoded()
+    #expect(bytes[12] == 1 && plain[12] == 0)
+
+    let next = try Session(model, state: saved.state, threads: 1)
+    next.resume(saved.logits)
+    #expect(next.hidden.isEmpty && Array(next.logits) == logits)
+    let token = argmax(next.logits)
+    try next.decode(token)
+    try session.decode(token)
+    #expect(next.logits.map(\.bitPattern) == session.logits.map(\.bitPattern))
+    #expect(!next.hidden.isEmpty)
+  }
+
+  /// As many logits as no model has, and logits that are not numbers.
+  @Test func logitsAreChecked() throws {
+    let model = try Self.cases[3].model(.int8)
+    let flat = [UInt32](repeating: 0, count: model.newState().layout.count)
+    let vocabulary = model.configuration.vocabulary
+    for count in [1, vocabulary - 1, vocabulary + 1] {
+      let words = flat + [UInt32](repeating: 0, count: count)
+      #expect { try model.loadState(bytes: forge(model, words, logits: count)) } throws: {
+        "\($0)".contains("the number of logits is \(count), expected \(vocabulary)")
+      }
+    }
+    let words = flat + [UInt32](repeating: Float.nan.bitPattern, count: vocabulary)
+    #expect { try model.loadState(bytes: forge(model, words, logits: vocabulary)) } throws: {
+      "\($0)".contains("logit 0 is nan")
+    }
+  }
+
   @Test(arguments: cases)
   func freshStatesRoundTrip(_ golden: Golden) throws {
     let model = try golden.model(.int8)
@@ -118,10 +158,11 @@ struct StateFileTests {
   }
 
   /// A state file of these words, with everything around them right.
-  private func forge(_ model: Model, _ words: [UInt32], tokens: Int = 0) -> [UInt8] {
+  private func forge(_ model: Model, _ words: [UInt32], tokens: Int = 0, logits: Int = 0) -> [UInt8] {
     let planes = (0..<4).flatMap { byte in words.map { UInt8(truncatingIfNeeded: $0 >> (8 * UInt32(byte))) } }
     let frame = planes.withUnsafeBytes { ZstdFrame.compress($0) }
-    return StateHeader(model, tokens: tokens, words: words.count, frame: frame).encoded() + frame
+    return StateHeader(model, tokens: tokens, logits: logits, words: words.count, frame: frame).encoded()
+      + frame
   }
 
   @Test func hostileContentsBehindRightChecksumsAreRefused() throws {

@@ -28,7 +28,7 @@ struct RWKVQuantize: ParsableCommand {
         rwkv-quantize verify model.rwkv
         rwkv-quantize compare exact.rwkv model.rwkv --text text.txt
       """,
-    version: "\(version), \(instructionSet), \(processorCount()) processors",
+    version: "\(version), \(instructionSetOrProblem), \(processorCount()) processors",
     subcommands: [Convert.self, Show.self, Verify.self, Compare.self],
     defaultSubcommand: Convert.self)
 

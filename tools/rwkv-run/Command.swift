@@ -28,7 +28,7 @@ struct RWKVRun: ParsableCommand {
         rwkv-run model.rwkv -p "The kernel" -n 100
         rwkv-run model.rwkv -f prompt.txt --temp 0
       """,
-    version: "\(version), \(instructionSet), \(processorCount()) processors",
+    version: "\(version), \(instructionSetOrProblem), \(processorCount()) processors",
     subcommands: [
       Generate.self, Chat.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self, Embed.self,
       StateCommand.self,

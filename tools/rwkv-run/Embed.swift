@@ -52,12 +52,12 @@ struct Embed: ParsableCommand {
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
+      if let outputPath { try requireWritable(outputPath, besides: [options.model, file]) }
       let bytes = try givenText(prompt, file)
       let isLineEnd: (UInt8) -> Bool = { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
       let texts =
         lines ? bytes.split(whereSeparator: isLineEnd).map(Array.init) : bytes.isEmpty ? [] : [bytes]
       guard !texts.isEmpty else { throw CommandError("there is no text to embed") }
-      if let outputPath { try requireWritable(outputPath, besides: [options.model, file]) }
       let model = try options.open(requiresTokenizer: true)
       let tokenizer = try model.requireTokenizer()
       let session = try Session(model, threads: options.threadCount)

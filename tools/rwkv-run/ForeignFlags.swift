@@ -39,6 +39,7 @@ extension RWKVRun {
     ForeignFlag(
       "--prompt-cache --prompt-cache-all --prompt-cache-ro",
       .answered("--save-state FILE keeps what was read, --load-state FILE goes on from there.")),
+    ForeignFlag("--embd-normalize", .neutral(["2"], answer: "vectors have length 1."), only: ["embed"]),
     ForeignFlag("--embedding --embeddings", .answered("type rwkv-run embed MODEL -p TEXT.")),
     ForeignFlag("--perplexity", .answered("type rwkv-run perplexity MODEL -f TEXT.")),
   ]
@@ -79,7 +80,14 @@ extension RWKVRun {
       "-i --interactive -if --interactive-first -cnv --conversation -ins --instruct",
       .needless(.none, "chat is a conversation."), only: ["chat"]),
     ForeignFlag(
-      "-st --single-turn", .needless(.none, "with -p or -f a chat ends after one answer."), only: ["chat"]),
+      "-st --single-turn", .needless(.none, "with -p or -f a chat ends after one answer."),
+      only: ["chat", "", "generate"]),
+    ForeignFlag(
+      "--jinja --no-jinja -sp --special", .needless(.none, "--template says how a chat is written."),
+      only: ["chat"]),
+    ForeignFlag(
+      "--reasoning-budget --reasoning-format -rea --reasoning",
+      .answered("type --think NAME: off, on, short, long, fake."), only: ["chat"]),
     ForeignFlag(
       "-no-cnv --no-conversation", .needless(.none, "a text is continued; talking is rwkv-run chat."),
       only: ["", "generate"]),
@@ -105,6 +113,12 @@ extension RWKVRun {
     ForeignFlag(
       "-b --batch-size -ub --ubatch-size -tb --threads-batch",
       .needless(.one, "prompts are read in blocks, with the threads of -t.")),
+    ForeignFlag(
+      "-mmp --prio --poll --delay -ncmoe -ctx --ppl-stride --chunks",
+      .needless(.one, "it has no counterpart here.")),
+    ForeignFlag(
+      "--swa-full --offline --check-tensors -kvu --kv-unified",
+      .needless(.none, "it has no counterpart here.")),
     ForeignFlag("--mlock --no-mmap --mmap", .needless(.none, "--memory-limit says what stays in memory.")),
     ForeignFlag("--numa -C --cpu-mask -Cr --cpu-range", .needless(.one, "numactl and taskset do this.")),
     ForeignFlag(

@@ -9,14 +9,15 @@ struct Generate: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Continues a text (the default command).",
     discussion: """
-      The text is what -p or -f gives, or what comes through a pipe; without any, the model starts a document. Its \
-      continuation goes to stdout as it stands, everything else to stderr.
+      The text is what -p or -f gives, or what comes through a pipe; without any, the model starts a document, or goes \
+      on with the state that was loaded. Its continuation goes to stdout as it stands, everything else to stderr.
 
       EXAMPLES
         rwkv-run model.rwkv -p "The kernel" -n 100
         rwkv-run model.rwkv -f prompt.txt --temp 0 --stop $'\\n\\n'
         cat prompt.txt | rwkv-run model.rwkv --top-p 0.6 --seed 7
         rwkv-run model.rwkv -p "Once" --save-state tale.state
+        rwkv-run model.rwkv --load-state tale.state -n 100
         rwkv-run model.rwkv -p " upon" --load-state tale.state --json --logprobs 3
       """)
 
@@ -90,10 +91,16 @@ struct Generate: ParsableCommand {
       let session = try Session(model, state: saved?.state, threads: options.threadCount)
       var tokens = try tokenizer.encode(promptBytes())
       if tokens.isEmpty {
-        guard saved == nil else {
-          throw CommandError("--load-state: give a text to read next, with -p or -f")
+        if let saved {
+          guard !saved.logits.isEmpty else {
+            throw CommandError(
+              "--load-state: this state was saved without what predicts the next token; give a text to read, with -p or -f"
+            )
+          }
+          session.resume(saved.logits)
+        } else {
+          tokens = [0]  // token 0 separates documents: start a new one
         }
-        tokens = [0]  // token 0 separates documents: start a new one
       }
 
       let start = now()
@@ -112,7 +119,9 @@ struct Generate: ParsableCommand {
       if let saveState {
         // The text travels along, unless its beginning is not known.
         let before = saved.map { $0.tokens.isEmpty ? nil : $0.tokens } ?? []
-        try session.state.save(to: saveState, tokens: before.map { $0 + tokens + printer.tokens } ?? [])
+        try session.state.save(
+          to: saveState, tokens: before.map { $0 + tokens + printer.tokens } ?? [],
+          logits: Array(session.logits))
       }
       try finish(reason, prompt: tokens.count, printer, afterPrompt - start, now() - afterPrompt)
     }

@@ -23,7 +23,9 @@ extension Model {
         if error.kind == .unsupported { throw notAState }
         throw error
       }
-      return SavedState(state: try newState(timeStates: tuned), tokens: [])
+      do { return SavedState(state: try newState(timeStates: tuned), tokens: []) } catch {
+        throw CommandError("\(path): \(error)")
+      }
     }
   }
 }

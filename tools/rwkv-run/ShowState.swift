@@ -43,7 +43,8 @@ struct ShowState: ParsableCommand {
       if asJSON {
         var members: [(String, JSON)] = [
           ("model", .string(summary.modelName)), ("identity", .string(summary.modelIdentity)),
-          ("tokens", .integer(summary.tokenCount)), ("state_bytes", .integer(summary.stateBytes)),
+          ("tokens", .integer(summary.tokenCount)), ("logits", .bool(summary.hasLogits)),
+          ("state_bytes", .integer(summary.stateBytes)),
           ("file_bytes", .integer(summary.fileBytes)),
         ]
         if let text { members.append(("text", .string(text))) }
@@ -54,6 +55,7 @@ struct ShowState: ParsableCommand {
           """
           model    \(summary.modelName) (identity \(summary.modelIdentity))
           tokens   \(tokens)
+          goes on  \(summary.hasLogits ? "with or without a new text" : "with a new text")
           size     \(size(summary.fileBytes)); in memory \(size(summary.stateBytes))
           checks   the checksums match
           """)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 package import ArgumentParser
+internal import CArguments
 import Glibc
 
 /// A flag that people know from another program.
@@ -70,8 +71,9 @@ package struct ForeignArguments {
   /// - Throws: `ValidationError` where something else must be typed.
   package func translated() throws -> [String] {
     var arguments: [String] = []
-    for index in 1..<max(1, Int(CommandLine.argc)) {
-      guard let argument = CommandLine.unsafeArgv[index] else { break }
+    var index: Int32 = 1
+    while let argument = program_argument(index) {
+      defer { index += 1 }
       guard let text = String(validatingCString: argument) else {
         throw ValidationError(
           "Argument \(index), '\(String(cString: argument))', is not UTF-8, as texts and names of files must be. "

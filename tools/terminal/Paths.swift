@@ -25,7 +25,7 @@ package func requireWritable(_ path: String, besides inputs: [String?]) throws {
   guard access(folder, W_OK) == 0 else {
     throw CommandError("\(path): \(String(cString: strerror(errno)))")
   }
-  if OutputFile.isInput(target, inputs.compactMap { $0 }) {
+  if OutputFile.isInput(target, inputs.compactMap { $0 }) || OutputFile.isStandardInput(target) {
     throw CommandError(
       "\(path): this file is read by the same command; choose another name for what is written")
   }

@@ -205,39 +205,120 @@ def safetensors(model, kind="F32"):
     return struct.pack("<Q", len(text)) + text + data
 
 
-def pth(model, kind="F32"):
-    """As torch.save writes a state dict: a stored ZIP with one pickle and a file per storage."""
-    storage = {"F32": "FloatStorage", "F16": "HalfStorage", "BF16": "BFloat16Storage"}[kind]
-    out = bytearray(b"\x80\x02}(")
+STORAGES = {"F32": "FloatStorage", "F16": "HalfStorage", "BF16": "BFloat16Storage"}
 
-    def text(value):
-        out.extend(b"X" + struct.pack("<I", len(value)) + value.encode())
+
+def pickled(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def state_dict(model, kind):
+    """The part of a pickle that is a dictionary of tensors; their storages are numbered."""
+    out = bytearray(b"}(")
 
     def numbers(values):
         out.extend(b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t")
 
     for key, (name, value) in enumerate(model.items()):
-        text(name)
-        out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((")
-        text("storage")
-        out.extend(b"ctorch\n" + storage.encode() + b"\n")
-        text(str(key))
-        text("cpu")
+        out.extend(pickled(name) + b"ctorch._utils\n_rebuild_tensor_v2\n((" + pickled("storage"))
+        out.extend(b"ctorch\n" + STORAGES[kind].encode() + b"\n" + pickled(str(key)) + pickled("cpu"))
         out.extend(b"J" + struct.pack("<i", value.size) + b"tQJ" + struct.pack("<i", 0))
         numbers(value.shape)
         numbers([int(np.prod(value.shape[axis + 1:])) for axis in range(value.ndim)])
         out.extend(b"\x89ccollections\nOrderedDict\n)RtR")
-    out.extend(b"u.")
+    return bytes(out) + b"u"
+
+
+def archive(model, kind, description):
+    """As torch.save writes it: a stored ZIP with one pickle and a file per storage."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         def add(name, data):
             archive.writestr(zipfile.ZipInfo("archive/" + name, (1980, 1, 1, 0, 0, 0)), data)
-        add("data.pkl", bytes(out))
+        add("data.pkl", b"\x80\x02" + description + b".")
         add("byteorder", b"little")
         for key, value in enumerate(model.values()):
             add(f"data/{key}", encode(value, kind))
         add("version", b"3\n")
     return file.getvalue()
+
+
+def pth(model, kind="F32"):
+    return archive(model, kind, state_dict(model, kind))
+
+
+def lightning(model, kind="F32"):
+    """As PyTorch Lightning's trainer: the weights are one entry of several."""
+    model = {"model." + name: value for name, value in model.items()}
+    return archive(model, kind, b"}(" + pickled("epoch") + b"K\x03" + pickled("state_dict") + state_dict(model, kind)
+                   + pickled("optimizer_states") + b"]u")
+
+
+def deepspeed(model, kind="F32"):
+    """As DeepSpeed's mp_rank_00_model_states.pt."""
+    model = {"_forward_module." + name: value for name, value in model.items()}
+    return archive(model, kind, b"}(" + pickled("module") + state_dict(model, kind)
+                   + pickled("sparse_tensor_module_names") + b"c__builtin__\nset\n]\x85R"
+                   + pickled("optimizer") + b"Nu")
+
+
+def old_pth(model, kind="F32"):
+    """As torch.save before version 1.6: pickles, then the storages."""
+    out = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19." + b"\x80\x02M\xe9\x03."
+    out += b"\x80\x02}" + pickled("little_endian") + b"\x88s." + b"\x80\x02" + state_dict(model, kind) + b"."
+    out += b"\x80\x02](" + b"".join(pickled(str(key)) for key in range(len(model))) + b"e."
+    for value in model.values():
+        out += struct.pack("<Q", value.size) + encode(value, kind)
+    return out
+
+
+def st(model):
+    """As the Python converter to .st of web-rwkv, Ai00 and RWKV-Runner; version 5.0 cannot be told apart there."""
+    exchanged = ["time_mix_w1", "time_mix_w2", "time_decay_w1", "time_decay_w2", "w1", "w2", "a1", "a2", "g1", "g2", "v1",
+                 "v2"]
+    result, size = {}, width(model)
+    for name, value in model.items():
+        if version(model) == "5.1" and leaf(name) in ("time_decay", "time_faaaa"):
+            value = np.repeat(value.reshape(-1, 1), size // value.size, 1)
+        name = name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix")
+        result[name] = value.swapaxes(-1, -2) if any(part in name for part in exchanged) else value
+    return safetensors({name: np.ascontiguousarray(value) for name, value in result.items()}, "F16")
+
+
+TRANSFORMERS_RWKV = [
+    ("emb.", "model.embed_tokens."), ("head.", "lm_head."), ("ln_out.", "model.norm."),
+    ("blocks.0.ln0.", "model.embedding_norm."), ("blocks.", "model.layers."), (".ln1.", ".input_layernorm."),
+    (".ln2.", ".post_attention_layernorm."), (".att.", ".linear_attn."), (".ffn.", ".mlp."), (".ln_x.", ".g_norm."),
+    ("linear_attn.receptance", "linear_attn.r_proj"), ("linear_attn.key", "linear_attn.k_proj"),
+    ("linear_attn.value", "linear_attn.v_proj"), ("linear_attn.output", "linear_attn.o_proj"),
+]
+
+
+def to_transformers(model):
+    """transformers' own rwkv7."""
+    return {name if name.startswith("head.") else "rwkv7." + name: value for name, value in model.items()}
+
+
+def to_transformers_rwkv(model):
+    """transformers-rwkv: vectors without axes of size one, no v0 v1 v2 in the first block."""
+    names = (name for name in model if not name.startswith(("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2")))
+    return {rename(name, TRANSFORMERS_RWKV): model[name].reshape(-1) if model[name].ndim == 3 else model[name]
+            for name in names}
+
+
+def adapter(model, folder, rank=4, alpha=8):
+    """A PEFT folder, and the model without what it adds."""
+    base, tensors = dict(model), {}
+    random = np.random.default_rng(1)
+    for name in [f"blocks.{layer}.{part}" for layer in range(layers(model)) for part in ("att.key", "ffn.value")]:
+        outputs, inputs = model[name + ".weight"].shape
+        a, b = (random.integers(-8, 9, shape).astype("<f4") / 64 for shape in ((rank, inputs), (outputs, rank)))
+        base[name + ".weight"] = model[name + ".weight"] - alpha / rank * b @ a
+        tensors[f"base_model.model.{name}.lora_A.weight"] = a
+        tensors[f"base_model.model.{name}.lora_B.weight"] = b
+    (folder / "adapter_model.safetensors").write_bytes(safetensors(tensors))
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": alpha}))
+    return base
 
 
 def sharded(model, folder, write, name, count=2):
@@ -371,6 +452,11 @@ GGUF_NAMES = [
 
 def gguf(model, kind="F32", rescale=2):
     """As llama.cpp's converter for rwkv6 and rwkv7."""
+    return gguf_parts(model, kind, rescale, 1)[0]
+
+
+def gguf_parts(model, kind="F32", rescale=2, count=2):
+    """The same in `count` files, of which the first describes the model."""
     kind_of = version(model)
     architecture = "rwkv" + kind_of
     if kind_of == "7":
@@ -394,30 +480,43 @@ def gguf(model, kind="F32", rescale=2):
     ]
     if kind_of == "6":
         metadata.append(number("rwkv6.rescale_every_n_layers", rescale))
-    directory, data = b"", b""
-    for name, value in tensors.items():
-        part = leaf(name)
-        if part == "time_maa_w2":
-            value = value.swapaxes(1, 2)
-        elif part in LOW_RANK[kind_of]:
-            value = value.T
-        elif part == "r_k" or value.shape[:2] == (1, 1):
-            value = value.reshape(-1)
-        if kind_of == "6" and name.endswith(("att.output.weight", "ffn.value.weight")):
-            value = value / np.float32(1 << (int(name.split(".")[1]) // rescale))
-        if not name.startswith("head."):
-            name = rename(name, GGUF_NAMES)
-        name = rename(name, [("head.", "output.")])
-        name += "" if name.endswith((".weight", ".bias")) else ".weight"
-        block = 256 if kind.endswith("_K") else 32
-        stored = "F32"
-        if kind in BLOCKS and is_large(name, value, block):
-            stored = kind
-        elif kind not in BLOCKS and value.ndim == 2 and part == "weight":
-            stored = kind
-        directory += text(name) + struct.pack("<I", value.ndim) + struct.pack(f"<{value.ndim}Q", *reversed(value.shape))
-        directory += struct.pack("<IQ", GGUF_TYPES[stored], len(data))
-        data += BLOCKS[stored](np.ascontiguousarray(value)) if stored in BLOCKS else encode(value, stored)
-        data += bytes(-len(data) % 32)
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)) + b"".join(metadata) + directory
-    return header + bytes(-len(header) % 32) + data
+    parts = []
+    for part in range(count):
+        split = [text("split.no") + struct.pack("<IH", 2, part), text("split.count") + struct.pack("<IH", 2, count),
+                 text("split.tensors.count") + struct.pack("<Ii", 5, len(tensors))]
+        described = (metadata if part == 0 else []) + (split if count > 1 else [])
+        directory, data = b"", b""
+        names = list(tensors)[part::count]
+        for own in names:
+            name, value = gguf_tensor(own, tensors[own], kind_of, rescale)
+            block = 256 if kind.endswith("_K") else 32
+            stored = "F32"
+            if kind in BLOCKS and is_large(name, value, block):
+                stored = kind
+            elif kind not in BLOCKS and value.ndim == 2 and leaf(own) == "weight":
+                stored = kind
+            directory += text(name) + struct.pack("<I", value.ndim)
+            directory += struct.pack(f"<{value.ndim}Q", *reversed(value.shape))
+            directory += struct.pack("<IQ", GGUF_TYPES[stored], len(data))
+            data += BLOCKS[stored](np.ascontiguousarray(value)) if stored in BLOCKS else encode(value, stored)
+            data += bytes(-len(data) % 32)
+        header = b"GGUF" + struct.pack("<IQQ", 3, len(names), len(described)) + b"".join(described) + directory
+        parts.append(header + bytes(-len(header) % 32) + data)
+    return parts
+
+
+def gguf_tensor(name, value, kind_of, rescale):
+    """llama.cpp's name of a tensor, and what it makes of the values."""
+    part = leaf(name)
+    if part == "time_maa_w2":
+        value = value.swapaxes(1, 2)
+    elif part in LOW_RANK[kind_of]:
+        value = value.T
+    elif part == "r_k" or value.shape[:2] == (1, 1):
+        value = value.reshape(-1)
+    if kind_of == "6" and name.endswith(("att.output.weight", "ffn.value.weight")):
+        value = value / np.float32(1 << (int(name.split(".")[1]) // rescale))
+    if not name.startswith("head."):
+        name = rename(name, GGUF_NAMES)
+    name = rename(name, [("head.", "output.")])
+    return name + ("" if name.endswith((".weight", ".bias")) else ".weight"), value

@@ -31,7 +31,21 @@ GGUF_TYPES = ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"]
 
 
 def sources(model, folder):
-    """(what it is, its path, whether it has the model's exact values, whether its values are the model's at all)"""
+    """(what it is, its path, whether it has the model's exact values, whether its values are the model's at all, and the
+    options that it needs)"""
+    yield from ((*source, []) for source in plain_sources(model, folder))
+    if containers.version(model) != "x":
+        yield "`.pth` and a LoRA in a PEFT folder", *adapted(model, folder)
+
+
+def adapted(model, folder):
+    peft = folder / "peft"
+    peft.mkdir()
+    (folder / "base.pth").write_bytes(containers.pth(containers.published(containers.adapter(model, peft))))
+    return folder / "base.pth", True, True, ["--lora", peft]
+
+
+def plain_sources(model, folder):
     def file(name, data):
         (folder / name).write_bytes(data)
         return folder / name
@@ -54,6 +68,17 @@ def sources(model, folder):
     yield "`.pth`", file("m.pth", containers.pth(own)), True, True
     yield f"`pytorch_model.bin`, 2 shards, {style} names", directory(
         "torch", theirs, containers.pth, "pytorch_model.bin"), True, True
+    yield "`.pth` before torch 1.6", file("old.pth", containers.old_pth(own)), True, True
+    if version != "x":
+        yield "Lightning's checkpoint", file("last.ckpt", containers.lightning(own)), True, True
+        yield "DeepSpeed's `mp_rank_00_model_states.pt`", file("ds.pt", containers.deepspeed(own)), True, True
+    if version not in ("5.0", "x"):
+        yield "`.st` of web-rwkv, Ai00, RWKV-Runner", file("m.st", containers.st(model)), False, True
+    if version == "7":
+        for style, theirs in [("transformers' own", containers.to_transformers(model)),
+                              ("transformers-rwkv", containers.to_transformers_rwkv(model))]:
+            yield f"safetensors, 2 shards, {style} names", directory(
+                style, theirs, containers.safetensors, "model.safetensors"), True, True
     if version != "x":
         yield "rwkv.cpp `.bin` FP32", file("m.bin", containers.rwkv_cpp(model)), True, True
         for kind in CPP_TYPES:
@@ -61,6 +86,9 @@ def sources(model, folder):
             yield f"rwkv.cpp `.bin` {name}", file(kind + ".bin", containers.rwkv_cpp(model, kind)), False, True
     if version in "67":
         yield "GGUF F32", file("m.gguf", containers.gguf(model)), True, True
+        parts = [file(f"m-0000{number + 1}-of-00002.gguf", data)
+                 for number, data in enumerate(containers.gguf_parts(model))]
+        yield "GGUF F32, 2 parts", parts[0], True, True
         for kind in GGUF_TYPES:
             yield f"GGUF {kind}", file(kind + ".gguf", containers.gguf(model, kind)), False, not kind.endswith("_K")
 
@@ -82,10 +110,10 @@ class Runner:
                                 ("--kv-window", "kv_cache_window_size")]:
                 self.options += [option, str(run[key])]
 
-    def cell(self, source, type_, scratch):
+    def cell(self, source, type_, scratch, options):
         model, out = scratch / "model.rwkv", scratch / "logits.safetensors"
         self.run("rwkv-quantize", source, model, "--type", type_, "--force", "--allow-quantized",
-                 "--no-measure", *self.options)
+                 "--no-measure", *self.options, *options)
         self.run("rwkv-run", "logits", model, "--tokens", self.folder / "tokens.json", "--out", out)
         difference = containers.read_safetensors(out)["logits"][self.rows] - self.expected
         if not np.isfinite(difference).all():
@@ -103,10 +131,10 @@ def rows(programs):
         model, runner = containers.read_model(GOLDENS / case), Runner(programs, case)
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
-            for name, path, exact, comparable in sources(model, folder):
+            for name, path, exact, comparable, options in sources(model, folder):
                 cells = []
                 for type_ in TYPES:
-                    rms, largest = runner.cell(path, type_, folder)
+                    rms, largest = runner.cell(path, type_, folder, options)
                     if exact and type_ == "fp32" and largest > runner.about["abs_tolerance_fp32"]:
                         sys.exit(f"{version} from {name}: off by {largest}")
                     cells.append(f"{rms:.1g}" if comparable else "runs")

@@ -12,6 +12,14 @@ nonisolated(unsafe) let bestKernels: Kernels = rk_kernels_best().pointee
 /// The instruction set in use: "scalar", "avx2", "avx512", "neon", …
 public var instructionSet: String { String(cString: bestKernels.name) }
 
+/// `instructionSet`, or why there is none: for people.
+package var instructionSetOrProblem: String {
+  do throws(ModelError) {
+    try checkInstructionSet()
+    return instructionSet
+  } catch { return "\(error)" }
+}
+
 /// Refuses a value of the environment variable RWKV_ISA that would be without effect: the name of no instruction set for
 /// which this build has kernels.
 package func checkInstructionSet() throws(ModelError) {
