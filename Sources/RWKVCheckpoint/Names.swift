@@ -113,16 +113,32 @@ enum Names {
     for index in tensors.indices {
       for wrapper in innerWrappers { tensors[index].name = tensors[index].name.removing(wrapper) }
     }
-    // Whatever stands before `emb.weight`, if it stands before all others, too.
+    // Whatever stands before the embedding's name, if it stands before all others, too.
     let prefix =
-      tensors.lazy.map(\.name).first { $0.hasSuffix(".emb.weight") }.map { String($0.dropLast(10)) }
+      tensors.lazy.compactMap { wrapper(before: $0.name) }.first
       ?? wrappers.first { wrapper in tensors.allSatisfy { $0.name.hasPrefix(wrapper) } }
-    guard let prefix, !ownPrefixes.contains(prefix), tensors.allSatisfy({ $0.name.hasPrefix(prefix) }) else {
+    guard let prefix, !prefix.isEmpty, tensors.allSatisfy({ $0.name.hasPrefix(prefix) }) else {
       return tensors
     }
     for index in tensors.indices { tensors[index].name.removeFirst(prefix.count) }
     return unwrapped(tensors)
   }
+
+  /// What stands before a name by which a model, or a tuned state, is known in some spelling; nil for other names.
+  private static func wrapper(before name: String) -> String? {
+    for known in landmarks {
+      if name == known { return "" }
+      if name.hasSuffix("." + known) { return String(name.dropLast(known.utf8.count)) }
+    }
+    return nil
+  }
+
+  /// Longer ones first, as others end like them.
+  private static let landmarks = [
+    "rwkv.embeddings.weight", "rwkv7.embeddings.weight", "rwkv7.emb.weight", "rwkv.emb.weight",
+    "reranker.emb.weight", "model.embeddings.weight", "model.embed_tokens.weight", "emb.weight",
+    "blocks.0.att.time_state",
+  ]
 
   /// Of whole models and of adapters.
   private static let wrappers = ["module.", "base_model.model."]
@@ -130,8 +146,6 @@ enum Names {
   private static let innerWrappers = [
     "_forward_module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.",
   ]
-  /// Those that belong to a spelling of names.
-  private static let ownPrefixes: Set<String> = ["rwkv.", "rwkv7."]
 
   /// Cuts a tensor along its first axis.
   private static func slices(

@@ -28,6 +28,20 @@ struct TrainerFileTests {
     try expectGolden(torchBytes(drafts) { $0.tensors(drafts.map { $0.renamed(prefix + $0.name) }) })
   }
 
+  /// Every spelling of names in the same wrappings: the file reads as without them.
+  @Test(
+    arguments: ["v7-hf-native", "v7-hf-fork", "v7-hf", "v6-hf", "v52-hf", "v4-hf", "x-one/model.pth"],
+    ["module.", "model.", "_forward_module.module.", "student.net."])
+  func prefixesAreTakenOffAllSpellings(golden: String, prefix: String) throws {
+    let tensors = try Container(path: goldens + "/" + golden).tensors
+    let wrapped = tensors.map { tensor in
+      var tensor = tensor
+      tensor.name = prefix + tensor.name
+      return tensor
+    }
+    #expect(Names.unwrapped(wrapped).map(\.name) == tensors.map(\.name))
+  }
+
   @Test func prefixesOfPartsAreTakenOff() throws {
     let drafts = try drafts()
     let renamed = drafts.map { draft in

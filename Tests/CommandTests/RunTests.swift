@@ -4,6 +4,27 @@ import Testing
 
 @Suite("rwkv-run")
 struct RunTests {
+  /// Whether this user may have file systems of its own.
+  static let canHideProc = (try? Running("/bin/sh", ["-c", hideProc + "true"]).wait().status) == 0
+  private static let hideProc = "exec unshare -rm sh -c 'mount -t tmpfs none /proc && exec \"$@\"' sh "
+
+  /// In a container without /proc: words, memory and unnamed files are found another way, or done without.
+  @Test(.enabled(if: canHideProc, "needs user namespaces")) func withoutProc() throws {
+    func run(_ name: String, _ arguments: String...) throws -> Tool.Result {
+      let words = [Tool(name: name).path] + arguments
+      return try Running("/bin/sh", ["-c", Self.hideProc + "\"$@\"", "sh"] + words).wait()
+    }
+    let folder = TemporaryFolder()
+    let (model, state) = (folder.file("m.rwkv"), folder.file("s.state"))
+    let made = try run(
+      "rwkv-quantize", golden("v7-std/model.safetensors"), model, "--type", "int8", "--tokenizer", "bytes")
+    #expect(made.status == 0, "\(made.errors)")
+    let written = try run("rwkv-run", model, "-p", "a", "-n", "3", "--temp", "0", "--save-state", state)
+    #expect(written.status == 0, "\(written.errors)")
+    #expect(folder.contents == ["m.rwkv", "s.state"])
+    #expect(try run("rwkv-quantize", "verify", model).status == 0)
+  }
+
   let quantize = Tool(name: "rwkv-quantize")
   let tool = Tool(name: "rwkv-run")
   let folder = TemporaryFolder()
