@@ -77,7 +77,7 @@ struct OutputTests {
     case ("rwkv-run", "--template"): "template"
     case ("rwkv-quantize", "input"): "model.safetensors"
     case (_, "--recipe"): "recipe"
-    case (_, "--calibrate"), (_, "--text"): "text.txt"
+    case (_, "--calibrate"), (_, "--text"), (_, "--prompts"): "text.txt"
     case (_, "--tokenizer"): "vocabulary.txt"
     case (_, "--lora"), (_, "--pissa"), (_, "--state"): "adapter.safetensors"
     case ("rwkv-run", "file"): "in.state"
