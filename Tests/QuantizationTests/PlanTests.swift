@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import Glibc
 import RWKVCheckpoint
 import RWKVFormat
 import Testing
@@ -42,6 +43,36 @@ struct PlanTests {
     #expect(exactness(halves + [0.1]).halfFormat == .f16)
     #expect(exactness(halves + [0.1, 1e6]).halfFormat == .bf16)
     #expect(exactness([0, -0.0]).halfFormat == .f16)
+  }
+
+  /// Pieces whose sums of errors are of many sizes, so that another order of adding gives other bits; the first ones take
+  /// longest, so that several threads finish them last.
+  private struct UnevenSource: WeightSource {
+    let path = "uneven"
+    let tensors = [
+      SourceTensor(name: "a", role: .matrix, rows: 24, columns: 1 << 20, transposed: false, isF16: false)
+    ]
+    func makeReader() -> any WeightReader { Reader() }
+
+    private final class Reader: WeightReader {
+      func read(_ tensor: Int, rows: Range<Int>, into values: UnsafeMutableBufferPointer<Float>) {
+        values.update(repeating: 0)
+        for index in 0..<100 {
+          values[index] = (1.1 + Float(index * 7 % 13) / 29) / Float(1 + rows.lowerBound * 37 % 11)
+        }
+        usleep(UInt32(4000 * (24 - rows.lowerBound) / 24))
+      }
+    }
+  }
+
+  @Test func errorsAreTheSameForAnyNumberOfThreads() throws {
+    func found(_ threads: Int) throws -> [UInt64] {
+      let all = try UnevenSource().exactness(threads: threads, cancelled: { false }) { _ in true }
+      return all.flatMap { [$0.f16Error.bitPattern, $0.bf16Error.bitPattern] }
+    }
+    let one = try found(1)
+    #expect(one.allSatisfy { $0 != 0 })
+    for threads in [2, 3, 4] { #expect(try found(threads) == one) }
   }
 
   /// Large tensors are looked at piece by piece, whose order is that of the threads.
