@@ -24,7 +24,7 @@ extension State {
   /// - Parameters:
   ///   - tokens: what has been read, for programs that continue the text; only carried along.
   ///   - logits: of the token after the last one read, [V], with which a text can go on without anything new to read;
-  ///     empty: it cannot. Programs older than version 0.2 cannot load a state that has them.
+  ///     empty: it cannot. Older programs refuse a state that has them.
   public func save(to path: String, tokens: [Int] = [], logits: [Float] = []) throws(StateFileError) {
     do {
       let bytes = try encoded(tokens: tokens, logits: logits)

@@ -114,7 +114,7 @@ extension RWKVRun {
       "-b --batch-size -ub --ubatch-size -tb --threads-batch",
       .needless(.one, "prompts are read in blocks, with the threads of -t.")),
     ForeignFlag(
-      "-mmp --prio --poll --delay -ncmoe -ctx --ppl-stride --chunks",
+      "-mmp --prio --poll --delay -ncmoe --ppl-stride --chunks",
       .needless(.one, "it has no counterpart here.")),
     ForeignFlag(
       "--swa-full --offline --check-tensors -kvu --kv-unified",
