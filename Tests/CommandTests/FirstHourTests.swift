@@ -143,6 +143,10 @@ struct FirstHourTests {
       let result = try tool.run(command, after: "export RWKV_ISA=avx3")
       #expect(result.status == 1 && result.errors.contains("RWKV_ISA is 'avx3', expected one of scalar, "))
     }
+    for program in [tool, quantize] {
+      let version = try program.run(["--version"], after: "export RWKV_ISA=avx3").output
+      #expect(version.contains("RWKV_ISA is 'avx3', expected one of scalar, "), "\(version)")
+    }
     let conversion = try quantize.run([input, folder.file("o.rwkv")], after: "export RWKV_ISA=AVX2")
     #expect(conversion.status == 1 && conversion.errors.contains("RWKV_ISA"))
     #expect(try tool.run([model, "-p", "a", "-n", "1"], after: "export RWKV_ISA=").status == 0)
