@@ -101,7 +101,7 @@ struct Container: Sendable {
 
   // MARK: Directories
 
-  private static let wholeFiles = ["model.safetensors", "pytorch_model.bin"]
+  private static let wholeFiles = ["model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt"]
 
   private init(directory: String) throws(CheckpointError) {
     let directory = directory.hasSuffix("/") ? directory : directory + "/"
@@ -127,6 +127,12 @@ struct Container: Sendable {
     var names = names(in: directory).filter { name in
       [".safetensors", ".pth", ".gguf"].contains(where: name.hasSuffix)
         || ShardName(name) != nil && [".bin", ".pt", ".st"].contains(where: name.hasSuffix)
+    }
+    if names.isEmpty {
+      // Of trainers and converters.
+      names = Container.names(in: directory).filter { name in
+        [".ckpt", ".pt", ".st"].contains(where: name.hasSuffix)
+      }
     }
     if let set = names.first.flatMap({ ShardName($0) }), names.allSatisfy({ ShardName($0) == set }) {
       names = [names[0]]

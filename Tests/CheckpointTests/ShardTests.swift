@@ -23,6 +23,17 @@ struct ShardTests {
     }
   }
 
+  /// A folder with one file of a trainer's or converter's, whatever else a training leaves there.
+  @Test(arguments: ["last.ckpt", "rwkv-final.pt", "model.st", "mp_rank_00_model_states.pt"])
+  func theOnlyFileOfAFolderIsTaken(name: String) throws {
+    let path = goldens + "/v7-f32-small/model.safetensors"
+    folder.write(name, try contents(path))
+    folder.write("scheduler.json", "{}".utf8)
+    folder.write("training_args.bin", "PK".utf8)
+    if name.hasPrefix("mp_rank") { folder.write("zero_pp_rank_0_mp_rank_00_optim_states.pt", "PK".utf8) }
+    try expectSame(Checkpoint(path: folder.path), Checkpoint(path: path))
+  }
+
   @Test(arguments: [
     [
       "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
