@@ -14,10 +14,12 @@ import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-from librwkv import Model, Result, RWKVError, Session
+from librwkv import Model, Result, RWKVError, Session, State, _many
 
 path, other_path, hybrid_path = sys.argv[1:]
 
@@ -143,6 +145,34 @@ def scoring(model: Model) -> None:
         refuses(ValueError, "outside the model's vocabulary", lambda pair=wrong: model.score(pair))
 
 
+class Counting(_many.Scheduler):
+    """Counts the tokens that it is asked to read."""
+
+    asked = 0
+
+    def read(self, tokens: Any, state: State | None) -> int:
+        Counting.asked += tokens.size
+        return super().read(tokens, state)
+
+    def score(self, tokens: Any, state: State | None, first: int) -> int:
+        Counting.asked += tokens.size
+        return super().score(tokens, state, first)
+
+
+def sharing(model: Model) -> None:
+    """What rows begin with together is read once; what some of them go on with together, too."""
+    beginnings = ["x" * 200, "x" * 200 + "y" * 150, "z" * 30]
+    pairs = [(beginnings[index % 3], f" choice {index}") for index in range(60)]
+    expected = [model.score(context + text).logprobs[-len(text) :] for context, text in pairs]
+    for max_rows in (5, 16):
+        Counting.asked = 0
+        with unittest.mock.patch.object(_many, "Scheduler", Counting):
+            results = list(model.score_many(pairs, max_rows=max_rows))
+        assert [result.logprobs for result in results] == expected
+        # Token 0, the beginnings, and of each row the last token of its context and its text.
+        assert Counting.asked <= 3 + 200 + 150 + 30 + 60 * 12, Counting.asked
+
+
 def leaving(path: str) -> None:
     """A program that ends in the middle of a text does end."""
     program = "import sys, librwkv; g = librwkv.Model(sys.argv[1]).generate('x', max_tokens=1 << 30); next(iter(g))"
@@ -191,6 +221,7 @@ for one in (model, other, hybrid):
     generating(one)
     scoring(one)
     embedding(one)
+sharing(model)
 failing(model)
 streaming(model)
 pickling(model, other)
