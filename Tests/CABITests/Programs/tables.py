@@ -9,6 +9,8 @@ import json
 import math
 import os
 import pathlib
+import runpy
+import shutil
 import sys
 from typing import Any
 
@@ -52,6 +54,7 @@ def with_ray() -> dict[int, dict[str, Any]]:
             row.pop("text")
             for name, value in row.items():
                 results[number][f"{task} {name}"] = value.tolist() if hasattr(value, "tolist") else value
+    example()
     ray.shutdown()
     return results
 
@@ -74,8 +77,27 @@ def with_spark() -> dict[int, dict[str, Any]]:
             for name, value in values.items():
                 results[number][f"{task} {name}"] = value
     documented(transform, {"spark": spark})
+    example()
     spark.stop()
     return results
+
+
+def example() -> None:
+    """examples/python/bulk.py with the engine that has been started: a folder of JSON lines to one of Parquet files."""
+    from pyarrow import parquet
+
+    documents, out = folder / "documents", folder / f"bulk-{kind}"
+    documents.mkdir(exist_ok=True)
+    (documents / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.rmtree(out, ignore_errors=True)
+    sys.argv = ["bulk.py", model_path, "score", str(documents), str(out), kind]
+    runpy.run_path(str(pathlib.Path(__file__).parents[3] / "examples/python/bulk.py"))
+    written = parquet.read_table(out).to_pylist()
+    with Model(model_path, threads=1) as model:
+        for row, result in zip(rows, model.score_many(row["text"] for row in rows)):  # type: ignore[misc]
+            (found,) = (found for found in written if found["number"] == row["number"])
+            assert found["logprob"] == result.logprob and (found["error"] is None) == (result.error is None)
+    assert len(written) == len(rows)
 
 
 def documented(function: Any, names: dict[str, Any]) -> None:
