@@ -26,6 +26,7 @@ extension State {
   ///   - logits: of the token after the last one read, [V], with which a text can go on without anything new to read;
   ///     empty: it cannot. Older programs refuse a state that has them.
   public func save(to path: String, tokens: [Int] = [], logits: [Float] = []) throws(StateFileError) {
+    guard !OutputFile.isInput(path, [model.path]) else { throw StateFileError(.isModel, path: path) }
     do {
       let bytes = try encoded(tokens: tokens, logits: logits)
       let file = try OutputFile(path: path, overwrite: true, acceptsStreams: true)

@@ -19,6 +19,8 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
     /// A value of the state is infinite or not a number.
     case notFinite(value: Float, place: String)
     case outOfMemory(bytes: Int)
+    /// The state would replace the file of its own model.
+    case isModel
   }
 
   public let reason: Reason
@@ -53,6 +55,7 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
       "the state belongs to \(found), not to \(expected); open the model that it was saved with"
     case .notFinite(let value, let place):
       "\(place) is \(value), expected a finite number: the state or its model is broken"
+    case .isModel: "is the model's own file; choose another name for the state"
     case .outOfMemory(let bytes): "the system has no \((bytes + (1 << 20) - 1) >> 20) MiB of memory left"
     }
   }

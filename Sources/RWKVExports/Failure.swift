@@ -98,6 +98,7 @@ extension StateFileError {
     case .wrongModel: RWKV_ERROR_KEY
     case .wrongSize, .damaged, .invalid, .notFinite: RWKV_ERROR_DATA
     case .outOfMemory: RWKV_ERROR_ALLOC
+    case .isModel: RWKV_ERROR_FILE_WRITE
     }
   }
 }

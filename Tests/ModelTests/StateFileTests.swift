@@ -146,6 +146,19 @@ struct StateFileTests {
     #expect { try model.loadState(bytes: forged) } throws: { "\($0)".contains("the length of the state is") }
   }
 
+  @Test func aStateNeverReplacesItsModel() throws {
+    let made = try Self.cases[3].model(.int8)
+    let (path, link) = (temporaryFile(), temporaryFile())
+    defer { for file in [path, link] { try? FileManager.default.removeItem(atPath: file) } }
+    try FileManager.default.copyItem(atPath: made.path, toPath: path)
+    try FileManager.default.createSymbolicLink(atPath: link, withDestinationPath: path)
+    let state = try Model(path: path).newState()
+    for file in [path, link] {
+      #expect { try state.save(to: file) } throws: { "\($0)".contains("the model's own file") }
+    }
+    #expect(FileManager.default.contentsEqual(atPath: path, andPath: made.path))
+  }
+
   @Test func asManyTokensAsTheBoundAllowsCanBeKept() throws {
     let model = try Self.cases[3].model(.int8)
     let flat = [UInt32](repeating: 0, count: model.newState().layout.count)
