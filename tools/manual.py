@@ -56,7 +56,8 @@ def described(argument):
 def arguments(command):
     out = []
     for argument in command.get("arguments", []):
-        if argument["shouldDisplay"] and argument.get("names", [{"name": ""}])[0]["name"] not in ("h", "help", "version"):
+        name = argument.get("names", [{"name": ""}])[0]["name"]
+        if argument["shouldDisplay"] and name not in ("h", "help", "version"):
             out.append(f".TP\n{spelled(argument)}\n{escaped(described(argument))}")
     return "\n".join(out)
 
