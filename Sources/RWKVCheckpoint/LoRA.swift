@@ -295,7 +295,9 @@ final class LowRankUpdate: Sendable {
     private let right: [Float]
 
     init(_ update: LowRankUpdate, of tensor: CheckpointTensor) throws(CheckpointError) {
-      let (rows, columns, transposed) = (tensor.rows, tensor.columns, tensor.transposed)
+      let (rows, columns) = (tensor.rows, tensor.columns)
+      // B A is of the file's orientation, which may be ours already.
+      let transposed = tensor.transposed && !tensor.source.isOutputMajor
       let (outputs, inputs) = transposed ? (columns, rows) : (rows, columns)
       // [outputs, rank] and [rank, inputs] of all terms.
       let rank = update.terms.reduce(0) { $0 + $1.b.shape[1] }

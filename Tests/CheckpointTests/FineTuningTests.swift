@@ -50,6 +50,29 @@ struct FineTuningTests {
     }
   }
 
+  /// fla has the factors of its low-rank pairs as layers [outputs, inputs], for which adapters are trained like for others.
+  @Test(arguments: ["attn.w_lora.lora.0", "attn.g_lora.lora.2", "attn.v_proj", "ffn.value"])
+  func lorasOfFlasLayersAreAdded(layer: String) throws {
+    let name = "model.layers.1.\(layer)"
+    var drafts = try Container(path: goldens + "/v7-hf").tensors.map {
+      Draft($0.name, $0.shape, try $0.values())
+    }
+    let index = try #require(drafts.firstIndex { $0.name == name + ".weight" })
+    let (outputs, inputs) = (drafts[index].shape[0], drafts[index].shape[1])
+    let (a, b) = (draft(name + ".lora_A.weight", [4, inputs]), draft(name + ".lora_B.weight", [outputs, 4]))
+    let path = folder.write("lora.safetensors", safetensors([a, b]))
+    let plain = folder.write("plain.safetensors", safetensors(drafts))
+    let (x, y) = (numbers(a), numbers(b))
+    let values = numbers(drafts[index]).enumerated().map { place, value in
+      value + Float(2 * product(y, x, rank: 4, inputs: inputs, place / inputs, place % inputs))
+    }
+    drafts[index] = Draft(name + ".weight", [outputs, inputs], values)
+    let updated = folder.write("updated.safetensors", safetensors(drafts))
+    let lora = FineTuning.LoRA(path: path, alpha: 8)
+    try expectSame(
+      Checkpoint(path: plain, fineTuning: FineTuning(lora: lora)), Checkpoint(path: updated), within: 1e-5)
+  }
+
   private func wholeValues(_ checkpoint: Checkpoint, _ tensor: CheckpointTensor) throws -> [Float] {
     let whole = try values(checkpoint, tensor)
     #expect(try values(checkpoint, tensor, step: 7) == whole)
