@@ -16,11 +16,13 @@ func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)
 }
 
-func tool(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+func tool(
+  _ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil
+) -> Target {
   .executableTarget(
     name: name,
     dependencies: dependencies + [.product(name: "ArgumentParser", package: "swift-argument-parser")],
-    path: "tools/\(name)", swiftSettings: swiftSettings)
+    path: "tools/\(name)", resources: resources, swiftSettings: swiftSettings)
 }
 
 func tests(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
@@ -84,10 +86,19 @@ let package = Package(
       path: "tools/terminal", swiftSettings: swiftSettings),
     tool(
       "rwkv-run",
-      ["Terminal", "CPeak", "RWKV", "RWKVChat", "RWKVCheckpoint", "RWKVFormat", "RWKVTokenizer"]),
+      [
+        "Remote", "Terminal", "CPeak", "RWKV", "RWKVChat", "RWKVCheckpoint", "RWKVFormat", "RWKVQuantization",
+        "RWKVTokenizer",
+      ], resources: [.embedInCode("models.txt")]),
+    // Checkpoints that are read over HTTP; libcurl is looked for when they are.
+    .systemLibrary(name: "CCurl", path: "tools/curl"),
+    .target(
+      name: "Remote", dependencies: ["CCurl", "Terminal", "RWKVCheckpoint", "RWKVFormat"],
+      path: "tools/remote",
+      swiftSettings: swiftSettings),
     tool(
       "rwkv-quantize",
-      ["Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
+      ["Remote", "Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
     // What the machine can do at most.
     .target(name: "CPeak", path: "tools/peak"),
@@ -108,7 +119,7 @@ let package = Package(
     .target(
       name: "FuzzTargets",
       dependencies: [
-        "RWKV", "RWKVChat", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer",
+        "Remote", "RWKV", "RWKVChat", "RWKVFormat", "RWKVQuantization", "RWKVCheckpoint", "RWKVTokenizer",
       ],
       path: "tools/fuzz/targets", swiftSettings: swiftSettings),
     tests("FuzzTests", ["FuzzTargets"]),

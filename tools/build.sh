@@ -62,7 +62,7 @@ for command in $programs; do
   rm -f "$program"
   strip -o "$program" "$built/$command"
   python3 tools/manual.py "$program" >"$share/man/man1/$command.1"
-  python3 tools/completions.py "$program" bash >"$share/bash-completion/completions/$command"
+  python3 tools/completions.py "$program" bash | sed "1{/^#!/d}" >"$share/bash-completion/completions/$command"
   python3 tools/completions.py "$program" zsh >"$share/zsh/site-functions/_$command"
   python3 tools/completions.py "$program" fish >"$share/fish/vendor_completions.d/$command.fish"
 done

@@ -1,35 +1,78 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Makes what runs without Swift, in FOLDER (tools/release.sh [FOLDER], by default .build/release-files): an archive
-# rwkv-VERSION-linux-ARCHITECTURE.tar.gz of what tools/build.sh installs, with the documents; and a Python wheel.
+# Makes what runs without Swift, in FOLDER: tools/release.sh [--no-serve] [FOLDER], by default .build/release-files
+#
+#   rwkv-VERSION-linux-ARCHITECTURE.tar.gz   what tools/build.sh installs, with the documents
+#   rwkv-tools_*.deb librwkv0_*.deb librwkv-dev_*.deb       where dpkg-dev is installed
+#   librwkv-*.whl                            the Python package, with the library
+#   rwkv-VERSION-source.tar.gz, rwkv.rb      the sources, and a Homebrew formula that builds them
+#   rwkv-VERSION.spdx.json, SHA256SUMS       what all of this consists of, and its checksums
+#
+# Built twice from one commit in one folder, with the same compiler, all of it has the same bytes: times are the commit's.
 set -eu
+serve=
+folder=.build/release-files
+for argument; do
+  case $argument in
+    --no-serve) serve=--no-serve ;;
+    -*) echo "usage: tools/release.sh [--no-serve] [FOLDER]" >&2; exit 64 ;;
+    *) folder=$argument ;;
+  esac
+done
+mkdir -p "$folder"
+out=$(cd "$folder" && pwd)
 cd "$(dirname "$0")/.."
-mkdir -p "${1:-.build/release-files}"
-out=$(cd "${1:-.build/release-files}" && pwd)
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
 stage=$out/stage
-rm -rf "$stage"
-tools/build.sh "$stage"
+rm -rf "$stage" "$out"/rwkv* "$out"/librwkv* "$out/SHA256SUMS"
+tools/build.sh $serve "$stage"
 
-version=$("$stage/bin/rwkv-run" --version)
+version=$("$stage/bin/rwkv-run" --version | cut -d, -f1)
 name=rwkv-$version-linux-$(uname -m)
 echo "putting together $name"
-cp -r README.md LICENSE docs "$stage/"
-mkdir -p "$stage/share/doc/rwkv"
-# The licence of what is linked in and asks for it.
-if [ -e /usr/share/doc/libzstd-dev/copyright ]; then
-  cp /usr/share/doc/libzstd-dev/copyright "$stage/share/doc/rwkv/libzstd.copyright"
-fi
 
 # What must hold on machines without Swift.
 if readelf -d "$stage"/bin/* "$stage/lib/librwkv.so.0" | grep -E 'NEEDED.*(swift|Foundation|dispatch|zstd)' >&2; then
   echo "these libraries should have been linked in" >&2
   exit 1
 fi
-[ "$(env -i "$stage/bin/rwkv-run" --version)" = "$version" ]
+[ "$(env -i "$stage/bin/rwkv-run" --version | cut -d, -f1)" = "$version" ]
 
-rm -rf "${out:?}/$name"
+# packed FOLDER: as an archive with nothing of this machine in it.
+packed() {
+  tar -C "$out" --sort=name --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw --mtime="@$SOURCE_DATE_EPOCH" \
+    -cf - "$1" | gzip -9n >"$out/$1.tar.gz"
+}
+
+if command -v dpkg-shlibdeps >/dev/null 2>&1; then
+  tools/packaging/deb.sh "$stage" "$out"
+else
+  echo "no dpkg-dev: Debian packages are left out"
+fi
+
+# The documents, as they lie in the sources; the header is where it is installed.
+git ls-files docs formats examples '*.md' ':!Tests' ':!python/[!R]*' | tar -c -T - | tar -x -C "$stage"
+cp LICENSE "$stage/"
+sed -i 's|\.\./Sources/CRWKVABI/include/rwkv\.h|../include/rwkv.h|g' "$stage"/docs/*.md
+mkdir -p "$stage/share/doc/rwkv"
+# The licence of what is linked in and asks for it.
+if [ -e /usr/share/doc/libzstd-dev/copyright ]; then
+  cp /usr/share/doc/libzstd-dev/copyright "$stage/share/doc/rwkv/libzstd.copyright"
+fi
+python3 tools/packaging/links.py "$stage"
 mv "$stage" "$out/$name"
-tar -C "$out" --sort=name --owner=0 --group=0 -czf "$out/$name.tar.gz" "$name"
+packed "$name"
 RWKV_LIBRARY=$out/$name/lib/librwkv.so.0 python3 -m pip wheel -q --no-deps -w "$out" ./python
 rm -rf "${out:?}/$name"
+
+mkdir "$out/rwkv-$version-source"
+git archive HEAD | tar -x -C "$out/rwkv-$version-source"
+packed "rwkv-$version-source"
+rm -rf "${out:?}/rwkv-$version-source"
+tools/packaging/formula.sh "$version" "$out/rwkv-$version-source.tar.gz" >"$out/rwkv.rb"
+
+python3 tools/packaging/sbom.py "$version" "$out"/*.gz "$out"/*.whl $(ls "$out"/*.deb 2>/dev/null) \
+  >"$out/rwkv-$version.spdx.json"
+(cd "$out" && sha256sum -- *.gz *.whl *.rb *.json $(ls -- *.deb 2>/dev/null) >SHA256SUMS)
 ls -l "$out"

@@ -19,6 +19,10 @@ fi
 if ! command -v qemu-aarch64 >/dev/null 2>&1 || ! command -v aarch64-linux-gnu-gcc >/dev/null 2>&1; then
   install_packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user || say "no ARM tools: those tests are skipped"
 fi
+# Checkpoints are read from a hub of the tests' own; skipped where libcurl cannot be had.
+if ! ldconfig -p | grep -qE 'libcurl(-gnutls)?\.so\.4' || ! command -v openssl >/dev/null 2>&1; then
+  install_packages libcurl4 openssl || say "no libcurl: those tests are skipped"
+fi
 
 echo "== style"
 swift format lint -r -s Package.swift Sources Tests tools examples

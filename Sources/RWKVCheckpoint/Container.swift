@@ -51,7 +51,7 @@ struct Container: Sendable {
       try self.init(shards: shard.paths())
     } else {
       try self.init(file: InputFile(path: path))
-      guard Container.wholeFiles.contains(name) else { return }
+      guard CheckpointChoice.wholeFiles.contains(name) else { return }
     }
     try readConfig(directory: directory)
   }
@@ -101,50 +101,27 @@ struct Container: Sendable {
 
   // MARK: Directories
 
-  private static let wholeFiles = ["model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt"]
-
   private init(directory: String) throws(CheckpointError) {
     let directory = directory.hasSuffix("/") ? directory : directory + "/"
-    let indices = Container.names(in: directory).filter { $0.hasSuffix(".index.json") }
-    if let name = Container.wholeFiles.map({ $0 + ".index.json" }).first(where: indices.contains)
-      ?? (indices.count == 1 ? indices[0] : nil)
-    {
-      try self.init(index: InputFile(path: directory + name), directory: directory)
-    } else {
-      let name = directory + (try Container.onlyFile(in: directory))
-      if let shard = ShardName(name) {
+    switch CheckpointChoice(names: Container.names(in: directory)) {
+    case .index(let name): try self.init(index: InputFile(path: directory + name), directory: directory)
+    case .file(let name):
+      if let shard = ShardName(directory + name) {
         try self.init(shards: shard.paths())
       } else {
-        try self.init(file: InputFile(path: name))
+        try self.init(file: InputFile(path: directory + name))
       }
+    case .several(let names): throw Container.ambiguous(directory, names)
+    case .none: throw Container.ambiguous(directory, [])
     }
     try readConfig(directory: directory)
   }
 
-  /// The usual name, or the only file with a checkpoint's extension; of shards any.
-  private static func onlyFile(in directory: String) throws(CheckpointError) -> String {
-    if let name = wholeFiles.first(where: { access(directory + $0, F_OK) == 0 }) { return name }
-    var names = names(in: directory).filter { name in
-      [".safetensors", ".pth", ".gguf"].contains(where: name.hasSuffix)
-        || ShardName(name) != nil && [".bin", ".pt", ".st"].contains(where: name.hasSuffix)
-    }
-    if names.isEmpty {
-      // Of trainers and converters.
-      names = Container.names(in: directory).filter { name in
-        [".ckpt", ".pt", ".st"].contains(where: name.hasSuffix)
-      }
-    }
-    if let set = names.first.flatMap({ ShardName($0) }), names.allSatisfy({ ShardName($0) == set }) {
-      names = [names[0]]
-    }
-    guard names.count == 1 else {
-      throw CheckpointError(
-        .unreadable, file: directory, "holds \(names.isEmpty ? "no" : "several") checkpoints",
-        found: names.isEmpty ? nil : names.sorted().prefix(5).map(quoted).joined(separator: ", "),
-        expected: "model.safetensors, pytorch_model.bin or an index of shards", advice: "Give the file itself"
-      )
-    }
-    return names[0]
+  private static func ambiguous(_ directory: String, _ names: [String]) -> CheckpointError {
+    CheckpointError(
+      .unreadable, file: directory, "holds \(names.isEmpty ? "no" : "several") checkpoints",
+      found: names.isEmpty ? nil : names.sorted().prefix(5).map(quoted).joined(separator: ", "),
+      expected: "model.safetensors, pytorch_model.bin or an index of shards", advice: "Give the file itself")
   }
 
   static func names(in directory: String) -> [String] {
@@ -200,5 +177,44 @@ struct Container: Sendable {
     guard claims.origin.isEmpty, access(directory + "config.json", F_OK) == 0 else { return }
     let file = try InputFile(path: directory + "config.json")
     claims = try Claims(config: file.config(), file: file.path)
+  }
+}
+
+/// Which of a folder's files is its checkpoint: the usual name, or the only file with a checkpoint's extension.
+package enum CheckpointChoice: Equatable {
+  case index(String)
+  /// A file, or any of its shards.
+  case file(String)
+  case several([String])
+  case none
+
+  static let wholeFiles = ["model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt"]
+
+  package init(names: [String]) {
+    let indices = names.filter { $0.hasSuffix(".index.json") }
+    let usual = Self.wholeFiles.map { $0 + ".index.json" }.first(where: indices.contains)
+    if let name = usual ?? (indices.count == 1 ? indices[0] : nil) {
+      self = .index(name)
+      return
+    }
+    if let name = Self.wholeFiles.first(where: names.contains) {
+      self = .file(name)
+      return
+    }
+    var found = names.filter { name in
+      [".safetensors", ".pth", ".gguf"].contains(where: name.hasSuffix)
+        || ShardName(name) != nil && [".bin", ".pt", ".st"].contains(where: name.hasSuffix)
+    }
+    if found.isEmpty {
+      // Of trainers and converters.
+      found = names.filter { name in [".ckpt", ".pt", ".st"].contains(where: name.hasSuffix) }
+    }
+    let set = found.first.flatMap { ShardName($0) }
+    switch found.count {
+    case 0: self = .none
+    case 1: self = .file(found[0])
+    default:
+      self = set != nil && found.allSatisfy { ShardName($0) == set } ? .file(found[0]) : .several(found)
+    }
   }
 }

@@ -6,10 +6,17 @@ import Glibc
 final class InputFile: Sendable {
   let path: String
   let size: Int
+  /// -1 for a substitute.
   private let descriptor: Int32
+  private let substitute: (any RemoteBytes)?
 
   init(path: String) throws(CheckpointError) {
     self.path = path
+    substitute = SubstituteFiles.bytes(at: path)
+    if let substitute {
+      (descriptor, size) = (-1, substitute.size)
+      return
+    }
     descriptor = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     guard descriptor >= 0 else {
       throw CheckpointError(.unreadable, file: path, "cannot be opened: " + String(cString: strerror(errno)))
@@ -22,13 +29,17 @@ final class InputFile: Sendable {
     size = Int(status.st_size)
   }
 
-  deinit { close(descriptor) }
+  deinit { if descriptor >= 0 { close(descriptor) } }
 
   /// Fills `buffer` with the bytes at `offset`.
   func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) throws(CheckpointError) {
     guard offset >= 0, offset <= size, buffer.count <= size - offset else {
       throw malformed(
         "ends too early", found: "\(size) bytes", expected: "\(buffer.count) bytes at \(offset)")
+    }
+    if let substitute {
+      guard let problem = substitute.read(at: offset, into: buffer) else { return }
+      throw CheckpointError(.unreadable, file: path, problem)
     }
     var done = 0
     while done < buffer.count {

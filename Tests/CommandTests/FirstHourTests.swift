@@ -49,8 +49,8 @@ struct FirstHourTests {
       ([model, "--repeat-penalty", "1.1"], "--presence-penalty"), ([model, "--mirostat", "2"], "--top-p"),
       ([model, "--grammar-file", "a.gbnf"], "--only-json"), ([model, "--prompt-cache", "x"], "--save-state"),
       ([model, "-sys", "Be brief."], "rwkv-run chat"), (["chat", model, "-r", "User:"], "--template"),
-      (["-hf", "a/b"], "rwkv-quantize CHECKPOINT"), (["serve", model], "rwkv-serve MODEL"),
-      (["run", model], "rwkv-run chat MODEL"), (["pull", "rwkv7"], "rwkv-quantize CHECKPOINT"),
+      (["-hf", "a/b"], "rwkv-run pull hf:"), (["serve", model], "rwkv-serve MODEL"),
+      (["run", model], "rwkv-run chat MODEL"),
       ([model, "--lora", "a"], "rwkv-quantize"),
     ] {
       let result = try tool.run(arguments)

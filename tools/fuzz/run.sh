@@ -13,7 +13,7 @@ target=$1 seconds=$2
 shift 2
 targets=$target
 [ "$target" != all ] ||
-  targets="rwkv forged state safetensors index config pth rwkvcpp gguf tuned vocabulary tokenizer-json tokenizer-blob template"
+  targets="rwkv forged state safetensors index config pth rwkvcpp gguf tuned http vocabulary tokenizer-json tokenizer-blob template"
 
 export RWKV_FUZZ=1
 build() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
 import Glibc
+import RWKVFormat
 import RWKV
 import RWKVQuantization
 import RWKVTokenizer
@@ -23,10 +24,13 @@ struct Compare: ParsableCommand {
       """)
 
   @Argument(
-    help: "The better one: a .rwkv file of type fp32 or fp16.", completion: .file(extensions: ["rwkv"]))
+    help: "The better one: a .rwkv file of type fp32 or fp16.", completion: .file(extensions: ["rwkv"]),
+    transform: ModelDirectory.resolve)
   var reference: String
 
-  @Argument(help: "The .rwkv file in question.", completion: .file(extensions: ["rwkv"]))
+  @Argument(
+    help: "The .rwkv file in question.", completion: .file(extensions: ["rwkv"]),
+    transform: ModelDirectory.resolve)
   var model: String
 
   @Option(help: "The text; - is stdin (default: that of --prompts).", completion: .file())

@@ -3,6 +3,7 @@ public import ArgumentParser
 import Glibc
 import RWKVFormat
 import RWKVCheckpoint
+import Remote
 public import RWKVQuantization
 import Terminal
 
@@ -33,7 +34,10 @@ struct Convert: ParsableCommand {
     discussion: RWKVQuantize.configuration.discussion)
 
   @Argument(
-    help: "A .safetensors, .pth, .bin or .gguf file, a directory with shards, or a .rwkv file.",
+    help: """
+      A .safetensors, .pth, .bin or .gguf file, a directory with shards, or a .rwkv file; or hf:OWNER/REPO[/PATH][@REVISION] \
+      or https://…, which are read while they are converted.
+      """,
     completion: .file())
   var input: String
 
@@ -67,7 +71,8 @@ struct Convert: ParsableCommand {
   var measure: Bool?
 
   @Option(
-    help: "A vocabulary or tokenizer.json, or 'bytes' (default: what is found beside INPUT).",
+    help:
+      "A vocabulary or tokenizer.json, also hf:… or https://…, or 'bytes' (default: what is found beside INPUT).",
     completion: .file())
   var tokenizer: String?
 
@@ -84,6 +89,16 @@ struct Convert: ParsableCommand {
 
   @Option(help: "Epsilon of the group norm (default: the checkpoint's, or 64e-5).")
   var groupNormEps: Double?
+
+  @Flag(
+    help: """
+      Keep what is read over the network, in OUTPUT.download: --calibrate and --measure read the weights twice. What an \
+      interrupted run has fetched is not fetched again.
+      """)
+  var download = false
+
+  @Flag(help: "Allow http:// beyond this machine, and redirections to it.")
+  var insecure = false
 
   @Flag(help: "Accept weights that are quantized already (ggml's Q4_0, Q4_K, …), to whose errors this adds.")
   var allowQuantized = false
@@ -148,16 +163,46 @@ struct Convert: ParsableCommand {
       let start = now()
       let progress = ProgressLine()
       defer { progress.clear() }
-      let report = try Conversion.convert(
-        input, to: output, options, progress: progress.callback("converting"))
+      let remote = try RemoteInput.isRemote(input) ? openRemote(&options, progress) : nil
+      let vocabulary = try tokenizer.flatMap {
+        try RemoteInput.isRemote($0) ? RemoteInput($0, isInsecure: insecure) : nil
+      }
+      if let vocabulary { options.tokenizer = .file(vocabulary.path) }
+      let convert = {
+        try Conversion.convert(
+          remote?.path ?? input, to: output, options, progress: progress.callback("converting"))
+      }
+      let report = try remote.map { try $0.naming(convert) } ?? convert()
       progress.clear()
-      for text in report.notes { note(text) }
+      for text in report.notes { note(remote?.renamed(text) ?? text) }
       show(ModelSummary(try ModelFile(path: output)), report, seconds: now() - start)
     }
   }
 
+  /// What is not on this machine is read once, unless it is kept.
+  private func openRemote(_ options: inout ConversionOptions, _ progress: ProgressLine) throws -> RemoteInput
+  {
+    let isReadOnce = calibrate == nil && maxKl == nil && minAgreeingTokens == nil && measure != true
+    guard download || isReadOnce else {
+      throw CommandError(
+        "--calibrate, --measure and --max-kl read the weights twice: add --download, which keeps \(input) beside the output"
+      )
+    }
+    let remote = try RemoteInput(input, isInsecure: insecure)
+    guard download else {
+      options.measuresLoss = false
+      note(RemoteInput.note)
+      return remote
+    }
+    try remote.keep(in: output + ".download", progress: progress)
+    progress.clear()
+    note("kept: \(output).download, which is not needed when the conversion is done")
+    return remote
+  }
+
   private func checkPaths() throws {
-    if access(input, F_OK) != 0, access(output, F_OK) == 0 {
+    let isRemote = RemoteInput.isRemote(input)
+    if !isRemote, access(input, F_OK) != 0, access(output, F_OK) == 0 {
       throw CommandError(
         "\(input): no such file. The checkpoint comes first: rwkv-quantize \(shellQuoted(output)) \(shellQuoted(input))"
       )
@@ -169,7 +214,8 @@ struct Convert: ParsableCommand {
         "What is written is a .rwkv file, which is no .\(ending) for other programs; type: "
           + "rwkv-quantize \(shellQuoted(input)) \(shellQuoted(ours))")
     }
-    try requireFile(input)
+    if !isRemote { try requireFile(input) }
+    if download, !isRemote { throw ValidationError("--download is for hf: and https:// inputs.") }
     try requireWritable(
       output, besides: [input, recipe, calibrate, tokenizer, tuning.lora, tuning.pissa, tuning.timeState])
     if !force, access(output, F_OK) == 0 {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
+import RWKVFormat
 import RWKVQuantization
 import Terminal
 
@@ -11,7 +12,9 @@ struct Verify: ParsableCommand {
         rwkv-quantize verify model.rwkv
       """)
 
-  @Argument(help: "A .rwkv file.", completion: .file(extensions: ["rwkv"]))
+  @Argument(
+    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
+    completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
   var model: String
 
   @OptionGroup var threads: ThreadOptions

@@ -27,7 +27,9 @@ struct Bench: ParsableCommand {
     case md, json
   }
 
-  @Argument(help: "Models.", completion: .file(extensions: ["rwkv"]))
+  @Argument(
+    help: "Models: files, or names that rwkv-run list has.", completion: .file(extensions: ["rwkv"]),
+    transform: ModelDirectory.resolve)
   var models: [String]
 
   @Option(name: .customShort("p"), help: "Tokens of the prompt; 0 leaves this test out.")

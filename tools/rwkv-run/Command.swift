@@ -23,15 +23,18 @@ struct RWKVRun: ParsableCommand {
                             what was read, kept for another day
         --json              one object per piece of text
 
+      A model is a .rwkv file, or the name of one that 'rwkv-run pull' has got.
+
       EXAMPLES
-        rwkv-run chat model.rwkv
+        rwkv-run pull rwkv7-0.4b
+        rwkv-run chat rwkv7-0.4b
         rwkv-run model.rwkv -p "The kernel" -n 100
         rwkv-run model.rwkv -f prompt.txt --temp 0
       """,
     version: "\(version), \(instructionSetOrProblem), \(processorCount()) processors",
     subcommands: [
       Generate.self, Chat.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self, Embed.self,
-      StateCommand.self,
+      StateCommand.self, Pull.self, List.self, Remove.self,
     ],
     defaultSubcommand: Generate.self)
 

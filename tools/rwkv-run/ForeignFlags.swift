@@ -10,7 +10,7 @@ extension RWKVRun {
         "run": .answered("rwkv-run chat MODEL talks with a model, rwkv-run MODEL -p TEXT continues a text."),
         "serve": .answered("a server is a program of its own: rwkv-serve MODEL."),
         "server": .answered("a server is a program of its own: rwkv-serve MODEL."),
-        "pull": .answered(fetching), "list": .answered(listing), "ls": .answered(listing),
+        "ls": .says(["list"]), "delete": .says(["rm"]),
         "create": .answered("rwkv-quantize CHECKPOINT model.rwkv makes a model's file."),
         "convert": .answered("that is a program of its own: rwkv-quantize CHECKPOINT model.rwkv."),
         "quantize": .answered("that is a program of its own: rwkv-quantize CHECKPOINT model.rwkv."),
@@ -20,10 +20,7 @@ extension RWKVRun {
       texts: ["-p", "--prompt", "--system", "--stop"])
   }
 
-  private static let fetching =
-    "download the checkpoint with a browser or the hf program, then type rwkv-quantize CHECKPOINT model.rwkv "
-    + "(docs/getting-a-model.md)."
-  private static let listing = "models are files; type ls *.rwkv, or rwkv-quantize show MODEL."
+  private static let fetching = "rwkv-run pull hf:OWNER/REPO/FILE gets a model and keeps it under a name."
   private static let talking = "type rwkv-run chat MODEL for a conversation."
   private static let cpu = "all is computed on the CPU."
   private static let fixedState = "the state has a fixed size, and texts may be as long as you like."

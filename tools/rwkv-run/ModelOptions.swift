@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
 import RWKV
+import RWKVFormat
 import RWKVTokenizer
 import Terminal
 
 /// Arguments that all commands with a model share.
 struct ModelOptions: ParsableArguments {
-  @Argument(help: "A .rwkv file made by rwkv-quantize.", completion: .file(extensions: ["rwkv"]))
+  @Argument(
+    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
+    completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
   var model: String
 
   @OptionGroup var threads: ThreadOptions

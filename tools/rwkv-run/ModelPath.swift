@@ -5,6 +5,9 @@ import Terminal
 
 /// Refuses a path that cannot be a model, with what to do about it.
 func checkModelPath(_ path: String) throws {
+  if access(path, F_OK) != 0, RecommendedModel.all.contains(where: { $0.name == path }) {
+    throw CommandError("\(path): not here yet; rwkv-run pull \(path) gets it")
+  }
   try requireFile(path, ending: ".rwkv")
   var status = stat()
   guard stat(path, &status) == 0 else { return }  // opening it says why

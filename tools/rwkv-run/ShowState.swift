@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
 import RWKV
+import RWKVFormat
 import RWKVTokenizer
 import Terminal
 
@@ -23,7 +24,8 @@ struct ShowState: ParsableCommand {
   var file: String
 
   @Option(
-    help: "The model that it was saved with: shows the text, too.", completion: .file(extensions: ["rwkv"]))
+    help: "The model that it was saved with: shows the text, too.", completion: .file(extensions: ["rwkv"]),
+    transform: ModelDirectory.resolve)
   var model: String?
 
   @Flag(name: .customLong("json"), help: "One JSON object on stdout.")

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
 import RWKV
+import RWKVFormat
 import RWKVTokenizer
 import Terminal
 
@@ -15,7 +16,9 @@ struct Tokenize: ParsableCommand {
         rwkv-run tokenize model.rwkv --ids 97,32,116
       """)
 
-  @Argument(help: "A .rwkv file made by rwkv-quantize.", completion: .file(extensions: ["rwkv"]))
+  @Argument(
+    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
+    completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
   var model: String
 
   @Option(name: [.customShort("p"), .long], parsing: .unconditional, help: "Text to turn into ids.")

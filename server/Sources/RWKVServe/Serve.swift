@@ -25,7 +25,10 @@ struct Serve: AsyncParsableCommand {
   enum Reasoning: String, ExpressibleByArgument, CaseIterable { case separate, inline }
   enum Log: String, ExpressibleByArgument, CaseIterable { case json, text, off }
 
-  @Argument(help: "A .rwkv file made by rwkv-quantize.") var model: String
+  @Argument(
+    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
+    transform: ModelDirectory.resolve)
+  var model: String
   @Option(help: "Address to listen on.") var host = "127.0.0.1"
   @Option(help: "Port to listen on; 0 picks one.") var port = 8080
   @Option(help: "The model's name for clients (default: the file's name).") var alias: String?

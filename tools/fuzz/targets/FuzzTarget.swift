@@ -7,7 +7,7 @@ import RWKVTokenizer
 /// A parser of hostile bytes. Each takes any input and returns; what it throws is swallowed, what traps is a finding.
 public enum FuzzTarget: String, CaseIterable, Sendable {
   case rwkv, forged, state, safetensors, index, config, pth, rwkvcpp, gguf, tuned
-  case vocabulary, tokenizerJSON = "tokenizer-json", tokenizerBlob = "tokenizer-blob", template
+  case http, vocabulary, tokenizerJSON = "tokenizer-json", tokenizerBlob = "tokenizer-blob", template
 
   /// Feeds the target with one input.
   public func run(_ bytes: [UInt8]) {
@@ -30,6 +30,7 @@ public enum FuzzTarget: String, CaseIterable, Sendable {
       readCheckpoint(workplace.folder)
       workplace.remove("config.json")
       workplace.remove("model.safetensors")
+    case .http: askServer(bytes)
     case .vocabulary: use(try? WorldTokenizer(vocabulary: bytes))
     case .tokenizerJSON:
       guard let file = try? Vocabulary(json: workplace.write("tokenizer.json", bytes)) else { return }

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+import Foundation
+import Testing
+
+/// Models that are known by name.
+@Suite("Models by name")
+struct PullTests {
+  private static let model = (
+    path: "\(packageRoot)/examples/model/rwkv7-docs-5m.safetensors", name: "rwkv7-docs-5m.safetensors"
+  )
+
+  @Test(.enabled(if: Hub.isReachable)) func aModelIsPulledUsedListedAndRemoved() throws {
+    let hub = try Hub([Self.model])
+    func run(_ arguments: String...) throws -> Tool.Result { try hub.run("rwkv-run", arguments) }
+    let empty = try run("list")
+    #expect(empty.status == 0 && empty.output.isEmpty && empty.errors.contains("pull"), "\(empty)")
+    let pulled = try run("pull", "hf:owner/r/rwkv7-docs-5m.safetensors", "--type", "int8")
+    #expect(pulled.status == 0 && pulled.errors.contains("rwkv-run chat rwkv7-docs-5m"), "\(pulled.errors)")
+    let again = try run("pull", "hf:owner/r/rwkv7-docs-5m.safetensors")
+    #expect(again.status == 1 && again.errors.contains("there already"), "\(again.errors)")
+    let list = try run("list")
+    #expect(list.output.hasPrefix("rwkv7-docs-5m  RWKV-7"), "\(list.output)")
+    let object = try JSONSerialization.jsonObject(with: Data(try run("list", "--json").output.utf8))
+    #expect((object as? [String: Any])?["name"] as? String == "rwkv7-docs-5m")
+
+    // By name, wherever a model is taken.
+    let uses = [
+      ["rwkv7-docs-5m", "-p", "The", "-n", "2"],
+      ["chat", "rwkv7-docs-5m", "-p", "The", "-n", "2", "--template", "none"],
+      ["tokenize", "rwkv7-docs-5m", "-p", "The"], ["embed", "rwkv7-docs-5m", "-p", "The"],
+      ["bench", "rwkv7-docs-5m", "-p", "1", "-n", "1", "-r", "1"],
+      ["logits", "rwkv7-docs-5m", "--tokens", "1", "--out", hub.folder.file("l")],
+    ]
+    for use in uses {
+      let result = try hub.run("rwkv-run", use)
+      #expect(result.status == 0, "\(use): \(result.errors)")
+    }
+    for use in [["show", "rwkv7-docs-5m"], ["verify", "rwkv7-docs-5m"]] {
+      #expect(try hub.quantize(use).status == 0)
+    }
+    // A file of that name comes first.
+    let shadowed = try hub.run(
+      "rwkv-run", ["tokenize", "rwkv7-docs-5m", "-p", "The"],
+      setup: "cd \(hub.folder.path); echo no > rwkv7-docs-5m")
+    #expect(shadowed.status == 1)
+
+    let removed = try run("rm", "rwkv7-docs-5m")
+    #expect(removed.status == 0)
+    #expect(try FileManager.default.contentsOfDirectory(atPath: hub.models) == [])
+    let gone = try run("rm", "../port")
+    #expect(gone.status == 1 && gone.errors.contains("no such model"), "\(gone.errors)")
+  }
+
+  @Test(.enabled(if: Hub.isReachable)) func recommendedOnesComeWithTheirVocabulary() throws {
+    let hub = try Hub([Self.model])
+    let result = try hub.run("rwkv-run", ["pull", "rwkv7-0.1b"])
+    // This hub has another repository: the vocabulary is looked for first.
+    #expect(
+      result.status == 1 && result.errors.contains("fla-hub/rwkv7-0.1B-g1: no such repository"),
+      "\(result.errors)")
+  }
+
+  @Test func theChoiceIsShownWithoutANetwork() throws {
+    let folder = TemporaryFolder()
+    func run(_ arguments: [String]) throws -> Tool.Result {
+      try Tool(name: "rwkv-run").run(arguments, after: "export RWKV_MODELS=\(folder.path)")
+    }
+    let choice = try run(["pull"])
+    #expect(choice.status == 0 && choice.output.contains("rwkv7-0.4b"), "\(choice.output)")
+    // Memory that this process may not take makes the large ones slow.
+    let little = try Tool(name: "rwkv-run").run(["pull"], after: "ulimit -v 2000000")
+    #expect(
+      little.output.split(separator: "\n").contains { $0.hasPrefix("rwkv7-13.3b") && $0.contains("slow") })
+    let unknown = try run(["pull", "rwkv7-9b"])
+    #expect(unknown.status == 1 && unknown.errors.contains("rwkv7-7.2b"), "\(unknown.errors)")
+    let early = try run(["chat", "rwkv7-0.4b"])
+    #expect(early.status == 1 && early.errors.contains("rwkv-run pull rwkv7-0.4b"), "\(early.errors)")
+  }
+
+  @Test func withoutLibcurlItSaysWhatToInstall() throws {
+    // A folder in which the loader finds something else under the names that are looked for.
+    let folder = TemporaryFolder()
+    for name in ["libcurl.so.4", "libcurl-gnutls.so.4", "libcurl.so"] {
+      try Data("no library".utf8).write(to: URL(filePath: folder.file(name)))
+    }
+    let result = try Tool(name: "rwkv-quantize").run(
+      ["hf:owner/r", folder.file("m.rwkv")],
+      after: "export HF_ENDPOINT=http://127.0.0.1:1 LD_LIBRARY_PATH=\(folder.path)")
+    #expect(result.status == 1 && result.errors.contains("apt-get install libcurl4"), "\(result.errors)")
+  }
+}

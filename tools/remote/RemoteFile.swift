@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: MIT
+import Glibc
+import RWKVCheckpoint
+import Terminal
+
+/// What is known of a file before it is asked for.
+struct Expectation: Sendable {
+  var size: Int?
+  /// In hexadecimal.
+  var sha256: String?
+}
+
+/// A file on a server, of which the blocks in use are in memory and those that follow are on their way.
+final class RemoteFile: RemoteBytes, @unchecked Sendable {
+  let address: Address
+  let size: Int
+  let expected: Expectation
+  private let web: Web
+
+  static let blockBytes = 1 << 20
+  /// Blocks that are asked for before they are needed, while a file is read in order.
+  private static let ahead = 8
+  private static let leastCapacity = 24 << 20
+  private let capacity: Int
+
+  private enum Block {
+    case coming
+    case here([UInt8])
+    case failed(String)
+  }
+  private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+  private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
+  // Guarded by `mutex`.
+  private var blocks: [Int: Block] = [:]
+  /// When each block was used last.
+  private var used: [Int: Int] = [:]
+  private var clock = 0
+  /// The ETag of the first part that came; the others must have it, too.
+  private var tag: String??
+
+  /// - Parameter together: size of all files that are read as one model [bytes], which decides about the memory: the
+  ///   largest of its matrices that are read column by column have up to a 64th of it.
+  init(_ address: Address, web: Web, expected: Expectation, together: Int? = nil) throws {
+    (self.address, self.web, self.expected) = (address, web, expected)
+    if let size = expected.size {
+      self.size = size
+    } else {
+      let first = try web.part(address, 0..<1)
+      (size, tag) = (first.size, first.tag)
+    }
+    capacity = max(Self.leastCapacity, (together ?? size) / 64) / Self.blockBytes
+    pthread_mutex_init(mutex, nil)
+    pthread_cond_init(changed, nil)
+  }
+
+  /// Whether anything of it was read.
+  var isUsed: Bool {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    return clock > 0
+  }
+
+  /// The version that was read, if the server names it; for those who keep a part of it.
+  var version: String? {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    return expected.sha256 ?? tag ?? nil
+  }
+
+  deinit {
+    pthread_cond_destroy(changed)
+    pthread_mutex_destroy(mutex)
+    changed.deallocate()
+    mutex.deallocate()
+  }
+
+  func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> String? {
+    var done = 0
+    while done < buffer.count {
+      let (index, start) = (offset + done).quotientAndRemainder(dividingBy: Self.blockBytes)
+      pthread_mutex_lock(mutex)
+      defer { pthread_mutex_unlock(mutex) }
+      clock += 1
+      let isInOrder = used[index - 1] != nil
+      for next in index...index + (isInOrder ? Self.ahead : 0) where next * Self.blockBytes < size {
+        request(next, isNow: next == index)
+      }
+      while case .coming = blocks[index] { pthread_cond_wait(changed, mutex) }
+      switch blocks[index] {
+      case .here(let bytes):
+        let count = min(buffer.count - done, bytes.count - start)
+        bytes.withUnsafeBytes {
+          UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
+            .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + count]))
+        }
+        done += count
+      case .failed(let problem): return problem
+      default: return "lost a block"
+      }
+    }
+    return nil
+  }
+
+  /// Asks for a block that is not there. The caller holds the lock.
+  private func request(_ index: Int, isNow: Bool) {
+    if isNow { used[index] = clock }
+    guard blocks[index] == nil else { return }
+    used[index] = clock
+    blocks[index] = .coming
+    while blocks.count > capacity {
+      let idle = blocks.filter { if case .here = $0.value { $0.key != index } else { false } }
+      guard let oldest = idle.keys.min(by: { used[$0, default: 0] < used[$1, default: 0] }) else { break }
+      blocks[oldest] = nil
+      used[oldest] = nil
+    }
+    let isStarted = detach { self.load(index) }
+    if !isStarted { blocks[index] = .failed("no thread can be started") }
+  }
+
+  private func load(_ index: Int) {
+    let start = index * Self.blockBytes
+    let range = start..<min(size, start + Self.blockBytes)
+    let result = Result { try web.part(address, range) }
+    pthread_mutex_lock(mutex)
+    switch result {
+    case .success(let part):
+      if let problem = problem(of: part, range) {
+        blocks[index] = .failed(problem)
+      } else {
+        blocks[index] = .here(part.bytes)
+        tag = .some(part.tag)
+      }
+    case .failure(let error): blocks[index] = .failed("\(error)")
+    }
+    pthread_cond_broadcast(changed)
+    pthread_mutex_unlock(mutex)
+  }
+
+  /// Whether a part is not of the file that was expected, or not of the one that was read before. The caller holds the lock.
+  private func problem(of part: Web.Part, _ range: Range<Int>) -> String? {
+    let sizes = [part.size, part.linkedSize ?? part.size]
+    if let listed = expected.size, let found = sizes.first(where: { $0 != listed }) {
+      return tag == nil
+        ? "\(address.shown): \(found) bytes, but the repository lists \(listed)" : "\(Web.changed(address))"
+    }
+    if let hash = expected.sha256, let linked = part.linkedTag, linked.filter(\.isHexDigit).count == 64,
+      linked.filter(\.isHexDigit) != hash
+    {
+      return "\(address.shown): the server has another file than the repository lists"
+    }
+    guard part.size == size, part.bytes.count == range.count, tag.map({ $0 == part.tag }) ?? true else {
+      return "\(Web.changed(address))"
+    }
+    return nil
+  }
+}
+
+private final class Work: Sendable {
+  let body: @Sendable () -> Void
+  init(_ body: @escaping @Sendable () -> Void) { self.body = body }
+}
+
+/// Runs `body` on a thread of its own; false where there is none. Not one of the pool, whose threads wait for the blocks.
+private func detach(_ body: @escaping @Sendable () -> Void) -> Bool {
+  let work = Unmanaged.passRetained(Work(body))
+  var thread = pthread_t()
+  let code = pthread_create(
+    &thread, nil,
+    { context in
+      guard let context else { return nil }
+      Unmanaged<Work>.fromOpaque(context).takeRetainedValue().body()
+      return nil
+    }, work.toOpaque())
+  guard code == 0 else {
+    work.release()
+    return false
+  }
+  pthread_detach(thread)
+  return true
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: MIT
+import Glibc
+import RWKVCheckpoint
+import RWKVFormat
+package import Terminal
+
+/// A checkpoint on the hub, or behind a URL, as a folder of this machine: small files are in it, those with weights are
+/// empty there and read from the server when they are needed.
+package final class RemoteInput {
+  /// What a conversion gets as its input.
+  package private(set) var path: String
+  private let folder: String
+  private let name: String
+  /// Files that are empty here, by their path.
+  private var files: [String: RemoteFile] = [:]
+
+  private static let weightEndings = [".safetensors", ".pth", ".pt", ".st", ".gguf", ".bin", ".ckpt"]
+  private static let sideEndings = [".json", ".txt"]
+  private static let longestSideFile = 64 << 20
+
+  package static func isRemote(_ input: String) -> Bool {
+    ["hf:", "https://", "http://"].contains(where: input.hasPrefix)
+  }
+
+  /// What of what is read from a server is checked, for people.
+  package static let note =
+    "read over the network: sizes and version are checked at every part; the bytes are not hashed, because no file is "
+    + "read from its beginning to its end (--download does both)"
+
+  /// - Parameter isInsecure: plain HTTP is allowed beyond this machine.
+  package init(_ input: String, isInsecure: Bool) throws {
+    name = input
+    let parent = variable("TMPDIR").isEmpty ? "/tmp" : variable("TMPDIR")
+    var template = Array((parent + "/rwkv-XXXXXX").utf8CString)
+    guard let made = template.withUnsafeMutableBufferPointer({ $0.baseAddress.flatMap(mkdtemp) }) else {
+      throw CommandError("\(parent): no temporary folder: \(String(cString: strerror(errno)))")
+    }
+    (folder, path) = (String(cString: made), "")
+    do {
+      path = try input.hasPrefix("hf:") ? placeRepository(isInsecure) : placeFile(isInsecure)
+    } catch {
+      remove()
+      throw error
+    }
+  }
+
+  deinit { remove() }
+
+  private func remove() {
+    for path in files.keys { SubstituteFiles.remove(path) }
+    for name in contents(ofFolder: folder) {
+      let inner = folder + "/" + name
+      for file in contents(ofFolder: inner) { unlink(inner + "/" + file) }
+      rmdir(inner)
+    }
+    rmdir(folder)
+  }
+
+  /// Runs `body`, whose errors name the input as it was given.
+  package func naming<Result>(_ body: () throws -> Result) throws -> Result {
+    do { return try body() } catch  where !isInterrupted { throw CommandError(renamed("\(error)")) }
+  }
+
+  /// `text` with what the user typed in place of the folder.
+  package func renamed(_ text: String) -> String { text.replacing(path, with: name) }
+
+  // MARK: What is there
+
+  private func placeFile(_ isInsecure: Bool) throws -> String {
+    guard let address = Address(name) else {
+      throw CommandError("\(name): no address; names and passwords do not belong into it")
+    }
+    let web = try Web(token: nil, isInsecure: isInsecure)
+    let last = address.target.prefix { $0 != "?" }.split(separator: "/").last ?? "model"
+    let path = folder + "/url/" + (last == ".." || last == "." ? "model" : last)
+    mkdir(folder + "/url", 0o700)
+    if Self.sideEndings.contains(where: path.hasSuffix) {
+      guard let bytes = try web.file(address, limit: Self.longestSideFile) else {
+        throw CommandError("\(address.shown): 404, there is no such file")
+      }
+      try store(bytes, at: path)
+    } else {
+      try place(RemoteFile(address, web: web, expected: Expectation()), at: path)
+    }
+    return path
+  }
+
+  private func placeRepository(_ isInsecure: Bool) throws -> String {
+    guard let place = HubPlace(name) else {
+      throw CommandError("\(name): expected hf:OWNER/REPO, hf:OWNER/REPO/FILE or hf:OWNER/REPO@REVISION")
+    }
+    let hub = try Hub(isInsecure: isInsecure)
+    let listing = try hub.listing(place)
+    func isWeights(_ path: String) -> Bool { Self.weightEndings.contains(where: path.hasSuffix) }
+    func isSide(_ path: String) -> Bool { Self.sideEndings.contains(where: path.hasSuffix) }
+
+    let named = listing.files.first { $0.path == place.path && (isWeights($0.path) || isSide($0.path)) }
+    let directory = named.map { folderPart($0.path) } ?? place.path
+    // Named as a downloaded folder is, since models are named after it.
+    let inner = folder + "/" + lastPart(directory.isEmpty ? place.repository : directory)
+    mkdir(inner, 0o700)
+    let here = listing.files.filter { folderPart($0.path) == directory }
+    var together = named?.size
+    if named == nil {
+      switch CheckpointChoice(names: here.map { lastPart($0.path) }) {
+      case .index, .file: together = here.filter { isWeights($0.path) }.reduce(0) { $0 + ($1.size ?? 0) }
+      case .none, .several: throw Self.ambiguous(place, listing.files.filter { isWeights($0.path) })
+      }
+    }
+    for file in here {
+      let target = inner + "/" + lastPart(file.path)
+      let address = try hub.address(of: file.path, in: place, commit: listing.commit)
+      let expected = Expectation(size: file.size, sha256: file.sha256)
+      if isWeights(file.path) {
+        try self.place(RemoteFile(address, web: hub.web, expected: expected, together: together), at: target)
+      } else if isSide(file.path), file.size ?? 0 <= Self.longestSideFile,
+        let bytes = try hub.web.file(address, limit: Self.longestSideFile)
+      {
+        guard file.size ?? bytes.count == bytes.count, file.sha256 ?? SHA256.hex(bytes) == SHA256.hex(bytes)
+        else {
+          throw CommandError("\(address.shown): not the file that the repository lists")
+        }
+        try store(bytes, at: target)
+      }
+    }
+    return named.map { inner + "/" + lastPart($0.path) } ?? inner
+  }
+
+  private static func ambiguous(_ place: HubPlace, _ weights: [RepositoryListing.File]) -> CommandError {
+    let below = weights.filter { place.path.isEmpty || $0.path.hasPrefix(place.path + "/") }
+    let list = below.map { "\n  hf:\(place.repository)/\($0.path)  \($0.size.map(size) ?? "")" }
+    let place = place.path.isEmpty ? place.repository : place.repository + "/" + place.path
+    return CommandError(
+      list.isEmpty
+        ? "hf:\(place): no checkpoint there" : "hf:\(place): name one of its checkpoints:" + list.joined())
+  }
+
+  private func place(_ file: RemoteFile, at path: String) throws {
+    try store([], at: path)
+    files[path] = file
+    SubstituteFiles.put(file, at: path)
+  }
+
+  private func store(_ bytes: [UInt8], at path: String) throws {
+    let descriptor = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
+    defer { close(descriptor) }
+    guard descriptor >= 0, write(bytes, to: descriptor) else {
+      throw CommandError("\(path): \(String(cString: strerror(errno)))")
+    }
+  }
+
+  // MARK: Keeping it
+
+  /// Fetches what the checkpoint consists of into `target`, and goes on from there: it can be read more than once, and what
+  /// an earlier call has fetched is not fetched again.
+  package func keep(in target: String, progress: ProgressLine) throws {
+    // What belongs to it is what its reader looks at.
+    _ = try naming { try Checkpoint(path: path, allowQuantized: true) }
+    let inner = String(path.dropFirst(folder.count).dropFirst().prefix { $0 != "/" })
+    let kept = target + "/" + inner
+    for folder in [target, kept] {
+      guard mkdir(folder, 0o777) == 0 || errno == EEXIST else {
+        throw CommandError("\(folder): \(String(cString: strerror(errno)))")
+      }
+    }
+    let wanted = files.filter { $0.value.isUsed }.sorted { $0.key < $1.key }
+    let total = wanted.reduce(0) { $0 + $1.value.size }
+    var before = 0
+    for (path, file) in wanted {
+      let download = Download(file, to: kept + "/" + lastPart(path))
+      try download.run { progress.update("downloading", Double(before + $0) / Double(max(1, total))) }
+      before += file.size
+    }
+    for side in contents(ofFolder: folder + "/" + inner) where files[folder + "/" + inner + "/" + side] == nil
+    {
+      let copy = kept + "/" + side
+      unlink(copy)
+      try store(try readFile(folder + "/" + inner + "/" + side), at: copy)
+    }
+    remove()
+    path = path.replacing(folder, with: target)
+  }
+}
+
+/// Of a path: its last part, and what is before it.
+private func lastPart(_ path: String) -> String { String(path.split(separator: "/").last ?? "") }
+private func folderPart(_ path: String) -> String {
+  path.split(separator: "/").dropLast().joined(separator: "/")
+}

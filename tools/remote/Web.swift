@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: MIT
+import Glibc
+import Synchronization
+import Terminal
+
+/// What came of one GET beside its answer, where no whole answer came.
+package struct Problem: Sendable {
+  package enum Kind: Sendable {
+    /// Another attempt may help.
+    case passing
+    /// There is nobody, or nobody with that name; may pass where somebody has answered before.
+    case unreachable
+    /// Whoever answers cannot be trusted.
+    case untrusted
+  }
+  let text: String
+  let kind: Kind
+
+  package init(_ text: String, _ kind: Kind = .passing) { (self.text, self.kind) = (text, kind) }
+}
+
+/// Requests that are repeated, redirected and resumed until the bytes are there.
+package final class Web: Sendable {
+  /// One GET without redirections, of some bytes or all, with headers, for at most so many bytes.
+  package typealias Get = @Sendable (Address, Range<Int>?, [String], Int) -> (Answer, Problem?)
+
+  private let get: Get
+  /// Waits so many seconds, or until Ctrl-C.
+  private let wait: @Sendable (Double) -> Void
+  /// Sent to hosts of this origin alone, never after a redirection to another.
+  private let token: (origin: String, secret: String)?
+  /// Whether plain HTTP is allowed beyond this machine.
+  private let isInsecure: Bool
+  /// Where redirections have led, by the address that was asked for: such places hold for some time.
+  private let places = Mutex<[String: Redirected]>([:])
+  private let hasAnswered = Atomic<Bool>(false)
+
+  private static let tries = 8
+  private static let maximumRedirects = 5
+  /// Seconds.
+  private static let firstWait = 0.25
+  private static let longestWait = 300
+
+  package convenience init(token: (origin: String, secret: String)?, isInsecure: Bool) throws {
+    let connections = try Connections()
+    self.init(
+      token: token, isInsecure: isInsecure, get: { connections.get($0, range: $1, headers: $2, limit: $3) })
+  }
+
+  package init(
+    token: (origin: String, secret: String)?, isInsecure: Bool, get: @escaping Get,
+    wait: @escaping @Sendable (Double) -> Void = Web.wait
+  ) {
+    (self.token, self.isInsecure, self.get, self.wait) = (token, isInsecure, get, wait)
+  }
+
+  private struct Redirected {
+    let address: Address
+    /// What the hub says of a large file when it sends us elsewhere: X-Linked-Size, X-Linked-Etag.
+    let size: Int?
+    let tag: String?
+  }
+
+  /// What a part of a file came with.
+  package struct Part {
+    package var bytes: [UInt8] = []
+    /// Of the whole file.
+    package var size = 0
+    package var tag: String?
+    /// The whole file's by the hub's own word, where it gives it.
+    var linkedSize: Int?
+    var linkedTag: String?
+  }
+
+  /// A small file, whole; nil where there is none.
+  package func file(_ address: Address, limit: Int) throws -> [UInt8]? {
+    try repeating(address) {
+      let (answer, _, problem) = try follow(address, range: nil, limit: limit)
+      if answer.isTooLong { throw CommandError("\(address.shown): more than \(size(limit))") }
+      if answer.status == 404 { return .found(nil) }
+      guard answer.status == 200 else { return try retry(answer, problem, address) }
+      let isWhole = answer.headers["content-length"].map { decimalNumber($0) == answer.body.count } ?? true
+      return problem == nil && isWhole ? .found(answer.body) : .again(answer, problem)
+    }
+  }
+
+  /// Bytes of a file, fewer only where it ends before, however often the connection is cut.
+  package func part(_ address: Address, _ range: Range<Int>) throws -> Part {
+    var part = Part()
+    return try repeating(address, progress: { part.bytes.count }) {
+      let wanted = range.lowerBound + part.bytes.count..<range.upperBound
+      let (answer, place, problem) = try follow(address, range: wanted, limit: wanted.count)
+      if answer.status == 200 {
+        throw CommandError(
+          "\(address.shown): the server does not send parts of files; download it and convert the file")
+      }
+      guard answer.status == 206 else { return try retry(answer, problem, address) }
+      guard let (bytes, size) = answer.contentRange, bytes.lowerBound == wanted.lowerBound,
+        bytes.upperBound < wanted.upperBound, answer.body.count <= bytes.count, !answer.isTooLong
+      else { throw CommandError("\(address.shown): the server sends another part than was asked for") }
+      let tag = answer.headers["etag"]
+      guard part.bytes.isEmpty || part.size == size && part.tag == tag else { throw Web.changed(address) }
+      (part.size, part.tag, part.linkedSize, part.linkedTag) = (size, tag, place.size, place.tag)
+      part.bytes += answer.body
+      return part.bytes.count == min(range.upperBound, size) - range.lowerBound
+        ? .found(part) : .again(answer, problem)
+    }
+  }
+
+  static func changed(_ address: Address) -> CommandError {
+    CommandError("\(address.shown): the file changed while it was read; convert it again")
+  }
+
+  // MARK: Again
+
+  private enum Attempt<Result> {
+    case found(Result)
+    case again(Answer, Problem?)
+  }
+
+  /// Waits and tries again; attempts that brought something do not count.
+  private func repeating<Result>(
+    _ address: Address, progress: () -> Int = { 0 }, _ attempt: () throws -> Attempt<Result>
+  ) throws -> Result {
+    var (failures, seconds, before) = (0, Self.firstWait, 0)
+    while true {
+      if isInterrupted { throw CommandError("interrupted") }
+      switch try attempt() {
+      case .found(let result): return result
+      case .again(let answer, let problem):
+        if progress() > before {
+          (failures, seconds, before) = (0, Self.firstWait, progress())
+          continue
+        }
+        failures += 1
+        let asked = answer.retryAfter ?? 0
+        guard failures < Self.tries, asked <= Self.longestWait else {
+          let isCut = [0, 200, 206].contains(answer.status)
+          let reason = isCut ? problem?.text ?? "no whole answer" : "the server answers \(answer.status)"
+          let advice = asked > Self.longestWait ? "; it asks to come back in \(asked) s" : ""
+          throw CommandError("\(address.shown): \(reason), after \(failures) attempts" + advice)
+        }
+        wait(max(seconds, Double(asked)))
+        seconds *= 2
+      }
+    }
+  }
+
+  /// Throws where another attempt would not help.
+  private func retry<Result>(_ answer: Answer, _ problem: Problem?, _ address: Address) throws -> Attempt<
+    Result
+  > {
+    let url = address.shown
+    switch answer.status {
+    case 401, 403:
+      throw CommandError(
+        "\(url): \(answer.status), access denied; if it is private or gated, accept its terms and set HF_TOKEN"
+      )
+    case 404: throw CommandError("\(url): 404, there is no such file")
+    case 408, 425, 429, 500...: return .again(answer, problem)
+    case 0:
+      let isFinal =
+        switch problem?.kind {
+        case .untrusted: true
+        case .unreachable: !hasAnswered.load(ordering: .relaxed)
+        default: false
+        }
+      if isFinal, let problem { throw CommandError("\(url): \(problem.text)") }
+      return .again(answer, problem)
+    default: throw CommandError("\(url): the server answers \(answer.status)")
+    }
+  }
+
+  package static let wait: @Sendable (Double) -> Void = { seconds in
+    let end = now() + seconds
+    while now() < end, !isInterrupted { usleep(20_000) }
+  }
+
+  // MARK: Elsewhere
+
+  /// One GET, and those to which it is redirected; first where an earlier one ended.
+  private func follow(_ address: Address, range: Range<Int>?, limit: Int) throws -> (
+    Answer, Redirected, Problem?
+  ) {
+    if let known = places.withLock({ $0[address.text] }) {
+      let (answer, problem) = try ask(known.address, range, limit)
+      // Signed addresses end.
+      if answer.status < 300 || answer.status == 429 || answer.status >= 500 {
+        return (answer, known, problem)
+      }
+      places.withLock { $0[address.text] = nil }
+    }
+    var place = Redirected(address: address, size: nil, tag: nil)
+    for _ in 0...Self.maximumRedirects {
+      let (answer, problem) = try ask(place.address, range, limit)
+      guard (300..<400).contains(answer.status), let location = answer.headers["location"] else {
+        if answer.status == 206, place.address != address {
+          places.withLock { $0[address.text] = place }
+        }
+        return (answer, place, problem)
+      }
+      guard let next = place.address.resolving(location) else {
+        throw CommandError("\(address.shown): redirected to what is no address")
+      }
+      if place.address.scheme == "https", next.scheme != "https", !isInsecure {
+        throw CommandError("\(address.shown): redirected from https to \(next.shown), which is refused")
+      }
+      place = Redirected(
+        address: next, size: answer.headers["x-linked-size"].flatMap { decimalNumber($0) } ?? place.size,
+        tag: answer.headers["x-linked-etag"] ?? place.tag)
+    }
+    throw CommandError("\(address.shown): redirected more than \(Self.maximumRedirects) times")
+  }
+
+  private func ask(_ address: Address, _ range: Range<Int>?, _ limit: Int) throws -> (Answer, Problem?) {
+    guard address.scheme == "https" || address.isLocal || isInsecure else {
+      throw CommandError(
+        "\(address.shown): plain http would not be private; use https, or allow it with --insecure")
+    }
+    let isTrusted = token.map { address.origin == $0.origin } ?? false
+    let headers = isTrusted ? ["Authorization: Bearer \(token?.secret ?? "")"] : []
+    let (answer, problem) = get(address, range, headers, limit)
+    if answer.status > 0 { hasAnswered.store(true, ordering: .relaxed) }
+    return (answer, problem)
+  }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT
+import ArgumentParser
+import Glibc
+import RWKVFormat
+import RWKVQuantization
+import Remote
+import Terminal
+
+struct Pull: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Gets a model over the network and keeps it under a name.",
+    discussion: """
+      Without a name: the models to choose from, and which of them this machine can run. Any other checkpoint is given by its \
+      place on huggingface.co.
+
+      It is read while it is converted, so that nothing but the model needs room. Models are kept in ~/.local/share/rwkv \
+      ($XDG_DATA_HOME/rwkv, or $RWKV_MODELS); 'rwkv-run list' shows them, 'rwkv-run rm' removes them.
+
+      EXAMPLES
+        rwkv-run pull
+        rwkv-run pull rwkv7-0.4b
+        rwkv-run pull hf:RWKV/RWKV7-1.5B-20260805 --type int5
+        rwkv-run chat rwkv7-0.4b
+      """)
+
+  @Argument(
+    help: ArgumentHelp(
+      "A name from the list, or hf:OWNER/REPO[/PATH][@REVISION].", valueName: "name"),
+    completion: .list(RecommendedModel.all.map(\.name)))
+  var name: String?
+
+  @Option(help: "int4-small, int4, int5, int8, fp16 or fp32 (default: int4, for the smallest model int8).")
+  var type: String?
+
+  @OptionGroup var threads: ThreadOptions
+
+  @Flag(help: "Get it anew if there is one of this name.")
+  var force = false
+
+  @Flag(help: "Allow http:// beyond this machine, and redirections to it.")
+  var insecure = false
+
+  func validate() throws {
+    if let type, QuantizationType(anyName: type) == nil {
+      let types = QuantizationType.allCases.map(\.rawValue).joined(separator: ", ")
+      throw ValidationError("--type is one of \(types).")
+    }
+  }
+
+  func run() throws {
+    guard let name else { return output(Self.choice()) }
+    catchInterrupts()
+    try reporting("rwkv-run") {
+      let model = try Self.source(name)
+      let target = ModelDirectory.file(named: model.name)
+      if !force, access(target, F_OK) == 0 {
+        throw CommandError(
+          "\(model.name) is there already: rwkv-run chat \(model.name); --force gets it anew")
+      }
+      try Self.makeFolder(ModelDirectory.path)
+      try requireWritable(target, besides: [])
+      try convert(model, to: target)
+      let bytes = size(ModelSummary(try ModelFile(path: target)).fileBytes)
+      note("\(model.name): \(bytes), \(target)\nTalk to it: rwkv-run chat \(shellQuoted(model.name))")
+    }
+  }
+
+  /// What a name stands for.
+  private struct Source {
+    var name: String
+    var checkpoint: String
+    var vocabulary: String?
+    var type: String?
+  }
+
+  private static func source(_ name: String) throws -> Source {
+    if let known = RecommendedModel.all.first(where: { $0.name == name }) {
+      return Source(
+        name: name, checkpoint: known.checkpoint, vocabulary: known.vocabulary, type: known.type)
+    }
+    guard let place = HubPlace(name), ModelDirectory.isName(place.name) else {
+      throw CommandError(
+        "\(name): neither hf:OWNER/REPO[/FILE] nor one of the models to choose from:\n\n" + choice())
+    }
+    return Source(name: place.name, checkpoint: name)
+  }
+
+  private func convert(_ model: Source, to target: String) throws {
+    var options = ConversionOptions()
+    options.type = (type ?? model.type).flatMap { QuantizationType(anyName: $0) }
+    options.measuresLoss = false
+    options.threads = threads.count
+    options.overwrite = force
+    options.writer = "rwkv-run \(version)"
+    let vocabulary = try model.vocabulary.map { try RemoteInput($0, isInsecure: insecure) }
+    if let vocabulary { options.tokenizer = .file(vocabulary.path) }
+    let input = try RemoteInput(model.checkpoint, isInsecure: insecure)
+    let progress = ProgressLine()
+    defer { progress.clear() }
+    _ = try input.naming {
+      try Conversion.convert(input.path, to: target, options) { share in
+        progress.update("getting \(model.name)", share)
+        return !isInterrupted
+      }
+    }
+  }
+
+  /// The recommended models, with what this machine can do.
+  private static func choice() -> String {
+    let memory = memoryCapacity()
+    let rows = RecommendedModel.all.map { model in
+      let fits = memory.map { model.memoryBytes <= $0 } ?? true
+      return [
+        model.name, size(model.downloadBytes), size(model.memoryBytes),
+        fits ? "runs here" : "slow here: too little memory",
+      ]
+    }
+    return
+      (table([["name", "to read", "memory", ""]] + rows) + ["", "rwkv-run pull NAME gets one of them."])
+      .map { String($0.reversed().drop { $0 == " " }.reversed()) }.joined(separator: "\n")
+  }
+
+  private static func makeFolder(_ path: String) throws {
+    var made = path.hasPrefix("/") ? "" : "."
+    for part in path.split(separator: "/") {
+      made += "/" + part
+      guard mkdir(made, 0o755) == 0 || errno == EEXIST || access(made, F_OK) == 0 else {
+        throw CommandError("\(made): \(String(cString: strerror(errno)))")
+      }
+    }
+  }
+}
+
+struct List: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    abstract: "Lists the models that are known by name.",
+    discussion: """
+      EXAMPLES
+        rwkv-run list
+        rwkv-run list --json
+      """)
+
+  @Flag(name: .customLong("json"), help: "One JSON object per model on stdout.")
+  var asJSON = false
+
+  func run() throws {
+    try reporting("rwkv-run") {
+      var rows: [[String]] = []
+      for name in ModelDirectory.names {
+        let path = ModelDirectory.file(named: name)
+        let summary = try? ModelSummary(ModelFile(path: path))
+        if asJSON {
+          output(
+            "\(JSON.object([("name", .string(name)), ("path", .string(path)), ("version", summary.map { .string($0.version) } ?? .null), ("file_bytes", summary.map { .integer($0.fileBytes) } ?? .null)]))"
+          )
+        } else {
+          rows.append([
+            name, summary.map { "RWKV-\($0.version.uppercased())" } ?? "damaged",
+            summary.map { size($0.fileBytes) } ?? "",
+          ])
+        }
+      }
+      if !rows.isEmpty { output(table(rows, leftAligned: 2).joined(separator: "\n")) }
+      if rows.isEmpty, !asJSON { note("no models in \(ModelDirectory.path); rwkv-run pull gets one") }
+    }
+  }
+}
+
+struct Remove: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "rm", abstract: "Removes models that are known by name.",
+    discussion: """
+      EXAMPLES
+        rwkv-run rm rwkv7-0.4b
+      """)
+
+  @Argument(help: "Names, as rwkv-run list has them.", completion: .list(ModelDirectory.names))
+  var names: [String]
+
+  func run() throws {
+    try reporting("rwkv-run") {
+      for name in names {
+        guard ModelDirectory.isName(name), ModelDirectory.names.contains(name) else {
+          let there = ModelDirectory.names.joined(separator: ", ")
+          throw CommandError("\(name): no such model" + (there.isEmpty ? "" : "; there are \(there)"))
+        }
+      }
+      for name in names {
+        let path = ModelDirectory.file(named: name)
+        guard unlink(path) == 0 else { throw CommandError("\(path): \(String(cString: strerror(errno)))") }
+        note("removed: \(path)")
+      }
+    }
+  }
+}
