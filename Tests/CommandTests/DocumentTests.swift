@@ -34,7 +34,7 @@ struct DocumentTests {
       """
       }
       END
-      ln -s "$programs/librwkv.so" librwkv.so.0
+      ln -sf "$programs/librwkv.so" librwkv.so.0
       cc -Wall -Werror -I"$root/Sources/CRWKVABI/include" block.c librwkv.so.0 -Wl,-rpath,. -o block
       ./block >block.out; [ -s block.out ]
       """
@@ -132,6 +132,7 @@ struct DocumentTests {
     let programs = (Tool(name: "rwkv-run").path as NSString).deletingLastPathComponent
     let (conversions, calls) = (try Self.examples("rwkv-quantize"), try Self.examples("rwkv-run"))
     #expect(conversions.count >= 7 && calls.count >= 15)
+    try "A question?\n".write(toFile: folder.file("questions.txt"), atomically: true, encoding: .utf8)
     // Shorter measurements do.
     let shortened = calls.map { $0.contains(" bench ") ? $0 + " -p 8 -n 4 -r 1" : $0 }
     let preparation =
