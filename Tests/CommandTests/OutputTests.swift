@@ -71,6 +71,8 @@ struct OutputTests {
   private func input(_ argument: FileArgument) -> String? {
     switch (argument.tool, argument.name) {
     case (_, "model"), (_, "models"), ("rwkv-quantize", "reference"), (_, "--model"): "model.rwkv"
+    case ("rwkv-run", "embedder"), ("rwkv-run", "reranker"): "model.rwkv"
+    case ("rwkv-run", "--states"): "in.state"
     case (_, "--file"): "prompt.txt"
     case (_, "--tokens"): "ids.json"
     case (_, "--load-state"): "in.state"
