@@ -144,7 +144,7 @@ class Model:
         check(len(head) == 64 and head[:8] == b"\x89RWKV\r\n\x1a", "magic")
         version, required, tensors, chunks, metadata, names, size, index_hash, head_hash = struct.unpack(
             "<8xH2xI4x4I4x3Q", head)
-        check(version == 1 and required <= 1 and xxh64(head[:56]) == head_hash, "header, or a newer version")
+        check(version == 1 and required <= 3 and xxh64(head[:56]) == head_hash, "header, or a newer version")
         check(os.path.getsize(path) == size, "size of the file")
         index = os.pread(self.file.fileno(), metadata + 48 * tensors + 24 * chunks + names, 64)
         check(xxh64(index) == index_hash, "index")

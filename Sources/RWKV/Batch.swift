@@ -63,11 +63,12 @@ extension Evaluator {
   /// The same numbers as reading them one by one. An error leaves the states after the last complete pass.
   /// - Parameters:
   ///   - output: what is wanted of each text.
-  ///   - receive: called for each token whose logits were wanted, while they are valid.
+  ///   - logits: whether logits of the wanted tokens are made, or their hidden vectors alone.
+  ///   - receive: called for each token of which something was wanted, while it is valid.
   ///   - progress: called with the number of tokens read so far; reading stops when it returns false.
   package func read(
-    _ texts: [[Int]], _ states: [State], output: Output, progress: (Int) -> Bool = { _ in true },
-    _ receive: (TextPosition) -> Void
+    _ texts: [[Int]], _ states: [State], output: Output, logits: Bool = true,
+    progress: (Int) -> Bool = { _ in true }, _ receive: (TextPosition) -> Void
   ) throws(ModelError) {
     var (text, start, end) = (0, 0, 0)
     while text < texts.count {
@@ -85,7 +86,7 @@ extension Evaluator {
       guard !runs.isEmpty else { return }
       let ends = zip(runs, places).map { $1.start + $0.count == texts[$1.text].count }
       let wanted = output == .lastOfEachRun && !ends.contains(true) ? .none : output
-      try evaluate(.tokens(tokens[...]), runs, output: wanted)
+      try evaluate(.tokens(tokens[...]), runs, output: wanted, logits: logits)
       for (index, (run, place)) in zip(runs, places).enumerated() {
         if wanted == .all {
           for row in 0..<run.count {

@@ -44,6 +44,7 @@ package struct Blueprint {
   }
 
   private let version: Version
+  private let kind: ModelKind
   private let (L, D, V, F, N): (Int, Int, Int, Int, Int)
   /// Whether the model was state-tuned: then every layer has its initial state.
   private let hasInitialState: Bool
@@ -85,7 +86,7 @@ package struct Blueprint {
   }
 
   private init(_ configuration: Configuration, _ tensors: [TensorPlan]) throws(ModelError) {
-    version = configuration.version
+    (version, kind) = (configuration.version, configuration.kind)
     (L, D, V) = (configuration.layers, configuration.embedding, configuration.vocabulary)
     (F, N) = (configuration.ffn, configuration.headSize)
     hasInitialState = tensors.contains { $0.name.hasSuffix(Self.initialStateSuffix) }
@@ -105,7 +106,7 @@ package struct Blueprint {
   // MARK: - What there must be
 
   private mutating func addModel() {
-    add("emb.weight", .count(V), .count(D), .rows(transposed: false))
+    add("emb.weight", .count(V), .count(D), kind == .reranker ? .floats : .rows(transposed: false))
     for layer in 0..<L {
       let block = BlockID.recurrent(layer).prefix
       if layer == 0 { norm(block + "ln0") }
@@ -122,7 +123,17 @@ package struct Blueprint {
       if version.hasTokenTables { addDeepEmbed(block + "ffn.") }
     }
     norm("ln_out")
-    add("head.weight", .count(V), .count(D), .panels(transposed: false))
+    switch kind {
+    case .language: add("head.weight", .count(V), .count(D), .panels(transposed: false))
+    case .embedding:
+      for task in EmbeddingTask.allCases {
+        matrices(task.head, "fc1 fc2")
+        norm(task.head + "norm")
+      }
+    case .reranker:
+      matrices("head.", "0")
+      vectors("head.", "0.bias 2.weight")
+    }
   }
 
   private mutating func addTimeMix4(_ att: String) {

@@ -4,6 +4,7 @@ public import RWKVFormat
 /// Sizes of a model, as its file states them. Letters as in ARCHITECTURE.md: L, D, V, F, N, H.
 public struct Configuration: Sendable, Equatable {
   public let version: Version
+  public let kind: ModelKind
   /// L
   public let layers: Int
   /// D
@@ -18,6 +19,9 @@ public struct Configuration: Sendable, Equatable {
   public let groupNormEpsilon: Float
   /// RWKV-X only
   public let sparseAttention: SparseAttention?
+  /// Of a reranker, for each of its blocks the layer of the embedding model whose state it reads; negative numbers count
+  /// from the end.
+  public let stateLayers: [Int]
   /// H
   public var heads: Int { embedding / headSize }
   /// Memory by which a state of RWKV-7b grows with each token [bytes]; 0 in all other versions, whose states have a fixed
@@ -35,11 +39,18 @@ public struct Configuration: Sendable, Equatable {
     }
     guard let version = Version(rawValue: name) else { throw ModelError(.unsupportedVersion(name)) }
     self.version = version
+    kind = try ModelKind(metadata, version)
     layers = try metadata.integer("rwkv.layers", in: 1...4096)
     embedding = try metadata.integer("rwkv.embedding", in: 1...65_536)
     vocabulary = try metadata.integer("rwkv.vocabulary", in: 1...1 << 24)
     ffn = try metadata.integer("rwkv.ffn", in: 1...1 << 20)
     sparseAttention = version == .x ? try SparseAttention(metadata) : nil
+    stateLayers = try kind == .reranker ? metadata.stateLayers(layers) : []
+    guard kind != .embedding || vocabulary > EmbeddingTask.endOfText else {
+      throw ModelError(
+        .invalidMetadata(
+          key: "rwkv.vocabulary", found: "\(vocabulary)", expected: "more than \(EmbeddingTask.endOfText)"))
+    }
     guard version != .v4 else {
       headSize = 1
       groupNormEpsilon = 0
@@ -54,6 +65,22 @@ public struct Configuration: Sendable, Equatable {
       throw ModelError(.missingMetadata(key: "rwkv.group_norm_epsilon"))
     }
     groupNormEpsilon = Float(epsilon)
+  }
+}
+
+extension ModelKind {
+  fileprivate init(_ metadata: Metadata, _ version: Version) throws(ModelError) {
+    guard let value = metadata["rwkv.kind"] else {
+      self = .language
+      return
+    }
+    guard let kind = metadata.string("rwkv.kind").flatMap(Self.init), kind != .language, version == .v7 else {
+      throw ModelError(
+        .invalidMetadata(
+          key: "rwkv.kind", found: "\(value) of version \(version.rawValue)",
+          expected: "'embedding' or 'reranker' of version 7"))
+    }
+    self = kind
   }
 }
 
@@ -123,6 +150,18 @@ public struct SparseAttention: Sendable, Equatable {
 }
 
 extension Metadata {
+  /// One for each block; without any, each reads the layer of its own number.
+  fileprivate func stateLayers(_ count: Int) throws(ModelError) -> [Int] {
+    guard let value = self["rwkv.state_layers"] else { return Array(0..<count) }
+    guard case .integers(let layers) = value, layers.count == count,
+      layers.allSatisfy({ (-4096...4095).contains($0) })
+    else {
+      throw ModelError(
+        .invalidMetadata(key: "rwkv.state_layers", found: "\(value)", expected: "\(count) layers"))
+    }
+    return layers.map(Int.init)
+  }
+
   /// An integer within `range`.
   fileprivate func integer(_ key: String, in range: ClosedRange<Int>) throws(ModelError) -> Int {
     guard let value = self[key] else { throw ModelError(.missingMetadata(key: key)) }

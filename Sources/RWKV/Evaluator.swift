@@ -8,7 +8,7 @@ package final class Evaluator {
   let frame: Frame
   /// The ends of the frame's runs.
   private let ends: Frame
-  private let team: Team
+  let team: Team
   private let blocks: any BlockStack
   private let embeddings = RowTable.Reader()
   /// Of 7a and 7b.
@@ -18,11 +18,15 @@ package final class Evaluator {
   private let arena = Arena()
   private let headInput: Activations
   private let headRows: UnsafeMutablePointer<Int>
+  /// Of embedding models and rerankers.
+  let headScratch: HeadScratch?
   private let blockCount: Int
   /// Rows whose logits were wanted last.
   package private(set) var headCount = 0
   /// Whether the last logits were not made here, so that there is no hidden vector to them.
   private(set) var isRestored = false
+  /// Whether there are logits of them, not the hidden vectors alone.
+  private(set) var hasLogits = false
   /// [headCount, logitsStride]: one row for each requested row, in order.
   private let logits: UnsafeMutablePointer<Float>
   private let logitsStride: Int
@@ -99,8 +103,12 @@ package final class Evaluator {
     readers = model.store.isStreamed ? (0..<team.size).map { _ in ChunkReader() } : []
     headInput = try Activations(rows: Self.capacity, width: configuration.embedding, in: arena)
     headRows = try arena.allocate(Int.self, count: Self.capacity)
+    headScratch =
+      configuration.kind == .language
+      ? nil : try HeadScratch(rows: Self.capacity, width: configuration.embedding, in: arena)
     logitsStride = paddedWidth(configuration.vocabulary)
-    logits = try arena.allocate(Float.self, count: Self.capacity * logitsStride)
+    logits = try arena.allocate(
+      Float.self, count: model.languageHead == nil ? 0 : Self.capacity * logitsStride)
   }
 
   /// Memory reserved for activations and logits [bytes].
@@ -110,10 +118,13 @@ package final class Evaluator {
   /// blocks as one pass over them takes.
   ///
   /// An error leaves the state after the last complete block or pass; but see `evaluate`.
-  /// - Parameter each: called after each block with the rows read so far and the rows of the block; reading stops when
-  ///   it returns false.
+  /// - Parameters:
+  ///   - logits: whether logits of the wanted rows are made, or their hidden vectors alone.
+  ///   - each: called after each block with the rows read so far and the rows of the block; reading stops when it
+  ///     returns false.
   package func read(
-    _ input: Input, _ state: State, output: Output, _ each: (_ end: Int, _ count: Int) -> Bool
+    _ input: Input, _ state: State, output: Output, logits: Bool = true,
+    _ each: (_ end: Int, _ count: Int) -> Bool
   ) throws(ModelError) {
     let D = model.configuration.embedding
     let total = input.rows(D)
@@ -124,10 +135,10 @@ package final class Evaluator {
       let wanted = output == .lastOfEachRun && end < total ? .none : output
       var goesOn = true
       if end - start <= Self.capacity {
-        try evaluate(part, [Run(first: 0, count: end - start, state)], output: wanted)
+        try evaluate(part, [Run(first: 0, count: end - start, state)], output: wanted, logits: logits)
         goesOn = each(end, end - start)
       } else {
-        try evaluate(part, state, output: wanted, entering: { _ in true }) { first, count in
+        try evaluate(part, state, output: wanted, logits: logits, entering: { _ in true }) { first, count in
           goesOn = each(start + first + count, count) && goesOn
         }
       }
@@ -140,7 +151,10 @@ package final class Evaluator {
   ///
   /// When it throws, no state has changed; except that weights which turn out to be unreadable in the middle leave
   /// states that remember nothing.
-  func evaluate(_ input: Input, _ runs: [Run], output: Output) throws(ModelError) {
+  func evaluate(
+    _ input: Input, _ runs: [Run], output: Output, logits: Bool = true
+  ) throws(ModelError) {
+    try checkHead(output, logits: logits)
     try checkContext(runs)
     frame.begin(runs)
     try embed(input)
@@ -177,11 +191,12 @@ package final class Evaluator {
   ///     stops when it returns false.
   ///   - each: called where logits were asked for, with the first row that they belong to and their number.
   private func evaluate(
-    _ input: Input, _ state: State, output: Output, entering: (_ position: Int) -> Bool,
+    _ input: Input, _ state: State, output: Output, logits: Bool, entering: (_ position: Int) -> Bool,
     _ each: (_ first: Int, _ count: Int) -> Void
   ) throws(ModelError) {
     let D = model.configuration.embedding
     let total = input.rows(D)
+    try checkHead(output, logits: logits)
     try checkContext([Run(first: 0, count: total, state)])
     let starts = Array(stride(from: 0, to: total, by: Self.capacity))
     func begin(_ start: Int) -> Run {
@@ -229,7 +244,10 @@ package final class Evaluator {
   ///   reading stops when it returns false.
   package func walk(_ tokens: [Int], entering: (_ position: Int) -> Bool) throws(ModelError) {
     precondition(tokens.count <= frame.span)
-    try evaluate(.tokens(tokens[...]), model.newState(), output: .all, entering: entering) { _, _ in }
+    try evaluate(
+      .tokens(tokens[...]), model.newState(), output: .all, logits: model.languageHead != nil,
+      entering: entering
+    ) { _, _ in }
   }
 
   /// x = layerNorm(embedding) of the frame's rows.
@@ -253,6 +271,14 @@ package final class Evaluator {
       frame.kernels.layer_norm(x, model.inputNorm.weight, model.inputNorm.bias, D, 1e-5, x)
     }
     tokenRows?.keep(frame)
+  }
+
+  /// Throws where logits are wanted of a model that has none.
+  private func checkHead(_ output: Output, logits: Bool) throws(ModelError) {
+    if logits, output != .none, model.languageHead == nil {
+      throw ModelError(.wrongKind(model.configuration.kind, expected: .language), path: model.path)
+    }
+    hasLogits = logits
   }
 
   /// Of 7b: throws where a state has no room for the tokens of its run.
@@ -291,7 +317,7 @@ package final class Evaluator {
   /// Puts logits [V] in the place of the last ones.
   func restore(_ last: [Float]) {
     logits.update(from: last, count: last.count)
-    (headCount, isRestored) = (1, true)
+    (headCount, isRestored, hasLogits) = (1, true, true)
   }
 
   private func select(_ output: Output, _ frame: Frame) {
@@ -310,9 +336,10 @@ package final class Evaluator {
     }
   }
 
-  /// Logits of a row that was wanted, counted from 0, [V]; valid until the next evaluation.
+  /// Logits of a row that was wanted, counted from 0, [V]; valid until the next evaluation. Empty where none were made.
   package func logits(_ index: Int) -> UnsafeBufferPointer<Float> {
-    UnsafeBufferPointer(start: logits + index * logitsStride, count: model.configuration.vocabulary)
+    guard hasLogits, model.languageHead != nil else { return UnsafeBufferPointer(start: nil, count: 0) }
+    return UnsafeBufferPointer(start: logits + index * logitsStride, count: model.configuration.vocabulary)
   }
 
   /// How well rows of logits predict tokens; the same numbers for any number of threads.
@@ -334,7 +361,7 @@ package final class Evaluator {
     UnsafeBufferPointer(start: headInput.row(index), count: model.configuration.embedding)
   }
 
-  /// logits = head · layerNorm(x) of the selected rows.
+  /// hidden = layerNorm(x) of the selected rows, logits = head · hidden.
   private func head(_ member: inout Team.Member, _ frame: Frame, adding pending: Frame.Pending) {
     let D = model.configuration.embedding
     let kernels = frame.kernels
@@ -345,8 +372,8 @@ package final class Evaluator {
         frame.x[row], model.outputNorm.weight, model.outputNorm.bias, D, 1e-5, headInput.row(index))
       headInput.quantize(index, width: D, kernels)
     }
-    guard headCount > 0 else { return }
+    guard headCount > 0, hasLogits, let matrix = model.languageHead else { return }
     member.multiply(
-      [Product(model.head, headInput.input(), logits, stride: logitsStride)], rows: headCount, kernels)
+      [Product(matrix, headInput.input(), logits, stride: logitsStride)], rows: headCount, kernels)
   }
 }

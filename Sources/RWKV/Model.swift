@@ -28,9 +28,31 @@ public final class Model: Sendable {
   let embeddings: RowTable
   let inputNorm: LayerNorm
   let outputNorm: LayerNorm
-  let head: Matrix
+  let head: Head
   let weights: Weights
   let store: WeightStore
+
+  /// What is made of the last block's output.
+  enum Head: Sendable {
+    case language(Matrix)
+    case embedding([EmbeddingTask: EmbeddingHead])
+    case reranker(ScoreHead)
+
+    init(_ store: WeightStore) throws(ModelError) {
+      let (V, D) = (store.configuration.vocabulary, store.configuration.embedding)
+      switch store.configuration.kind {
+      case .language: self = .language(try store.matrix("head.weight", rows: V, columns: D))
+      case .embedding:
+        var heads: [EmbeddingTask: EmbeddingHead] = [:]
+        for task in EmbeddingTask.allCases { heads[task] = try EmbeddingHead(store, task) }
+        self = .embedding(heads)
+      case .reranker: self = .reranker(try ScoreHead(store))
+      }
+    }
+  }
+
+  /// The head that predicts tokens, if it is a model of language.
+  var languageHead: Matrix? { if case .language(let matrix) = head { matrix } else { nil } }
 
   /// The blocks of each version.
   enum Weights: Sendable {
@@ -104,7 +126,7 @@ public final class Model: Sendable {
       let D = configuration.embedding
       inputNorm = try store.layerNorm("blocks.0.ln0", D)
       outputNorm = try store.layerNorm("ln_out", D)
-      head = try store.matrix("head.weight", rows: configuration.vocabulary, columns: D)
+      head = try Head(store)
       weights =
         switch configuration.version {
         case .v4: .v4(try RWKV4.Weights(store))

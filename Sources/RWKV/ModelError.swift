@@ -15,6 +15,10 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case wrongShape(tensor: String, found: [Int], expected: [Int])
     case wrongFormat(tensor: String, found: String, expected: String)
     case unsupportedVersion(String)
+    /// The model does something else than what was asked of it.
+    case wrongKind(ModelKind, expected: ModelKind)
+    /// The reranker was not made for the embedding model's states.
+    case wrongPair(reranker: String, embedder: String)
     case tokenOutOfRange(Int, vocabulary: Int)
     /// A vector was given in place of a token to a model that has tables by token.
     case needsTokens
@@ -52,6 +56,14 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     return (path.map { "\($0): " } ?? "") + explanation
   }
 
+  private static func description(of kind: ModelKind) -> String {
+    switch kind {
+    case .language: "a language model, which writes text"
+    case .embedding: "an embedding model, which makes vectors of texts (rwkv-run embed)"
+    case .reranker: "a reranker, which compares a query with documents (rwkv-run rerank)"
+    }
+  }
+
   /// Rounded up.
   private static func mebibytes(_ bytes: Int) -> String { "\((bytes + (1 << 20) - 1) >> 20) MiB" }
 
@@ -76,6 +88,10 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
       "tensor '\(tensor)' is stored as \(found), expected \(expected); make the file again with rwkv-quantize"
     case .unsupportedVersion(let version):
       "RWKV version '\(version)' is not one this program runs; a newer release may"
+    case .wrongKind(let found, let expected):
+      "is \(Self.description(of: found)); what was asked for takes \(Self.description(of: expected))"
+    case .wrongPair(let reranker, let embedder):
+      "the reranker is for states of \(reranker), the embedding model has \(embedder): do the two belong together?"
     case .tokenOutOfRange(let token, let vocabulary):
       "token id \(token) is outside the model's vocabulary 0…\(vocabulary - 1); is this the model's tokenizer?"
     case .needsTokens:

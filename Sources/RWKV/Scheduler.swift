@@ -32,9 +32,11 @@ public struct Request: @unchecked Sendable {
   public var targets: [Int] = []
   /// Called before `finish`, if that is no error: the scores of `targets`.
   public var receiveScores: ([TokenScore]) -> Void = { _ in }
-  /// If it is there, called before `finish`, if that is no error: with the mean of the hidden vectors after all tokens
-  /// of the prompt, scaled to length 1, [D]. `Session.embedding` if the prompt is a text with token 0 behind it.
+  /// If it is there, called before `finish`, if that is no error: with the vector of the prompt, `Session.embedding` if
+  /// that is a text with `Model.endOfText` behind it.
   public var receiveEmbedding: (([Float]) -> Void)?
+  /// How that vector is made.
+  public var embeddingOptions = EmbeddingOptions()
   /// Called with each token that is chosen, before the state reads it.
   public var observe: ((ChosenToken) -> Void)?
   /// Gets the text, UTF-8 in pieces of whole characters; false ends it.
@@ -243,7 +245,8 @@ public final class Scheduler: Sendable {
     }
     do throws(ModelError) {
       try evaluator.evaluate(
-        .tokens(tokens[...]), runs, output: .eachRun(readers.map { $0.job.output($0.tokens) }))
+        .tokens(tokens[...]), runs, output: .eachRun(readers.map { $0.job.output($0.tokens) }),
+        logits: evaluator.model.languageHead != nil)
     } catch {
       for (job, _) in readers { job.end(.failure(error)) }
       return (0, 0)
@@ -294,8 +297,8 @@ private final class Job: @unchecked Sendable {
   private(set) var isFinished = false
   /// Those of the request's targets so far.
   var scores: [TokenScore] = []
-  /// Of an embedding: the sum of the hidden vectors, [D].
-  private var sums: [Double] = []
+  private var pooling: TextPooling?
+  private var vector: [Float] = []
 
   init(_ request: Request, _ model: Model) throws {
     let vocabulary = model.configuration.vocabulary
@@ -314,14 +317,15 @@ private final class Job: @unchecked Sendable {
     self.request = request
     sampler = try Sampler(request.options, tokenizer: model.tokenizer)
     if request.limit != 0 {
+      guard model.languageHead != nil else {
+        throw ModelError(.wrongKind(model.configuration.kind, expected: .language), path: model.path)
+      }
       guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
       writer = TextWriter(request.limit, tokenizer: tokenizer, stop: request.stop)
     }
     state = request.state ?? model.newState()
     checkpoints = request.checkpoints.filter { (1...max(1, request.prompt.count)).contains($0) }[...]
-    if request.receiveEmbedding != nil {
-      sums = [Double](repeating: 0, count: model.configuration.embedding)
-    }
+    if request.receiveEmbedding != nil { pooling = try TextPooling(model, request.embeddingOptions) }
   }
 
   /// Whether the prompt is read and the text is not at its end.
@@ -390,8 +394,10 @@ private final class Job: @unchecked Sendable {
           observe(read + index, evaluator.logits(row + index), evaluator.hidden(row + index))
         }
       }
-      for index in sums.isEmpty ? 0..<0 : 0..<count {
-        for (channel, value) in evaluator.hidden(row + index).enumerated() { sums[channel] += Double(value) }
+      for index in pooling == nil ? 0..<0 : 0..<count {
+        pooling?.add(
+          evaluator.hidden(row + index), after: tokens[tokens.startIndex + index],
+          isLast: read + index == request.prompt.count - 1)
       }
       read += tokens.count
       if checkpoints.first == read {
@@ -400,6 +406,13 @@ private final class Job: @unchecked Sendable {
       }
       request.progress(read)
       guard read == request.prompt.count else { return }
+      if let pooling {
+        do throws(ModelError) {
+          vector = try evaluator.vectors(of: [pooling.pooled(state)], request.embeddingOptions)[0]
+        } catch {
+          return end(.failure(error))
+        }
+      }
       if request.limit == 0 { return end(.success(.length)) }
     }
     logits = evaluator.logits(row + count - 1)
@@ -410,8 +423,7 @@ private final class Job: @unchecked Sendable {
     isFinished = true
     if case .success(.length) = result {
       if !request.targets.isEmpty { request.receiveScores(scores) }
-      let count = Double(max(1, request.prompt.count))
-      request.receiveEmbedding?(normalized(sums.map { Float($0 / count) }))
+      request.receiveEmbedding?(vector)
     }
     request.finish(result.map { ($0, state) })
   }

@@ -91,7 +91,7 @@ public final class Session {
     _ tokens: [Int], progress: (Int) -> Bool = { _ in true },
     _ body: (Int, UnsafeBufferPointer<Float>) -> Void
   ) throws(ModelError) {
-    try evaluator.read(.tokens(tokens[...]), state, output: .all) { end, count in
+    try evaluator.read(.tokens(tokens[...]), state, output: .all, logits: false) { end, count in
       for row in 0..<count { body(end - count + row, evaluator.hidden(row)) }
       return progress(end)
     }
@@ -105,7 +105,7 @@ public final class Session {
 
   /// Logits of the token after the last one read, [V]; valid until the session reads on. Empty before the first token.
   public var logits: UnsafeBufferPointer<Float> {
-    let count = evaluator.headCount
+    let count = evaluator.hasLogits ? evaluator.headCount : 0
     return count > 0 ? evaluator.logits(count - 1) : UnsafeBufferPointer(start: nil, count: 0)
   }
 

@@ -52,7 +52,7 @@ extension StateHeader {
 
 extension File {
   /// The bytes of a range of the file.
-  fileprivate func bytes(_ range: Range<Int>) throws(ModelFileError) -> [UInt8] {
+  func bytes(_ range: Range<Int>) throws(ModelFileError) -> [UInt8] {
     var bytes = [UInt8](repeating: 0, count: range.count)
     var failure: ModelFileError?
     bytes.withUnsafeMutableBytes { buffer in

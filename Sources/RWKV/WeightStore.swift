@@ -120,7 +120,7 @@ final class WeightStore: @unchecked Sendable {
 
   /// Throws if the file is not what it was when it was opened. Bytes whose checksums have been compared once are
   /// trusted as long as it is.
-  private func check() throws(ModelError) {
+  func check() throws(ModelError) {
     do {
       if let mapping { try mapping.check() } else { try file.checkUnchanged() }
     } catch {

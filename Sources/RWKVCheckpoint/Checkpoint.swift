@@ -47,6 +47,9 @@ public struct CheckpointTensor: Sendable {
 /// read on demand. Non-finite values are passed on as they are.
 public final class Checkpoint: Sendable {
   public let version: Version
+  public let kind: ModelKind
+  /// Of a reranker, where it says so: the layer of the embedding model whose state each of its blocks reads.
+  public let stateLayers: [Int]?
   /// Number of RWKV blocks (L).
   public let layers: Int
   /// Number of attention blocks, 0 except for RWKV-X.
@@ -86,7 +89,8 @@ public final class Checkpoint: Sendable {
     let container = try Container(path: path)
     files = Set(container.tensors.map(\.file.path)).sorted()
     var sources: [String: StoredTensor] = [:]
-    for tensor in container.tensors {
+    let (tensors, leftOut) = Names.modelPart(container.tensors)
+    for tensor in tensors {
       guard allowQuantized || !tensor.type.isCoarse else {
         throw CheckpointError(
           .unsupported, file: path, tensor: tensor.name, "is already quantized", found: tensor.type.rawValue,
@@ -100,7 +104,9 @@ public final class Checkpoint: Sendable {
       }
     }
     try WebRWKV.undo(&sources, isSafetensors: container.kind.holds("safetensors"), file: path)
-    var remarks: [String] = []
+    var remarks = leftOut.isEmpty ? [] : [remark(leftOut: leftOut)]
+    stateLayers = try sources["reranker_layer_idx"]?.integers() ?? container.lists["reranker_layer_idx"]
+    sources["reranker_layer_idx"] = nil
     for (name, tensor) in sources.sorted(by: { $0.key < $1.key }) where tensor.type.isInteger {
       sources[name] = nil
       remarks.append("tensor \(quoted(tensor.name)) is of integers and left out")
@@ -116,17 +122,26 @@ public final class Checkpoint: Sendable {
     self.remarks = remarks
     try fineTuning.merge(into: &sources)
     version = try Version.detect(sources, file: path)
-    let model = try ModelAssembly(version: version, sources: sources, claims: container.claims, file: path)
+    kind = ModelKind.detect(sources)
+    let model = try ModelAssembly(
+      version: version, kind: kind, sources: sources, claims: container.claims, file: path)
     (layers, attentionLayers, embedding) = (model.layers, model.attentionLayers, model.embedding)
     (vocabulary, ffn, headSize) = (model.vocabulary, model.ffn, model.headSize)
     groupNormEpsilon = version == .v4 ? nil : container.claims.groupNormEpsilon ?? 64e-5
-    tensors = model.tensors
+    self.tensors = model.tensors
     (tokenizer, generation) = (container.vocabulary, container.generation)
     let types = SourceType.allCases.filter { type in model.tensors.contains { $0.sourceType == type } }
     source =
-      "\(container.kind), \(Names.style(of: container.tensors)) names, "
+      "\(container.kind), \(Names.style(of: tensors)) names, "
       + types.map(\.rawValue).joined(separator: "/")
   }
+}
+
+/// The parts by what their names begin with.
+private func remark(leftOut names: [String]) -> String {
+  let parts = Set(names.map { name in "'" + name.prefix { $0 != "." } + ".…'" }).sorted()
+  return
+    "left out, as the language model does without them: \(names.count) tensors of other parts, \(parts.joined(separator: ", "))"
 }
 
 /// Norms that were trained without a bias, all of a kind: with one of zeros they compute the same.

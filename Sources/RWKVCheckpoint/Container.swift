@@ -15,6 +15,8 @@ struct Container: Sendable {
   var vocabulary: Vocabulary?
   /// Numbers of a trainer's configuration in the file.
   var settings: [String: Double] = [:]
+  /// Lists of integers among the tensors of a torch file.
+  var lists: [String: [Int]] = [:]
 
   /// A file by its content, or a directory by the usual names in it.
   init(path: String) throws(CheckpointError) {
@@ -60,9 +62,7 @@ struct Container: Sendable {
     let start = try file.bytes(at: 0, count: min(64, file.size))
     switch Array(start.prefix(4)) {
     case Array("PK\u{3}\u{4}".utf8):
-      let (tensors, settings) = try TorchCheckpoint.read(file)
-      self.init(kind: "PyTorch", tensors: tensors)
-      self.settings = settings
+      self = try TorchCheckpoint.read(file)
     case RWKVCppFile.magic:
       let (tensors, claims) = try RWKVCppFile.read(file)
       self.init(kind: "rwkv.cpp", tensors: tensors)
@@ -71,9 +71,7 @@ struct Container: Sendable {
       self.init(try GGUF.read([file]))
     default:
       if TorchCheckpoint.isLegacy(start) {
-        let (tensors, settings) = try TorchCheckpoint.readLegacy(file)
-        self.init(kind: "PyTorch before 1.6", tensors: tensors)
-        self.settings = settings
+        self = try TorchCheckpoint.readLegacy(file)
         return
       }
       guard start.count > 8, start[8] == UInt8(ascii: "{") else { throw Container.unknown(file, start) }

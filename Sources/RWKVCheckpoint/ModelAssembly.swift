@@ -5,6 +5,7 @@ internal import RWKVFormat
 /// in the order of our file, nothing left over.
 struct ModelAssembly {
   let version: Version
+  let kind: ModelKind
   let file: String
   private(set) var layers = 0
   private(set) var attentionLayers = 0
@@ -19,24 +20,27 @@ struct ModelAssembly {
   private var missing: [String] = []
 
   init(
-    version: Version, sources: [String: StoredTensor], claims: Claims, file: String
+    version: Version, kind: ModelKind, sources: [String: StoredTensor], claims: Claims, file: String
   ) throws(CheckpointError) {
-    self.version = version
+    (self.version, self.kind) = (version, kind)
     self.sources = sources
     self.file = file
     unused = Set(sources.keys)
     layers = try blockCount("blocks.")
     attentionLayers = version == .x ? try blockCount("moba.") : 0
-    (vocabulary, embedding) = try matrixSize("emb.weight")
+    // A reranker has a single token, whose row may have lost its axis.
+    let isReranker = kind == .reranker
+    (vocabulary, embedding) =
+      isReranker ? (1, sources["emb.weight"]?.count ?? 0) : try matrixSize("emb.weight")
     ffn = try matrixSize("blocks.0.ffn.key.weight").rows
     headSize = try findHeadSize(claims)
     try claims.check(self)
 
-    try add("emb.weight", .embedding, vocabulary, embedding)
+    try add("emb.weight", isReranker ? .vector : .embedding, vocabulary, embedding)
     for layer in 0..<layers { try addBlock(layer) }
     for layer in 0..<attentionLayers { try addAttentionBlock("moba.\(layer).") }
     try addNorm("ln_out")
-    try add("head.weight", .head, vocabulary, embedding)
+    try addHead()
     try checkComplete()
   }
 
@@ -220,6 +224,21 @@ struct ModelAssembly {
     try addNorm(block + "ln2")
     let width = try matrixSize(block + "ffn.key.weight").rows
     try addChannelMix(block + "ffn.", ffn: width)
+  }
+
+  private mutating func addHead() throws(CheckpointError) {
+    switch kind {
+    case .language: try add("head.weight", .head, vocabulary, embedding)
+    case .embedding:
+      for task in EmbeddingTask.allCases {
+        for name in ["fc1", "fc2"] { try add(task.head + name + ".weight", .head, embedding, embedding) }
+        try addNorm(task.head + "norm")
+      }
+    case .reranker:
+      try add("head.0.weight", .head, embedding, embedding)
+      try addVector("head.0.bias")
+      try addVector("head.2.weight")
+    }
   }
 
   // MARK: Tensors

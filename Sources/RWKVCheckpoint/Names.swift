@@ -10,7 +10,7 @@ enum Names {
     ("rwkv.ln_out.", "ln_out."), ("model.ln_out.", "ln_out."), ("model.norm.", "ln_out."),
     ("output_norm.", "ln_out."),
     ("lm_head.", "head."), ("model.head.", "head."), ("output.", "head."),
-    ("rwkv.emb.", "emb."), ("rwkv.head.", "head."),
+    ("rwkv.emb.", "emb."), ("rwkv.head.", "head."), ("token.", "emb."),
     ("rwkv7.emb.", "emb."), ("rwkv7.embeddings.", "emb."), ("rwkv7.ln_out.", "ln_out."),
     ("model.embed_tokens.", "emb."), ("model.embedding_norm.", "blocks.0.ln0."), ("model.emb.", "emb."),
   ]
@@ -113,13 +113,12 @@ enum Names {
     for index in tensors.indices {
       for wrapper in innerWrappers { tensors[index].name = tensors[index].name.removing(wrapper) }
     }
-    // Whatever stands before the embedding's name, if it stands before all others, too.
-    let prefix =
-      tensors.lazy.compactMap { wrapper(before: $0.name) }.first
-      ?? wrappers.first { wrapper in tensors.allSatisfy { $0.name.hasPrefix(wrapper) } }
-    guard let prefix, !prefix.isEmpty, tensors.allSatisfy({ $0.name.hasPrefix(prefix) }) else {
-      return tensors
+    // Whatever stands before the embedding's name, or a wrapper, if it stands before all others, too.
+    let before = tensors.lazy.compactMap { wrapper(before: $0.name) }.first
+    let prefix = ([before].compactMap(\.self) + wrappers).first { prefix in
+      !prefix.isEmpty && tensors.allSatisfy { $0.name.hasPrefix(prefix) }
     }
+    guard let prefix else { return tensors }
     for index in tensors.indices { tensors[index].name.removeFirst(prefix.count) }
     return unwrapped(tensors)
   }
@@ -139,6 +138,35 @@ enum Names {
     "reranker.emb.weight", "model.embeddings.weight", "model.embed_tokens.weight", "emb.weight",
     "blocks.0.att.time_state",
   ]
+
+  /// The tensors of the language model, embedding model or reranker in a checkpoint that has more beside it, such as an
+  /// encoder of images or sound, and the names of what is left out. Other checkpoints come back whole.
+  static func modelPart(_ tensors: [StoredTensor]) -> (tensors: [StoredTensor], leftOut: [String]) {
+    let part = parts.first { part in
+      tensors.contains {
+        $0.name.hasPrefix(part) && split($0.name.removing(prefix: part)).block == "blocks.0."
+      }
+    }
+    guard let part else { return (tensors, []) }
+    var (kept, leftOut): ([StoredTensor], [String]) = ([], [])
+    for var tensor in tensors {
+      if tensor.name.hasPrefix(part) {
+        // Those of RWKV-X and EmbeddingRWKV are a spelling of names.
+        if part != "rwkv." { tensor.name = tensor.name.removing(prefix: part) }
+      } else if !besidesModel.contains(where: tensor.name.hasPrefix) {
+        leftOut.append(tensor.name)
+        continue
+      }
+      kept.append(tensor)
+    }
+    return (kept, leftOut)
+  }
+
+  /// What the names of the model's tensors begin with beside those of other parts: VisualRWKV, RWKV-X and EmbeddingRWKV;
+  /// ModRWKV; RWKVReRanker.
+  private static let parts = ["rwkv.", "llm.", "reranker."]
+  /// Of the model, and yet without its prefix.
+  private static let besidesModel = ["head.", "lm_head.", "moba.", "reranker_layer_idx"]
 
   /// Of whole models and of adapters.
   private static let wrappers = ["module.", "base_model.model."]
@@ -174,10 +202,17 @@ enum Names {
   /// For people: whose names these are.
   static func style(of tensors: [StoredTensor]) -> String {
     let styles = [
-      ("rwkv.emb.weight", "RWKV-X"), ("emb.weight", "BlinkDL"), ("rwkv.embeddings.weight", "Hugging Face"),
+      ("moba.0.ln1.weight", "RWKV-X"), ("rwkv.emb.weight", "prefixed"), ("emb.weight", "BlinkDL"),
+      ("rwkv.embeddings.weight", "Hugging Face"),
       ("model.embeddings.weight", "fla"), ("rwkv7.emb.weight", "transformers"),
       ("model.embedding_norm.weight", "transformers-rwkv"), ("token_embd.weight", "llama.cpp"),
     ]
     return styles.first { style in tensors.contains { $0.name == style.0 } }?.1 ?? "unknown"
+  }
+}
+
+extension String {
+  fileprivate func removing(prefix: String) -> String {
+    hasPrefix(prefix) ? String(dropFirst(prefix.count)) : self
   }
 }

@@ -27,6 +27,8 @@ struct Pickle {
     var tensors: [(name: String, tensor: Tensor)] = []
     /// Numbers, 1 for true, of a dictionary `config` beside the tensors.
     var settings: [String: Double] = [:]
+    /// Lists of integers among the tensors.
+    var lists: [String: [Int]] = [:]
   }
 
   /// The names that mean something; those of `Pickle.bystanders` are passed over, all others refused.
@@ -127,7 +129,21 @@ struct Pickle {
       guard let inner else { break }
       entries = inner
     }
-    return Contents(tensors: try tensors(of: entries), settings: settings)
+    return Contents(tensors: try tensors(of: entries), settings: settings, lists: lists(entries))
+  }
+
+  private func lists(_ entries: [(key: Int, value: Int)]) -> [String: [Int]] {
+    var lists: [String: [Int]] = [:]
+    for entry in entries {
+      guard case .text(let key) = objects[entry.key] else { continue }
+      switch objects[entry.value] {
+      case .list(let values), .tuple(let values):
+        let numbers = values.compactMap { if case .integer(let number) = objects[$0] { number } else { nil } }
+        if numbers.count == values.count { lists[key] = numbers }
+      default: break
+      }
+    }
+    return lists
   }
 
   /// Under which trainers keep the weights, beside the state of the training.

@@ -69,6 +69,22 @@ extension StoredTensor {
     return tensor
   }
 
+  /// All values of a small tensor of integers, in order.
+  func integers() throws(CheckpointError) -> [Int] {
+    guard [.i64, .i32, .i16].contains(type), count <= 4096, strides == nil else {
+      throw file.malformed(
+        "is no list of integers", tensor: name, found: "\(type.rawValue) \(shapeText(shape))")
+    }
+    let bytes = try file.bytes(at: offset, count: type.bytes(count))
+    return (0..<count).map { index in
+      switch type {
+      case .i64: bytes.integer(UInt64.self, at: 8 * index).map { Int(Int64(bitPattern: $0)) } ?? 0
+      case .i32: bytes.integer(UInt32.self, at: 4 * index).map { Int(Int32(bitPattern: $0)) } ?? 0
+      default: bytes.integer(UInt16.self, at: 2 * index).map { Int(Int16(bitPattern: $0)) } ?? 0
+      }
+    }
+  }
+
   /// All values, for tensors that are small. In logical order: the transpose of what a column-major tensor holds.
   func values() throws(CheckpointError) -> [Float] {
     var failure: CheckpointError?

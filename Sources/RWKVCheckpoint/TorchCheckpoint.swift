@@ -9,9 +9,8 @@ enum TorchCheckpoint {
   /// Length of `data.pkl` [bytes].
   static let maximumPickle = 16 << 20
 
-  /// Tensors, and the numbers of a configuration beside them.
-  static func read(_ file: InputFile) throws(CheckpointError) -> ([StoredTensor], settings: [String: Double])
-  {
+  /// Tensors, and what is beside them.
+  static func read(_ file: InputFile) throws(CheckpointError) -> Container {
     let zip = try Zip(file)
     let prefix = zip.entries[0].name.prefix { $0 != "/" } + "/"
     var entries: [String: Zip.Entry] = [:]
@@ -32,7 +31,7 @@ enum TorchCheckpoint {
     let bytes = try zip.contents(description, limit: maximumPickle)
     let contents: Pickle.Contents
     do throws(Pickle.Failure) { contents = try Pickle(bytes).contents() } catch { throw failure(error, file) }
-    return try read(contents, file: file) { storage in
+    return try read(contents, "PyTorch", file: file) { storage in
       guard storageKey("data/" + storage.key) != nil, let entry = entries["data/" + storage.key],
         storage.type.byteCount(storage.count) == entry.size
       else { return nil }
@@ -48,8 +47,8 @@ enum TorchCheckpoint {
 
   /// `start`: where a storage's values begin; nil where they are missing or of another number.
   private static func read(
-    _ contents: Pickle.Contents, file: InputFile, start: (Pickle.Storage) -> Int?
-  ) throws(CheckpointError) -> ([StoredTensor], settings: [String: Double]) {
+    _ contents: Pickle.Contents, _ kind: String, file: InputFile, start: (Pickle.Storage) -> Int?
+  ) throws(CheckpointError) -> Container {
     guard contents.tensors.count <= StoredTensor.maximumTensors else {
       throw file.malformed("has too many tensors")
     }
@@ -68,7 +67,9 @@ enum TorchCheckpoint {
         "has only tensors without values, as DeepSpeed leaves them with ZeRO-3",
         advice: "Gather them with the script zero_to_fp32.py beside it")
     }
-    return (tensors, contents.settings)
+    var container = Container(kind: kind, tensors: tensors)
+    (container.settings, container.lists) = (contents.settings, contents.lists)
+    return container
   }
 
   // MARK: Before torch 1.6
@@ -87,9 +88,7 @@ enum TorchCheckpoint {
 
   /// Five pickles (magic number, version, properties of the machine, tensors, keys of the storages), then each storage: its
   /// number of values as 64 bits, and the values.
-  static func readLegacy(_ file: InputFile) throws(CheckpointError) -> (
-    [StoredTensor], settings: [String: Double]
-  ) {
+  static func readLegacy(_ file: InputFile) throws(CheckpointError) -> Container {
     let bytes = try file.bytes(at: 0, count: min(file.size, maximumPickle))
     let (pickle, keys): (Pickle, Pickle)
     let contents: Pickle.Contents
@@ -115,7 +114,7 @@ enum TorchCheckpoint {
     guard position == file.size else {
       throw file.malformed("has a wrong length", found: "\(file.size) bytes", expected: "\(position)")
     }
-    return try read(contents, file: file) { starts[$0.key] }
+    return try read(contents, "PyTorch before 1.6", file: file) { starts[$0.key] }
   }
 
   /// `data/12` → `12`

@@ -29,8 +29,11 @@ extension Version {
     _ sources: [String: StoredTensor], file: String
   ) throws(CheckpointError) {
     let relatives: [(sign: String, model: String)] = [
-      (".rosa", "RWKV-8 (ROSA)"),
+      ("rosa", "RWKV-8 (ROSA)"),
       (".qkv.ennk", "the RWKV-8 preview with attention"),
+      (".qkv.kkup", "the RWKV-8 preview with attention"),
+      (".qkv.vvup", "the RWKV-8 preview with attention"),
+      (".qkv.emm", "the RWKV-8 preview with attention"),
       (".ffn.enn.", "the RWKV-8 preview"),
       (".self_attn.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
       (".ffn.gate_proj.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
@@ -38,12 +41,21 @@ extension Version {
       (".ffn_gate.", "a grafted model (RWKV6Qwen2, ARWKV7 or a transformer)"),
     ]
     for relative in relatives {
-      guard let key = sources.keys.filter({ $0.holds(relative.sign) }).min() else { continue }
+      guard let key = sources.keys.filter({ $0.lowercased().holds(relative.sign) }).min() else { continue }
       let name = sources[key]?.name ?? key
       throw CheckpointError(
         .unsupported, file: file, "is \(relative.model), which is not supported",
         found: "tensor \(quoted(name))",
         expected: "RWKV 4, 5, 6, 7, 7a, 7b or X")
     }
+  }
+}
+
+extension ModelKind {
+  /// Recognises what a model of version 7 is for by its heads.
+  static func detect(_ sources: [String: StoredTensor]) -> ModelKind {
+    func has(_ prefix: String) -> Bool { sources.keys.contains { $0.hasPrefix(prefix) } }
+    if EmbeddingTask.allCases.contains(where: { has($0.head) }) { return .embedding }
+    return has("head.0.") ? .reranker : .language
   }
 }

@@ -38,11 +38,29 @@ public func rwkv_open_with_memory_limit(
   _ user: UnsafeMutableRawPointer?
 ) -> OpaquePointer? {
   begin(nil) {
-    // A size_t beyond Int is no limit.
-    let limit = limit == 0 ? memoryCapacity() : limit < 0 ? nil : limit
-    return try openContext(
-      text(path, "path"), threads: threads, memoryLimit: limit, report(to: progress, user))
+    try openContext(
+      text(path, "path"), threads: threads, memoryLimit: bytes(ofLimit: limit), report(to: progress, user))
   }
+}
+
+/// Nil for no limit; a size_t beyond Int is none.
+private func bytes(ofLimit limit: Int) -> Int? { limit == 0 ? memoryCapacity() : limit < 0 ? nil : limit }
+
+@c @implementation
+public func rwkv_open_with_max_context(
+  _ path: UnsafePointer<CChar>?, _ threads: UInt32, _ limit: Int, _ context: Int, _ progress: rwkv_progress?,
+  _ user: UnsafeMutableRawPointer?
+) -> OpaquePointer? {
+  begin(nil) {
+    try openContext(
+      text(path, "path"), threads: threads, memoryLimit: bytes(ofLimit: limit),
+      maximumContext: context == 0 ? nil : context < 0 ? Int.max : context, report(to: progress, user))
+  }
+}
+
+@c @implementation
+public func rwkv_get_max_context(_ ctx: OpaquePointer?) -> Int {
+  ask(ctx, 0) { $0.model.maximumContext ?? 0 }
 }
 
 private func report(

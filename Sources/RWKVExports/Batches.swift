@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 public import CRWKVABI
 import RWKV
+import RWKVFormat
 
 // Part 2 of rwkv.h: many texts at once.
 
@@ -58,12 +59,44 @@ public func rwkv_embed_texts(
   _ ctx: OpaquePointer?, _ tokens: UnsafePointer<UInt32>?, _ lengths: UnsafePointer<Int>?, _ count: Int,
   _ vectors: UnsafeMutablePointer<Float>?, _ progress: rwkv_progress?, _ user: UnsafeMutableRawPointer?
 ) -> Bool {
+  embed(ctx, EmbeddingOptions(), tokens, lengths, count, vectors, progress, user)
+}
+
+@c @implementation
+public func rwkv_embed_texts_for(
+  _ ctx: OpaquePointer?, _ task: UnsafePointer<CChar>?, _ normalizes: Bool, _ tokens: UnsafePointer<UInt32>?,
+  _ lengths: UnsafePointer<Int>?, _ count: Int, _ vectors: UnsafeMutablePointer<Float>?,
+  _ progress: rwkv_progress?, _ user: UnsafeMutableRawPointer?
+) -> Bool {
+  ask(ctx, false) { context in
+    var options = EmbeddingOptions()
+    options.normalizes = normalizes
+    if task != nil {
+      let name = try text(task, "task")
+      guard context.model.configuration.kind == .embedding else {
+        throw Failure(RWKV_ERROR_ARGS, "task: only embedding models have heads for tasks; give NULL")
+      }
+      guard let task = EmbeddingTask(rawValue: name) else {
+        let names = EmbeddingTask.allCases.map(\.rawValue).joined(separator: ", ")
+        throw Failure(RWKV_ERROR_ARGS, "task: '\(name)', expected one of \(names)")
+      }
+      options.task = task
+    }
+    return embed(ctx, options, tokens, lengths, count, vectors, progress, user)
+  }
+}
+
+private func embed(
+  _ ctx: OpaquePointer?, _ options: EmbeddingOptions, _ tokens: UnsafePointer<UInt32>?,
+  _ lengths: UnsafePointer<Int>?, _ count: Int, _ vectors: UnsafeMutablePointer<Float>?,
+  _ progress: rwkv_progress?, _ user: UnsafeMutableRawPointer?
+) -> Bool {
   use(ctx, false) { context in
     guard let vectors else { throw Failure.null("vectors_out") }
     let texts = try context.texts(tokens, lengths, count, least: 0)
     let D = context.model.configuration.embedding
     context.latest = nil
-    let result = try context.evaluator.embeddings(texts, progress: texts.report(progress, user))
+    let result = try context.evaluator.embeddings(texts, nil, options, progress: texts.report(progress, user))
     for (text, vector) in result.enumerated() {
       for (index, value) in vector.enumerated() { vectors[text * D + index] = value }
     }

@@ -7,27 +7,30 @@ import RWKVQuantization
 
 /// Opens a model for `threads` threads, 0 for all processors that this process may use.
 func openContext(
-  _ path: String, threads: UInt32, memoryLimit: Int? = nil,
+  _ path: String, threads: UInt32, memoryLimit: Int? = nil, maximumContext: Int? = nil,
   _ progress: @escaping @Sendable (Double) -> Bool = { _ in true }
 ) throws -> OpaquePointer? {
   let threads = threads == 0 ? min(processorCount(), 1024) : Int(threads)
   guard threads <= 1024 else {
     throw Failure(RWKV_ERROR_ARGS, "n_threads is \(threads), expected at most 1024")
   }
-  let model = try openModel(path, threads: threads, memoryLimit: memoryLimit, progress)
+  let model = try openModel(path, threads: threads, memoryLimit, maximumContext, progress)
   return Handles.add(try ContextObject(model, threads: threads, prints: ErrorSlot.ofThread.prints))
 }
 
 /// Opens a `.rwkv` file, or another checkpoint by way of a temporary one.
 private func openModel(
-  _ path: String, threads: Int, memoryLimit: Int?, _ progress: @escaping @Sendable (Double) -> Bool
+  _ path: String, threads: Int, _ memoryLimit: Int?, _ maximumContext: Int?,
+  _ progress: @escaping @Sendable (Double) -> Bool
 ) throws -> Model {
   guard access(path, R_OK) == 0 else {
     throw Failure(RWKV_ERROR_FILE, RWKV_ERROR_FILE_OPEN, "\(path): \(String(cString: strerror(errno)))")
   }
   let start = firstBytes(path, 24)
   if start.starts(with: [0x89, 0x52, 0x57, 0x4B, 0x56]) {
-    return try Model(path: path, threads: threads, memoryLimit: memoryLimit, progress: progress)
+    return try Model(
+      path: path, threads: threads, memoryLimit: memoryLimit, maximumContext: maximumContext,
+      progress: progress)
   }
   let folder = try temporaryFolder()
   let file = folder + "/model.rwkv"
@@ -44,7 +47,9 @@ private func openModel(
   options.threads = threads
   options.writer = "librwkv"
   _ = try Conversion.convert(path, to: file, options) { progress(0.5 * $0) }
-  return try Model(path: file, threads: threads, memoryLimit: memoryLimit) { progress(0.5 + 0.5 * $0) }
+  return try Model(
+    path: file, threads: threads, memoryLimit: memoryLimit, maximumContext: maximumContext
+  ) { progress(0.5 + 0.5 * $0) }
 }
 
 private func firstBytes(_ path: String, _ count: Int) -> [UInt8] {

@@ -240,7 +240,7 @@ public func rwkv_scheduler_embed(
 ) -> UInt64 {
   attempt(0) {
     let object = try Handles.get(scheduler, SchedulerObject.self)
-    var request = try object.request(nil, list(tokens, count) + [0])
+    var request = try object.request(nil, list(tokens, count) + [object.model.endOfText])
     request.receiveEmbedding = { _ in }
     return try object.submit(request)
   }

@@ -45,7 +45,9 @@ public struct Metadata: Sendable, Equatable {
   }
 
   /// The bits of `required features` that a file with this metadata sets. formats/rwkv-v1.md section 1.
-  var requiredFeatures: UInt32 { string("tokenizer.kind") == "vocabulary" ? 1 : 0 }
+  var requiredFeatures: UInt32 {
+    (string("tokenizer.kind") == "vocabulary" ? 1 : 0) | (values["rwkv.kind"] == nil ? 0 : 2)
+  }
 
   /// All entries, ascending by the bytes of their keys.
   public var entries: [(key: String, value: MetadataValue)] {

@@ -33,3 +33,34 @@ public enum DeepEmbedSizes {
   /// Numbers of a query and of a key of 7b's attention.
   public static let keys = 256
 }
+
+/// What a model makes of a text. The raw values are those of `rwkv.kind` in model files; models of language have none.
+public enum ModelKind: String, Sendable, CaseIterable {
+  /// Predicts the next token.
+  case language
+  /// EmbeddingRWKV: RWKV-7 with a head for each task that makes a vector of a text, and none for tokens.
+  case embedding
+  /// RWKVReRanker: RWKV-7 blocks that score what an embedding model has read, by its states.
+  case reranker
+}
+
+/// What a text's vector is for: an embedding model has a head for each.
+public enum EmbeddingTask: String, Sendable, CaseIterable {
+  /// Which documents answer a query.
+  case retrieval
+  /// Semantic textual similarity: whether two texts say the same.
+  case sts
+  case classification
+
+  /// What the names of its head's tensors begin with.
+  package var head: String {
+    switch self {
+    case .retrieval: "head.retr_head."
+    case .sts: "head.sts_head."
+    case .classification: "head.cls_head."
+    }
+  }
+
+  /// The token after which embedding models take what a text is. No text has it; pip's `rwkv-emb` fixes it.
+  package static let endOfText = 65_535
+}

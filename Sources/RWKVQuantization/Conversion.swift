@@ -256,7 +256,8 @@ private struct Draft {
 
   /// Why no text can be read, if none can.
   func reasonNotToMeasure(_ options: ConversionOptions) -> String? {
-    switch metadata.string("tokenizer.kind").flatMap(TokenizerKind.init) {
+    guard metadata["rwkv.kind"] == nil else { return "that is measured of models that predict text" }
+    return switch metadata.string("tokenizer.kind").flatMap(TokenizerKind.init) {
     case nil: "there is no tokenizer to read a text with"
     case .vocabulary? where options.calibration == nil:
       "the built-in text is not written in the model's own vocabulary; --calibrate takes one that is"
@@ -418,7 +419,10 @@ private struct Draft {
       guard rows >= 256 else { throw .vocabularyTooLarge(tokenizer: "bytes", tokens: 256, rows: rows) }
       found = .bytes
     case .automatic:
-      guard metadata.string("tokenizer.kind") == nil else { return }
+      // A reranker reads no text.
+      guard metadata.string("tokenizer.kind") == nil, metadata.string("rwkv.kind") != "reranker" else {
+        return
+      }
       var passedOver: [String] = []
       found = TokenizerBlob.found(ownVocabulary, beside: input, rows: rows, passedOver: &passedOver)
       notes += passedOver.map { "not used as its tokenizer: \($0)" }
@@ -467,6 +471,8 @@ extension Metadata {
   fileprivate init(_ checkpoint: Checkpoint) {
     self.init()
     self["rwkv.version"] = .string(checkpoint.version.rawValue)
+    if checkpoint.kind != .language { self["rwkv.kind"] = .string(checkpoint.kind.rawValue) }
+    if let layers = checkpoint.stateLayers { self["rwkv.state_layers"] = .integers(layers.map(Int64.init)) }
     let sizes = [
       ("layers", checkpoint.layers), ("embedding", checkpoint.embedding),
       ("vocabulary", checkpoint.vocabulary),

@@ -68,9 +68,9 @@ extension TensorRole {
   /// The role of a tensor in a `.rwkv` file, as `rowsPerRecord` and the quantizer put it there.
   init(_ tensor: TensorInfo) {
     switch (tensor.name, tensor.rowsPerRecord) {
-    case ("emb.weight", _): self = .embedding
-    case ("head.weight", _): self = .head
-    case (let name, _) where TensorInfo.isTable(name): self = .table
+    case ("emb.weight", _) where tensor.rows > 1: self = .embedding
+    case (let name, 16) where name.hasPrefix("head."): self = .head
+    case (let name, _) where TensorInfo.isTable(name) && tensor.rows > 1: self = .table
     case (let name, _) where name.hasSuffix(".time_state"): self = .state
     case (_, 1): self = tensor.rows == 1 ? .vector : .rows
     default: self = tensor.transposed ? .lowRank : .matrix

@@ -18,6 +18,8 @@ public struct ModelSummary: Sendable {
 
   /// "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b", "x".
   public let version: String
+  /// "language", "embedding", "reranker".
+  public let kind: String
   /// L, D, V, F of the metadata; 0 where it has none.
   public let layers, embedding, vocabulary, ffn: Int
   /// N; nil in version 4.
@@ -44,6 +46,7 @@ public struct ModelSummary: Sendable {
     metadata = file.metadata
     func size(_ key: String) -> Int { file.metadata.integer(key).map(Int.init) ?? 0 }
     version = file.metadata.string("rwkv.version") ?? "?"
+    kind = file.metadata.string("rwkv.kind") ?? ModelKind.language.rawValue
     layers = size("rwkv.layers")
     embedding = size("rwkv.embedding")
     vocabulary = size("rwkv.vocabulary")

@@ -62,10 +62,12 @@ struct CABITests {
       }
       for (name, golden) in [
         ("model", "v7-std/model.safetensors"), ("other", "v6-hf"), ("hybrid", "x-one/model.pth"),
+        ("embedder", "emb-std/model.pth"), ("reranker", "rerank-std/model.pth"),
+        ("growing", "v7b-std/model.safetensors"),
       ] {
         var options = ConversionOptions()
         options.type = .int8
-        options.tokenizer = .bytes
+        options.tokenizer = name == "reranker" ? .automatic : .bytes
         _ = try Conversion.convert(checkpoint(golden), to: "\(path)/\(name).rwkv", options)
       }
       var options = ConversionOptions()
@@ -182,6 +184,31 @@ struct CABITests {
     let vector = try session.embedding("hello world".utf8.map { Int($0) })
     let written = try Data(contentsOf: URL(filePath: place.path + "/out/vector"))
     #expect(written == vector.withUnsafeBytes { Data($0) })
+  }
+
+  /// The scores are those of Swift.
+  @Test func embeddingModelsAndRerankersWorkFromCAndCPlusPlus() throws {
+    let place = try Workplace.shared.get()
+    for (compiler, program) in [("cc -std=c99", "embedding"), ("c++ -std=c++11 -x c++", "embedding_cpp")] {
+      try place.compile(compiler, "embedding.c", to: program)
+      let result = try Self.shell(
+        "LD_LIBRARY_PATH=\(place.path) \(place.path)/\(program) \(Self.embeddingModels(place))")
+      #expect(result.status == 0, "\(result.output)")
+      #expect(try result.output == Self.scoresInSwift(place))
+    }
+  }
+
+  static func embeddingModels(_ place: Workplace) -> String {
+    ["embedder", "reranker", "model", "growing"].map { "\(place.path)/\($0).rwkv" }.joined(separator: " ")
+  }
+
+  /// Of the documents in the programs named `embedding`.
+  static func scoresInSwift(_ place: Workplace) throws -> String {
+    let reader = try DocumentReader(Model(path: place.path + "/embedder.rwkv", threads: 1), threads: 1)
+    let reranker = try Reranker(reader, Model(path: place.path + "/reranker.rwkv", threads: 1), threads: 1)
+    let documents = ["bees dance", "", "concrete hardens"].map { Array($0.utf8) }
+    let scores = try reranker.scores(query: Array("food?".utf8), texts: documents)
+    return scores.map { String(format: "%.9g\n", $0) }.joined()
   }
 
   /// For programs that say "see standard error": the text of the error is there, where the environment asks for it.

@@ -70,6 +70,14 @@ extension CABITests {
       rows.count == 20 && rows.allSatisfy { $0.contains("\"\(field)\": ") && $0.contains("\"error\": null") })
   }
 
+  @Test(has("numpy")) func embeddingModelsAndRerankersWorkFromPython() throws {
+    let place = try Workplace.shared.get()
+    let result = try Self.shell(
+      "\(Self.python(place)) Tests/CABITests/Programs/embedding.py \(Self.embeddingModels(place))")
+    #expect(result.status == 0, "\(result.output)")
+    #expect(try result.output == Self.scoresInSwift(place))
+  }
+
   @Test(has("numpy")) func manyTextsAreTheSameAsEach() throws {
     try Self.program("many.py", ["model", "other", "hybrid"])
   }

@@ -133,7 +133,9 @@ struct NamesTests {
     check(drafts.map { $0.name == "head.weight" ? $0.transposed : $0 }, .mismatch, "64×256", "256×64")
     check(drafts.filter { $0.name != "blocks.1.att.w1" }, .mismatch, "att.w2", "shape")
     for (name, model) in [
-      ("blocks.0.att.rosa_q.weight", "RWKV-8 (ROSA)"), ("blocks.0.qkv.ennk.weight", "RWKV-8"),
+      ("blocks.0.att.rosa_q.weight", "RWKV-8 (ROSA)"), ("emb_ROSA.weight", "RWKV-8 (ROSA)"),
+      ("blocks.0.qkv.ennk.weight", "RWKV-8"), ("blocks.0.qkv.kkup.weight", "RWKV-8"),
+      ("blocks.0.qkv.vvup.weight", "RWKV-8"), ("blocks.0.qkv.emm.weight", "RWKV-8"),
       ("blocks.0.ffn.enn.weight", "RWKV-8"), ("model.layers.0.mlp.gate_proj.weight", "RWKV6Qwen2"),
       ("model.layers.0.self_attn.time_mixer.x_r", "ARWKV7"),
     ] { check(drafts + [Draft(name, [2], [1, 2])], .unsupported, model, name) }

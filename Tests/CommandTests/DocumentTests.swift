@@ -14,6 +14,7 @@ struct DocumentTests {
   private static let standIns = [
     ("rwkv7-g1d-0.4b.pth", "v7-pth/model.pth"), ("rwkv7-hf", "v7-hf"), ("rwkv6-finch-hf", "v6-hf"),
     ("rwkv5-eagle-hf", "v52-hf"), ("rwkv4-pile-hf", "v4-hf"), ("RWKV-X-0.2B-64k-Base.pth", "x-one/model.pth"),
+    ("rwkv0b1-emb-curriculum.pth", "emb-std/model.pth"), ("rwkv0b1-reranker.pth", "rerank-std/model.pth"),
   ]
 
   /// What makes commands of a block of code: lines before it, and after it. The folder `programs` has what was built.
@@ -91,6 +92,11 @@ struct DocumentTests {
       "export PYTHONPATH='\(packageRoot)/python' RWKV_LIBRARY='\(programs)/librwkv.so'; root='\(packageRoot)' programs='\(programs)'"
     var script =
       ["cd '\(folder.path)'; export PATH='\(programs)':\"$PATH\"", libraries] + (try Self.commands(name))
+    if script.contains(where: { $0.contains("rwkv_vocab_v20230424.txt") }) {
+      let bytes = (0..<256).map { String(format: "%d b'\\x%02x' 1\n", $0 + 1, $0) }.joined()
+      try bytes.write(
+        toFile: folder.file("rwkv_vocab_v20230424.txt"), atomically: true, encoding: .utf8)
+    }
     // A document may take the model for granted.
     let making = "rwkv-quantize rwkv7-g1d-0.4b.pth model.rwkv"
     if !script.contains(where: { $0.contains(making) }) { script.insert(making, at: 2) }
@@ -126,7 +132,11 @@ struct DocumentTests {
     for name in ["RWKV-x070-World-0.4B.pth", "model.pth", "checkpoint/pytorch_model.bin"] {
       try FileManager.default.copyItem(atPath: golden("v7-pth/model.pth"), toPath: folder.file(name))
     }
-    for name in ["text.txt", "prompt.txt", "sentences.txt"] {
+    for (name, model) in [("emb.pth", "emb-std"), ("reranker.pth", "rerank-std")] {
+      try FileManager.default.copyItem(
+        atPath: golden("\(model)/model.pth"), toPath: folder.file(name))
+    }
+    for name in ["text.txt", "prompt.txt", "sentences.txt", "documents.txt"] {
       try "A text.\nOf two lines.\n".write(toFile: folder.file(name), atomically: true, encoding: .utf8)
     }
     let programs = (Tool(name: "rwkv-run").path as NSString).deletingLastPathComponent
@@ -136,7 +146,8 @@ struct DocumentTests {
     // Shorter measurements do.
     let shortened = calls.map { $0.contains(" bench ") ? $0 + " -p 8 -n 4 -r 1" : $0 }
     let preparation =
-      "cp model.rwkv a.rwkv; cp model.rwkv b.rwkv; rwkv-run chat model.rwkv --save-state monday.state"
+      "cp model.rwkv a.rwkv; cp model.rwkv b.rwkv; rwkv-run chat model.rwkv --save-state monday.state; "
+      + "rwkv-quantize emb.pth embedder.rwkv --tokenizer bytes; rwkv-quantize reranker.pth reranker.rwkv"
     var lines = ["cd '\(folder.path)'; export PATH='\(programs)':\"$PATH\""]
     for line in conversions + [preparation] + shortened where !lines.contains(line) { lines.append(line) }
     let result = try Running(

@@ -25,10 +25,11 @@ from ._generation import Generation
 from ._library import RWKVError, error, library
 from ._model import Model
 from ._objects import Sampler, State
+from ._reranking import Ranked
 from ._rows import Result
 from ._session import Session
 
-__all__ = ["Generation", "Model", "RWKVError", "Result", "Sampler", "Session", "State", "quantize"]
+__all__ = ["Generation", "Model", "RWKVError", "Ranked", "Result", "Sampler", "Session", "State", "quantize"]
 __version__ = "{}.{}.{}".format(*(library.rwkv_version_number() // 1000**place % 1000 for place in (2, 1, 0)))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FAILED = ctypes.c_size_t(-1).value
+NO_LIMIT = FAILED
 Progress = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_double, ctypes.c_void_p)
 Receive = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 Observe = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_double, ctypes.c_void_p, ctypes.c_void_p)
@@ -30,8 +31,8 @@ def _load() -> ctypes.CDLL:
     functions: list[tuple[str, Any, list[Any]]] = [
         ("version_number", id, []),
         ("get_last_error_text", size, [pointer, pointer, size]),
-        ("open", pointer, [text, id, Progress, pointer]),
-        ("open_with_memory_limit", pointer, [text, id, size, Progress, pointer]),
+        ("open_with_max_context", pointer, [text, id, size, size, Progress, pointer]),
+        ("get_max_context", size, [pointer]),
         ("quantize_model_file", yes, [text, text, text]),
         ("clone_context", pointer, [pointer, id]),
         ("free", None, [pointer]),
@@ -60,6 +61,9 @@ def _load() -> ctypes.CDLL:
         ("state_eval_vectors", yes, [pointer, pointer, pointer, size, pointer]),
         ("eval_batch", yes, [pointer, many, pointer, size, pointer]),
         ("state_eval_each", yes, [pointer, pointer, pointer, size, pointer, Progress, pointer]),
+        ("embed_texts_for", yes, [pointer, text, yes, pointer, pointer, size, pointer, Progress, pointer]),
+        ("read_documents", yes, [pointer, ctypes.POINTER(text), pointer, size, many, Progress, pointer]),
+        ("rerank", yes, [pointer, pointer, text, size, many, size, pointer, Progress, pointer]),
         ("state_save", yes, [pointer, text, pointer, size]),
         ("state_save_memory", size, [pointer, pointer, size, pointer, size]),
         ("state_load", pointer, [pointer, text]),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ._library import RWKVError
 from ._objects import State
+from ._reranking import embedded
 from ._rows import Embedded, Generated, Item, Result, Row, Scored, ScoreItem
 from ._scheduler import Outcome, Scheduler, Tokens
 
@@ -188,7 +189,11 @@ def score_many(model: Model, items: Iterable[ScoreItem], max_rows: int, progress
     return _results(model, rows, max_rows)
 
 
-def embed_many(model: Model, items: Iterable[str | bytes], max_rows: int, progress: bool) -> Iterator[Result]:
+def embed_many(
+    model: Model, items: Iterable[str | bytes], task: str | None, normalize: bool, max_rows: int, progress: bool
+) -> Iterator[Result]:
     """See `Model.embed_many`."""
-    rows = (Embedded(model, index, item) for index, item in enumerate(_followed(items, progress)))
-    return _results(model, rows, max_rows)
+    rows = enumerate(_followed(items, progress))
+    if task is not None or not normalize:
+        return embedded(model, rows, task, normalize, max_rows)
+    return _results(model, (Embedded(model, index, item) for index, item in rows), max_rows)

@@ -12,18 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._generation import Generation
-from ._library import Progress, RWKVError, error, ids, library, text
+from ._library import NO_LIMIT, Progress, RWKVError, error, ids, library, text
 from ._many import embed_many, generate_many, score_many
 from ._objects import Handle, Sampler, State, checked_size, interruptible
+from ._reranking import EmbeddingTask, Ranked, read_documents, rerank
 from ._rows import Item, Message, Result, ScoreItem
 
-_Reopening = tuple[str, int | None, int | None]
+_Reopening = tuple[str, int | None, int | None, int | None]
 
 
 def _reopen(options: _Reopening, identity: str) -> Model:
     """A model that was pickled."""
-    path, threads, memory_limit = options
-    model = Model(path, threads=threads, memory_limit=memory_limit)
+    path, threads, memory_limit, max_context = options
+    model = Model(path, threads=threads, memory_limit=memory_limit, max_context=max_context)
     if model.identity != identity:
         raise RWKVError(f"{path} is another model ({model.identity}) than the one that was pickled ({identity})")
     return model
@@ -38,13 +39,15 @@ class Model(Handle):
         *,
         threads: int | None = None,
         memory_limit: int | None = None,
+        max_context: int | None = None,
         progress: Callable[[float], bool | None] | None = None,
     ) -> None:
         """Opens a file: `.rwkv`, or a checkpoint, which is converted first.
 
         threads: by default as many as this process may use. memory_limit: the most bytes that the process may use, 0
-        for what the machine has left; a model that needs more is read from its file for each token. progress: gets
-        the share done, from any thread, and returns False to cancel.
+        for what the machine has left; a model that needs more is read from its file for each token. max_context: of
+        RWKV-7b, whose states grow with each token, the most tokens that a state remembers, by default as many as there
+        is memory for. progress: gets the share done, from any thread, and returns False to cancel.
 
         A model pickles as its path, these options and its identity, and is opened again where it is unpickled: workers
         of one machine share the file's memory.
@@ -53,13 +56,12 @@ class Model(Handle):
         ...     print(opened.streamed_size)
         0
         """
-        self._reopening: _Reopening = (os.path.abspath(os.fsdecode(path)), threads, memory_limit)
+        self._reopening: _Reopening = (os.path.abspath(os.fsdecode(path)), threads, memory_limit, max_context)
+        limit = NO_LIMIT if memory_limit is None else memory_limit
 
         def open(report: object) -> int:
-            handle: int | None = (
-                library.rwkv_open(os.fsencode(path), threads or 0, report, None)
-                if memory_limit is None
-                else library.rwkv_open_with_memory_limit(os.fsencode(path), threads or 0, memory_limit, report, None)
+            handle: int | None = library.rwkv_open_with_max_context(
+                os.fsencode(path), threads or 0, limit, max_context or 0, report, None
             )
             if not handle:
                 raise error(None)
@@ -84,7 +86,7 @@ class Model(Handle):
         if not handle:
             raise error(self._handle)
         clone = Model.__new__(Model)
-        clone._reopening = (self._reopening[0], threads, self._reopening[2])
+        clone._reopening = (self._reopening[0], threads, *self._reopening[2:])
         clone._take(handle)
         return clone
 
@@ -107,7 +109,7 @@ class Model(Handle):
 
     @property
     def architecture(self) -> str:
-        """Version of the architecture: 4, 5.0, 5.1, 5.2, 6, 7 or x."""
+        """Version of the architecture: 4, 5.0, 5.1, 5.2, 6, 7, 7a, 7b or x."""
         return text(self._handle, "get_architecture").decode()
 
     @property
@@ -379,15 +381,41 @@ class Model(Handle):
         """
         return next(self.score_many([item])).raised()
 
-    def embed(self, string: str | bytes) -> NDArray[np.float32]:
+    @property
+    def max_context(self) -> int | None:
+        """The most tokens that a state remembers: of RWKV-7b; None for all others, which have no such limit.
+
+        >>> print(model.max_context)
+        None
+        """
+        return library.rwkv_get_max_context(self._handle) or None
+
+    def embed(
+        self, string: str | bytes, *, task: EmbeddingTask | None = None, normalize: bool = True
+    ) -> NDArray[np.float32]:
         """The vector [D] of a text, of length 1: dot products tell how alike texts are. As `rwkv-run embed`.
+
+        task: for which an embedding model (EmbeddingRWKV) makes it, by default retrieval; other models have none.
+        normalize: False leaves the vector as the model makes it, of any length.
 
         >>> model.embed("a table").shape == (model.embedding,)
         True
         """
-        vector = next(self.embed_many([string])).raised().vector
+        vector = next(self.embed_many([string], task=task, normalize=normalize)).raised().vector
         assert vector is not None
         return vector
+
+    def read_documents(self, documents: Sequence[str | bytes]) -> list[State]:
+        """What an embedding model remembers of texts as documents, for `rerank`; they can be saved as any state."""
+        return read_documents(self, documents)
+
+    def rerank(self, reranker: Model, query: str | bytes, documents: Sequence[str | bytes | State]) -> list[Ranked]:
+        """Which documents answer a query best: `index` and `score` of each, the best first. As `rwkv-run rerank`.
+
+        This is the embedding model that the reranker was trained with. documents: texts, or what `read_documents` made
+        of them, with which a query costs its own tokens only; the scores are the same.
+        """
+        return rerank(self, reranker, query, documents)
 
     def generate_many(
         self,
@@ -431,11 +459,13 @@ class Model(Handle):
         return score_many(self, items, max_rows, progress)
 
     def embed_many(
-        self, items: Iterable[str | bytes], *, max_rows: int = 16, progress: bool = False
+        self,
+        items: Iterable[str | bytes],
+        *,
+        task: EmbeddingTask | None = None,
+        normalize: bool = True,
+        max_rows: int = 16,
+        progress: bool = False,
     ) -> Iterator[Result]:
-        """The vectors of many texts, in order: `vector` of each result.
-
-        >>> vectors = np.stack([result.vector for result in model.embed_many(["one", "two", "three"])])
-        >>> alike = vectors @ vectors.T
-        """
-        return embed_many(self, items, max_rows, progress)
+        """The vectors of many texts, in order: `vector` of each result. As `embed`."""
+        return embed_many(self, items, task, normalize, max_rows, progress)

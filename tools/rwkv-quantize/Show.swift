@@ -34,7 +34,7 @@ extension ModelSummary {
   /// "RWKV-7, 191.0 M parameters".
   var title: String {
     let count = Double(parameters)
-    return "RWKV-\(version.uppercased()), "
+    return "RWKV-\(version.uppercased()), " + (kind == "language" ? "" : "\(kind) model, ")
       + (count < 1e9 ? "\(decimal(count / 1e6, 1)) M parameters" : "\(decimal(count / 1e9, 2)) B parameters")
   }
 
@@ -87,7 +87,8 @@ extension ModelSummary {
     }
     return .object(
       [
-        ("model", .string(path)), ("version", .string(version)), ("layers", .integer(layers)),
+        ("model", .string(path)), ("version", .string(version)), ("kind", .string(kind)),
+        ("layers", .integer(layers)),
         ("embedding", .integer(embedding)), ("vocabulary", .integer(vocabulary)), ("ffn", .integer(ffn)),
         ("head_size", headSize.map { .integer($0) } ?? .null), ("parameters", .integer(parameters)),
         ("file_bytes", .integer(fileBytes)), ("bits_per_weight", .number(bitsPerWeight, decimals: 4)),

@@ -12,12 +12,15 @@ struct BenchTable {
     let name: String
     let fileBytes: Int
     let type: String
+    /// By which a state grows with each token: of RWKV-7b.
+    let stateBytesPerToken: Int
 
     init(_ file: ModelFile, path: String) {
       self.path = path
       let last = path.split(separator: "/").last.map(String.init) ?? path
       name = printable(last.hasSuffix(".rwkv") ? String(last.dropLast(5)) : last)
       fileBytes = Int(clamping: file.size)
+      stateBytesPerToken = (try? Configuration(file.metadata))?.bytesPerToken ?? 0
       type = file.metadata.string("quantization.type") ?? "?"
     }
   }
@@ -93,6 +96,7 @@ struct BenchTable {
         ("tokens_per_second", .number(rate, decimals: 3)), ("min", .number(low, decimals: 3)),
         ("max", .number(high, decimals: 3)), ("peak_rss_bytes", .integer(peakMemory())),
         ("weight_bytes_per_token", .integer(row.weightBytes)),
+        ("state_bytes_per_token", .integer(model.stateBytesPerToken)),
         ("limit_tokens_per_second", .number(row.limit, decimals: 3)),
         ("share_of_limit", .number(row.share, decimals: 4)),
       ]).description)

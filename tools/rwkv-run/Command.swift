@@ -34,7 +34,7 @@ struct RWKVRun: ParsableCommand {
     version: "\(version), \(instructionSetOrProblem), \(processorCount()) processors",
     subcommands: [
       Generate.self, Chat.self, Bench.self, Perplexity.self, Logits.self, Tokenize.self, Embed.self,
-      StateCommand.self, Pull.self, List.self, Remove.self,
+      Rerank.self, StateCommand.self, Pull.self, List.self, Remove.self,
     ],
     defaultSubcommand: Generate.self)
 

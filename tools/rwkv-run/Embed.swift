@@ -2,7 +2,7 @@
 public import ArgumentParser
 import Glibc
 public import RWKV
-import RWKVFormat
+public import RWKVFormat
 import RWKVTokenizer
 import Terminal
 
@@ -10,16 +10,22 @@ struct Embed: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Turns texts into vectors, to compare them by.",
     discussion: """
-      Each text is read from an empty state, and ends with token 0. The vector is made of what the model has in place of \
+      Each text is read from an empty state. Vectors have length 1: their dot product is the cosine of their angle.
+
+      An embedding model (EmbeddingRWKV) has a pooling and heads of its own: --task says which head. With --keep-states \
+      each text is read a second time, as a document for a reranker, and what the model remembers of it goes to a \
+      file, from which rwkv-run rerank answers queries.
+
+      With a model of language each text ends with token 0, and the vector is made of what the model has in place of \
       words after each token: the output of its last block after the final norm, from which it makes its predictions. \
       mean is the average over all tokens of the text; last is the one after token 0, which has seen the whole text; \
-      state is the recurrent state of the last block. Vectors have length 1: their dot product is the cosine \
-      of their angle. \
-      Models of language predict words; how well their vectors tell meanings apart has to be tried.
+      state is the recurrent state of the last block. Models of language predict words; how well their vectors tell \
+      meanings apart has to be tried.
 
       EXAMPLES
         rwkv-run embed model.rwkv -p "a text"
         rwkv-run embed model.rwkv -f sentences.txt --lines --out vectors.npy
+        rwkv-run embed embedder.rwkv -f documents.txt --lines --keep-states documents.states --out vectors.npy
       """)
 
   @OptionGroup var options: ModelOptions
@@ -35,8 +41,17 @@ struct Embed: ParsableCommand {
   @Flag(help: "Every line that is not empty is a text of its own.")
   var lines = false
 
-  @Option(help: "What a vector is made of.")
-  var pooling = Pooling.mean
+  @Option(help: "Language models: what a vector is made of (default: mean).")
+  var pooling: Pooling?
+
+  @Option(help: "Embedding models: what the vectors are for (default: retrieval).")
+  var task: EmbeddingTask?
+
+  @Flag(name: .customLong("no-normalize"), help: "Vectors as the model makes them, of any length.")
+  var keepsLength = false
+
+  @Option(help: "Embedding models: a file for what the model remembers of each text, for rwkv-run rerank.")
+  var keepStates: String?
 
   @Option(
     name: .customLong("out"),
@@ -52,51 +67,87 @@ struct Embed: ParsableCommand {
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
-      if let outputPath { try requireWritable(outputPath, besides: [options.model, file]) }
-      let bytes = try givenText(prompt, file)
-      let isLineEnd: (UInt8) -> Bool = { $0 == UInt8(ascii: "\n") || $0 == UInt8(ascii: "\r") }
-      let texts =
-        lines ? bytes.split(whereSeparator: isLineEnd).map(Array.init) : bytes.isEmpty ? [] : [bytes]
-      guard !texts.isEmpty else { throw CommandError("there is no text to embed") }
-      let model = try options.open(requiresTokenizer: true)
-      let tokenizer = try model.requireTokenizer()
-      let session = try Session(model, threads: options.threadCount)
-      let progress = ProgressLine()
-      defer { progress.clear() }
-      var vectors: [Float] = []
-      for (index, text) in texts.enumerated() {
-        if isInterrupted { throw interruptedExit }
-        let tokens = try endingAtOnce { try tokenizer.encode(text) }
-        let begin = now()
-        let vector = try session.embedding(tokens, pooling: pooling) { done in
-          if texts.count == 1 { progress.update("reading", done, of: max(1, tokens.count), since: begin) }
-          return !isInterrupted
-        }
-        if outputPath == nil {
-          output(
-            JSON.object([
-              ("tokens", .integer(tokens.count)),
-              ("embedding", .array(vector.map { .exactNumber(Double($0)) })),
-            ]).description)
-        } else {
-          vectors += vector
-        }
-        if texts.count > 1 { progress.update("reading", Double(index + 1) / Double(texts.count)) }
+      for path in [outputPath, keepStates].compactMap({ $0 }) {
+        try requireWritable(path, besides: [options.model, file])
       }
-      if let outputPath { try write(npy(vectors, rows: texts.count), to: outputPath) }
+      let bytes = try givenText(prompt, file)
+      let texts = lines ? linesOf(bytes) : bytes.isEmpty ? [] : [bytes]
+      guard !texts.isEmpty else { throw CommandError("there is no text to embed") }
+      let model = try options.open(kinds: [.language, .embedding], requiresTokenizer: true)
+      let how = try embeddingOptions(model)
+      let evaluator = try Evaluator(model, threads: options.threadCount)
+      try embed(texts, evaluator, how)
+      if let keepStates { try keep(texts, DocumentReader(evaluator), in: keepStates) }
     }
   }
 
-  /// NumPy's format 1.0: magic, version, length of the header, header, values.
-  private func npy(_ values: [Float], rows: Int) -> [UInt8] {
-    var header = "{'descr': '<f4', 'fortran_order': False, 'shape': (\(rows), \(values.count / rows)), }"
-    header += String(repeating: " ", count: (64 - (10 + header.utf8.count + 1) % 64) % 64) + "\n"
-    var bytes: [UInt8] = [0x93] + Array("NUMPY".utf8) + [1, 0]
-    withUnsafeBytes(of: UInt16(header.utf8.count).littleEndian) { bytes += $0 }
-    bytes += header.utf8
-    values.withUnsafeBytes { bytes += $0 }
-    return bytes
+  /// Refuses what a model of this kind does not have.
+  private func embeddingOptions(_ model: Model) throws -> EmbeddingOptions {
+    if model.configuration.kind == .embedding {
+      if pooling != nil { throw ValidationError("--pooling: an embedding model has its own; see --task.") }
+    } else if task != nil || keepStates != nil {
+      throw ValidationError(
+        "\(task == nil ? "--keep-states" : "--task"): only an embedding model has heads for tasks and states to rerank by."
+      )
+    }
+    var how = EmbeddingOptions()
+    how.pooling = pooling ?? .mean
+    how.task = task ?? .retrieval
+    how.normalizes = !keepsLength
+    return how
+  }
+
+  /// Texts that are read together: enough to fill the passes over the weights.
+  private static let batch = 64
+
+  private func embed(_ texts: [[UInt8]], _ evaluator: Evaluator, _ how: EmbeddingOptions) throws {
+    let tokenizer = try evaluator.model.requireTokenizer()
+    let progress = ProgressLine()
+    defer { progress.clear() }
+    let begin = now()
+    var (vectors, done): ([Float], Int) = ([], 0)
+    for part in texts.parts(of: Self.batch) {
+      if isInterrupted { throw interruptedExit }
+      let tokens = try part.map { text in try endingAtOnce { try tokenizer.encode(text) } }
+      let total = tokens.reduce(0) { $0 + $1.count + 1 }
+      let found = try evaluator.embeddings(tokens, nil, how) { read in
+        if texts.count == 1 {
+          progress.update("reading", read, of: total, since: begin)
+        } else {
+          let share = Double(read) / Double(total) * Double(part.count)
+          progress.update("reading", (Double(done) + share) / Double(texts.count))
+        }
+        return !isInterrupted
+      }
+      done += part.count
+      for (tokens, vector) in zip(tokens, found) {
+        if outputPath == nil { printVector(vector, tokens.count) } else { vectors += vector }
+      }
+    }
+    progress.clear()
+    if let outputPath { try write(npy(vectors, rows: texts.count), to: outputPath) }
+  }
+
+  private func printVector(_ vector: [Float], _ tokens: Int) {
+    output(
+      JSON.object([
+        ("tokens", .integer(tokens)), ("embedding", .array(vector.map { .exactNumber(Double($0)) })),
+      ]).description)
+  }
+
+  /// Reads each text in the form of the reranker's documents.
+  private func keep(_ documents: [[UInt8]], _ reader: DocumentReader, in path: String) throws {
+    let writer = try StateCollection.Writer(path: path, count: documents.count)
+    let progress = ProgressLine()
+    defer { progress.clear() }
+    var done = 0
+    for part in documents.parts(of: Self.batch) {
+      for state in try reader.states(Array(part), progress: { _ in !isInterrupted }) { try writer.add(state) }
+      done += part.count
+      progress.update("reading documents", Double(done) / Double(documents.count))
+    }
   }
 }
 
 extension Pooling: ExpressibleByArgument {}
+extension EmbeddingTask: ExpressibleByArgument {}

@@ -56,7 +56,11 @@ struct MemoryOptions: ParsableArguments {
   }
 
   /// Opens a model with a line of progress, and says how it runs if it does not fit into memory.
-  func open(_ path: String, threads: Int, requiresTokenizer: Bool = false) throws -> Model {
+  ///
+  /// - Parameter kinds: which of them the command is for.
+  func open(
+    _ path: String, threads: Int, kinds: [ModelKind] = [.language], requiresTokenizer: Bool = false
+  ) throws -> Model {
     try checkModelPath(path)
     leanMalloc()
     let progress = ProgressLine()
@@ -70,6 +74,9 @@ struct MemoryOptions: ParsableArguments {
       return !isInterrupted
     }
     progress.clear()
+    if !kinds.contains(model.configuration.kind), let expected = kinds.last {
+      throw ModelError(.wrongKind(model.configuration.kind, expected: expected), path: path)
+    }
     if let most = model.maximumContext {
       let each = model.configuration.bytesPerToken
       note(

@@ -19,8 +19,8 @@ struct ModelOptions: ParsableArguments {
   @OptionGroup var memory: MemoryOptions
 
   /// Opens the model with a line of progress.
-  func open(requiresTokenizer: Bool = false) throws -> Model {
-    try memory.open(model, threads: threadCount, requiresTokenizer: requiresTokenizer)
+  func open(kinds: [ModelKind] = [.language], requiresTokenizer: Bool = false) throws -> Model {
+    try memory.open(model, threads: threadCount, kinds: kinds, requiresTokenizer: requiresTokenizer)
   }
 }
 

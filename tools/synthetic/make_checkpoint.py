@@ -24,6 +24,9 @@ MODELS = {
     "7-0.1B": (7, 12, 768, 3072, 65536, dict(w=64, a=64, v=32, g=128)),
     "7-0.4B": (7, 24, 1024, 4096, 65536, dict(w=64, a=64, v=32, g=128)),
     "7-1.5B": (7, 24, 2048, 8192, 65536, dict(w=96, a=96, v=64, g=256)),
+    "7a-0.1B": ("7a", 12, 768, 3072, 65536, dict(w=64, a=64, v=32, g=128)),
+    "embedding-0.1B": ("embedding", 12, 768, 3072, 65536, dict(w=64, a=64, v=32, g=128)),
+    "reranker-0.1B": ("reranker", 12, 768, 3072, 1, dict(w=64, a=64, v=32, g=128)),
     "6-1.6B": (6, 24, 2048, 7168, 65536, dict(maa=32, decay=64)),
     "4-169M": (4, 12, 768, 3072, 50277, {}),
 }
@@ -56,6 +59,7 @@ class Model:
         self.D, self.F, self.L = width, hidden, layers
         self.ranks, self.zeros, self.seed = ranks, zeros, seed
         self.tensors = []
+        kind, version = (version, 7) if isinstance(version, str) else ("", version)
         self.add("emb.weight", (vocabulary, width), normal(0.5))
         self.norm("blocks.0.ln0", width)
         for layer in range(layers):
@@ -63,8 +67,36 @@ class Model:
             self.norm(f"blocks.{layer}.ln2", width, bias=0.3)
             {4: self.att4, 6: self.att6, 7: self.att7}[version](f"blocks.{layer}.att.", layer)
             self.ffn(f"blocks.{layer}.ffn.", layer, version)
+            if kind == "7a":
+                self.deep_embed(f"blocks.{layer}.ffn.", vocabulary)
         self.norm("ln_out", width)
-        self.add("head.weight", (vocabulary, width), normal(2.0 / math.sqrt(width)))
+        self.heads(kind, vocabulary)
+
+    def heads(self, kind, vocabulary):
+        D, scale = self.D, normal(1.0 / math.sqrt(self.D))
+        if kind == "embedding":
+            for task in ("cls", "sts", "retr"):
+                self.add(f"head.{task}_head.fc1.weight", (D, D), scale)
+                self.add(f"head.{task}_head.fc2.weight", (D, D), scale)
+                self.norm(f"head.{task}_head.norm", D)
+        elif kind == "reranker":
+            self.add("head.0.weight", (D, D), scale)
+            self.add("head.0.bias", (D,), normal(0.1))
+            self.add("head.2.weight", (1, D), scale)
+        else:
+            self.add("head.weight", (vocabulary, D), normal(2.0 / math.sqrt(D)))
+        prefix = {"embedding": "rwkv.", "reranker": "reranker."}.get(kind, "")
+        own = "head." if kind == "embedding" else None
+        self.tensors = [
+            (name if own and name.startswith(own) else prefix + name, shape, fill) for name, shape, fill in self.tensors
+        ]
+
+    def deep_embed(self, p, vocabulary):
+        self.add(p + "s_emb.weight", (vocabulary, 1024), normal(0.03))
+        self.add(p + "s_emb_x.weight", (1024, self.D), normal(0.1 / math.sqrt(self.D)))
+        self.add(p + "s0", (1, 1, self.F), normal(0.1, 1.0))
+        self.add(p + "s1", (self.D, 32), normal(1.0 / math.sqrt(self.D)))
+        self.add(p + "s2", (32, self.F), normal(0.3))
 
     def add(self, name, shape, fill):
         self.tensors.append((name, shape, fill))

@@ -228,6 +228,17 @@ RWKV_API struct rwkv_context * rwkv_open(
 RWKV_API struct rwkv_context * rwkv_open_with_memory_limit(
     const char * path, uint32_t n_threads, size_t memory_limit, rwkv_progress progress, void * user);
 
+/* The same for RWKV-7b, whose states grow with every token: max_context is the most tokens that a state remembers, 0: as
+ * many as there is memory for. Beyond it evaluation fails with RWKV_ERROR_CTX | RWKV_ERROR_ALLOC, and nothing is
+ * forgotten. memory_limit as above, SIZE_MAX for none. Other versions have no such limit. Since 0.2. */
+RWKV_API struct rwkv_context * rwkv_open_with_max_context(
+    const char * path, uint32_t n_threads, size_t memory_limit, size_t max_context, rwkv_progress progress,
+    void * user);
+
+/* The most tokens that a state of this model remembers: of RWKV-7b; 0 for all others, which have no such limit. Since
+ * 0.2. */
+RWKV_API size_t rwkv_get_max_context(const struct rwkv_context * ctx);
+
 /* The name of the model, or of its file. */
 RWKV_API size_t rwkv_get_name(const struct rwkv_context * ctx, char * buffer, size_t size);
 
@@ -340,6 +351,27 @@ RWKV_API bool rwkv_get_hidden(struct rwkv_context * ctx, float * hidden_out);
 RWKV_API bool rwkv_embed(
     struct rwkv_context * ctx, const char * text, size_t length, float * vector_out, rwkv_progress progress,
     void * user);
+
+/* Embedding models (EmbeddingRWKV) make vectors with a pooling and heads of their own; rwkv_embed and rwkv_embed_texts use
+ * the head for retrieval. task: "retrieval", "sts" or "classification", NULL for retrieval; an error with a model of
+ * language. normalize: whether vectors are scaled to length 1, as the other two functions scale them. Otherwise as
+ * rwkv_embed_texts. Since 0.2. */
+RWKV_API bool rwkv_embed_texts_for(
+    struct rwkv_context * ctx, const char * task, bool normalize, const uint32_t * tokens, const size_t * lengths,
+    size_t count, float * vectors_out, rwkv_progress progress, void * user);
+
+/* How well documents answer a query, by a reranker (RWKVReRanker) and the embedding model that it was trained with.
+ *
+ * rwkv_read_documents: the embedding model reads count texts of lengths[i] bytes as documents; states_out gets count new
+ * states, which the caller frees and may save. On error there are none.
+ * rwkv_rerank: the scores of count such states, which stay as they are: the higher the better, 0 undecided; 1 / (1 +
+ * exp(-score)) is how likely a document answers the query. The two contexts are different ones. Since 0.2. */
+RWKV_API bool rwkv_read_documents(
+    struct rwkv_context * embedder, const char * const * documents, const size_t * lengths, size_t count,
+    struct rwkv_state ** states_out, rwkv_progress progress, void * user);
+RWKV_API bool rwkv_rerank(
+    struct rwkv_context * embedder, struct rwkv_context * reranker, const char * query, size_t length,
+    struct rwkv_state * const * states, size_t count, float * scores_out, rwkv_progress progress, void * user);
 
 /* Saves a state with the count tokens that led to it (NULL, 0: without), to a file that appears complete or not at all,
  * or to memory. It is compressed, has checksums, and loads only with the same model. */
