@@ -48,7 +48,7 @@ extension CABITests {
     let checkpoint = place.checkpoint("v7-std/model.safetensors")
     try Self.require(
       "\(Self.python(place)) Tests/CABITests/Programs/documented.py \(place.path)/model.rwkv \(checkpoint) "
-        + "\(place.path)/out")
+        + "\(place.path)/embedder.rwkv \(place.path)/reranker.rwkv \(place.path)/out")
     try Self.require("\(Self.python(place)) tools/python-api.py --check")
   }
 

@@ -406,7 +406,11 @@ class Model(Handle):
         return vector
 
     def read_documents(self, documents: Sequence[str | bytes]) -> list[State]:
-        """What an embedding model remembers of texts as documents, for `rerank`; they can be saved as any state."""
+        """What an embedding model remembers of texts as documents, for `rerank`; they can be saved as any state.
+
+        >>> embedder = Model("embedder.rwkv")
+        >>> embedder.read_documents(["Bees dance."])[0].save("bees.state")
+        """
         return read_documents(self, documents)
 
     def rerank(self, reranker: Model, query: str | bytes, documents: Sequence[str | bytes | State]) -> list[Ranked]:
@@ -414,6 +418,12 @@ class Model(Handle):
 
         This is the embedding model that the reranker was trained with. documents: texts, or what `read_documents` made
         of them, with which a query costs its own tokens only; the scores are the same.
+
+        >>> embedder, reranker = Model("embedder.rwkv"), Model("reranker.rwkv")
+        >>> documents = ["Bees dance to show where flowers are.", "Concrete hardens."]
+        >>> ranked = embedder.rerank(reranker, "How do bees share food?", documents)
+        >>> sorted(document.index for document in ranked)
+        [0, 1]
         """
         return rerank(self, reranker, query, documents)
 

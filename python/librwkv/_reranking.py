@@ -27,10 +27,12 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Ranked:
-    """A document's place in the list that was given, and its score: the higher the better, 0 undecided."""
+    """How well a document answers a query."""
 
     index: int
+    """Its place in the list that was given, counted from 0."""
     score: float
+    """The higher the better, 0 undecided; 1 / (1 + exp(-score)) is how likely it answers the query."""
 
 
 def embedded(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The examples in the package's documentation run, and every public function has one.
 
-documented.py MODEL CHECKPOINT FOLDER
+documented.py MODEL CHECKPOINT EMBEDDER RERANKER FOLDER
 """
 
 import doctest
@@ -16,7 +16,7 @@ import librwkv
 import librwkv.ray
 import numpy as np
 
-model, checkpoint, folder = (pathlib.Path(path).resolve() for path in sys.argv[1:])
+model, checkpoint, embedder, reranker, folder = (pathlib.Path(path).resolve() for path in sys.argv[1:])
 
 
 def functions() -> Iterator[tuple[str, Any]]:
@@ -37,7 +37,12 @@ def functions() -> Iterator[tuple[str, Any]]:
 place = folder / "documented"
 place.mkdir(exist_ok=True)
 os.chdir(place)
-for source, name in ((model, "model.rwkv"), (checkpoint, "checkpoint.safetensors")):
+for source, name in (
+    (model, "model.rwkv"),
+    (checkpoint, "checkpoint.safetensors"),
+    (embedder, "embedder.rwkv"),
+    (reranker, "reranker.rwkv"),
+):
     if not pathlib.Path(name).exists():
         os.symlink(source, name)
 names = {name: getattr(librwkv, name) for name in librwkv.__all__} | {"np": np, "model": librwkv.Model("model.rwkv")}
