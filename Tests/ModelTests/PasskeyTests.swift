@@ -2,6 +2,7 @@
 import Foundation
 import RWKV
 import RWKVFormat
+import RWKVQuantization
 import Testing
 
 /// What RWKV-X's attention is for: a key that lies far back. The weights are constructed, not trained: they show that the
