@@ -42,6 +42,12 @@ if swift package --package-path server resolve >/dev/null 2>&1; then
   { .build/venv/bin/pip install -q -r server/Tests/requirements.txt && python=.build/venv/bin/python; } ||
     say "no packages for Python: the server is tried without other people's clients"
   $python server/Tests/routes.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" .build/server-test.rwkv
+  for part in emb rerank; do
+    "$bin/rwkv-quantize" Tests/Fixtures/goldens/$part-std/model.pth .build/server-$part.rwkv --type fp32 --force \
+      $([ $part = emb ] && echo --tokenizer bytes)
+  done
+  $python server/Tests/texts.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" "$bin/rwkv-run" \
+    .build/server-emb.rwkv .build/server-rerank.rwkv
 else
   say "the server's dependencies cannot be fetched: its tests are skipped"
 fi

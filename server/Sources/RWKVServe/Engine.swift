@@ -2,6 +2,7 @@
 import Foundation
 import RWKV
 import RWKVChat
+import RWKVFormat
 import RWKVTokenizer
 import Synchronization
 
@@ -49,9 +50,14 @@ final class Engine: Sendable {
   let cache: StateCache
   let states = SavedStates()
   let responses = KnownResponses()
+  /// Of an embedding model.
+  let texts: TextModels?
 
-  init(_ model: Model, _ template: ChatTemplate, name: String, _ scheduler: Scheduler, cacheBytes: Int) throws
-  {
+  init(
+    _ model: Model, _ template: ChatTemplate, name: String, _ scheduler: Scheduler, cacheBytes: Int,
+    texts: TextModels? = nil
+  ) throws {
+    self.texts = texts
     guard let tokenizer = model.tokenizer else { throw APIError.invalid("The model has no tokenizer.") }
     self.model = model
     self.tokenizer = tokenizer
@@ -165,22 +171,27 @@ final class Engine: Sendable {
       answered: answered)
   }
 
-  /// The mean of the hidden vectors of a text and its end, of length 1: what `rwkv-run embed` gives.
-  func embedding(_ tokens: [Int]) async throws -> [Float] {
-    let tokens = tokens + [0]
-    let sums = Mutex([Double](repeating: 0, count: model.configuration.embedding))
+  /// The vectors of texts, of length 1: what `rwkv-run embed` gives.
+  func embeddings(_ texts: [[Int]], _ task: EmbeddingTask?) async throws -> [[Float]] {
+    if let models = self.texts { return try await models.vectors(texts, task ?? .retrieval) }
+    guard task == nil else {
+      throw APIError.invalid("'task' is for embedding models; this is a model of language.", "task")
+    }
+    var vectors: [[Float]] = []
+    for tokens in texts { vectors.append(try await embedding(tokens)) }
+    return vectors
+  }
+
+  private func embedding(_ tokens: [Int]) async throws -> [Float] {
+    let vector = Mutex([Float]())
     let _: Bool = try await withCheckedThrowingContinuation { continuation in
-      var request = Request(prompt: tokens, limit: 0) { result in
+      var request = Request(prompt: tokens + [model.endOfText], limit: 0) { result in
         continuation.resume(with: result.map { _ in true })
       }
-      request.observePrompt = { _, _, hidden in
-        sums.withLock { for (channel, value) in hidden.enumerated() { $0[channel] += Double(value) } }
-      }
+      request.receiveEmbedding = { found in vector.withLock { $0 = found } }
       do { try scheduler.submit(request) } catch { continuation.resume(throwing: error) }
     }
-    let mean = sums.withLock { $0 }.map { Float($0 / Double(tokens.count)) }
-    let length = mean.reduce(0.0) { $0 + Double($1) * Double($1) }.squareRoot()
-    return length > 0 ? mean.map { Float(Double($0) / length) } : mean
+    return vector.withLock { $0 }
   }
 
   /// What is used where a request says nothing: what is stored in the file, then in a chat the template's.

@@ -5,6 +5,7 @@ import Hummingbird
 import NIOCore
 import RWKV
 import RWKVChat
+import RWKVFormat
 import RWKVTokenizer
 
 struct Context: RequestContext {
@@ -53,6 +54,7 @@ struct Routes: Sendable {
       router.post("\(prefix)/completions") { try await complete($0, $1, chat: false) }
       router.post("\(prefix)/responses") { try await respond($0, $1) }
       router.post("\(prefix)/embeddings") { try await embed($0, $1) }
+      router.post("\(prefix)/rerank") { request, _ in try await rerank(request) }
       router.post("\(prefix)/tokenize") { request, _ in try tokenize(try await fields(request)) }
       router.post("\(prefix)/detokenize") { request, _ in try detokenize(try await fields(request)) }
       router.get("\(prefix)/tokenizer_info") { _, _ in reply(tokenizerInfo()) }
@@ -158,6 +160,7 @@ struct Routes: Sendable {
     } catch let error as SamplingError {
       throw APIError.invalid("\(error).")
     } catch let error as ModelError {
+      if case .wrongKind = error.reason { throw APIError.invalid("\(error)") }
       throw APIError(status: .internalServerError, message: "\(error)")
     } catch let error as StateFileError {
       throw APIError.invalid("\(error)")
@@ -168,6 +171,12 @@ struct Routes: Sendable {
     let fields = try await fields(request)
     let inputs = try Completion.prompts(fields, "input", engine)
     guard !inputs.isEmpty else { throw APIError.invalid("'input' is missing.", "input") }
+    let task = try fields.string("task").map { name in
+      guard let task = EmbeddingTask(rawValue: name) else {
+        throw fields.wrong("task", EmbeddingTask.allCases.map(\.rawValue).joined(separator: ", "))
+      }
+      return task
+    }
     let format = try fields.string("encoding_format") ?? "float"
     guard ["float", "base64"].contains(format) else {
       throw fields.wrong("encoding_format", "float or base64")
@@ -181,8 +190,7 @@ struct Routes: Sendable {
     defer { gate.leave() }
     return try await translating {
       var data: [JSON] = []
-      for (index, tokens) in inputs.enumerated() {
-        let vector = try await engine.embedding(tokens)
+      for (index, vector) in try await engine.embeddings(inputs, task).enumerated() {
         let embedding: JSON =
           format == "float"
           ? .array(vector.map { .number(Double($0)) })
@@ -194,6 +202,19 @@ struct Routes: Sendable {
         "object": "list", "data": .array(data), "model": .string(engine.name),
         "usage": ["prompt_tokens": .integer(count), "total_tokens": .integer(count)],
       ])
+    }
+  }
+
+  private func rerank(_ request: Request) async throws -> Response {
+    guard let texts = engine.texts, texts.hasReranker else {
+      throw APIError(
+        status: .notFound, message: "There is no reranker; the server is started with --reranker FILE.")
+    }
+    let wanted = try Reranking(try await fields(request))
+    try gate.enter()
+    defer { gate.leave() }
+    return try await translating {
+      reply(wanted.answer(try await texts.scores(wanted.query, wanted.documents), model: engine.name))
     }
   }
 

@@ -46,6 +46,7 @@ struct Serve: AsyncParsableCommand {
   @Option(help: "Thoughts beside the answer, or in it.") var reasoning = Reasoning.separate
   @Option(help: ArgumentHelp("Memory for states of conversations.", valueName: "size")) var stateCache = Size(
     bytes: 512 << 20)
+  @Option(help: "An embedding model's reranker, a .rwkv file: answers /v1/rerank.") var reranker: String?
   @Option(help: ArgumentHelp("File with API keys, one on each line.", valueName: "file")) var apiKeyFile:
     String?
   @Option(help: ArgumentHelp("Origin of pages that may ask, or *.", valueName: "origin")) var cors: [String] =
@@ -81,10 +82,16 @@ struct Serve: AsyncParsableCommand {
     let model = try Model(
       path: model, threads: threads ?? processorCount(), memoryLimit: memoryLimit?.bytes,
       requiresTokenizer: true)
+    if reranker != nil, model.configuration.kind != .embedding {
+      throw ValidationError("--reranker: needs the embedding model that it was trained with")
+    }
+    let texts =
+      model.configuration.kind == .language
+      ? nil : try TextModels(model, reranker: reranker, threads: threads ?? processorCount())
     let engine = try Engine(
       model, try chosenTemplate(model), name: alias ?? name(of: self.model),
       try Scheduler(model, threads: threads ?? processorCount(), parallel: parallel, queue: queue),
-      cacheBytes: stateCache.bytes)
+      cacheBytes: stateCache.bytes, texts: texts)
     let gate = Gate()
     let routes = Routes(
       engine: engine, gate: gate, maximum: maxTokens, separates: reasoning == .separate, keys: keys,
