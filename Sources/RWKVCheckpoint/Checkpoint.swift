@@ -141,7 +141,7 @@ public final class Checkpoint: Sendable {
 private func remark(leftOut names: [String]) -> String {
   let parts = Set(names.map { name in "'" + name.prefix { $0 != "." } + ".…'" }).sorted()
   return
-    "left out, as the language model does without them: \(names.count) tensors of other parts, \(parts.joined(separator: ", "))"
+    "left out, as the model does without them: \(names.count) tensors of other parts, \(parts.joined(separator: ", "))"
 }
 
 /// Norms that were trained without a bias, all of a kind: with one of zeros they compute the same.

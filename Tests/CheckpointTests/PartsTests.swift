@@ -28,7 +28,7 @@ struct PartsTests {
     try expectSame(checkpoint, Checkpoint(path: goldens + "/v7-f32-small/model.safetensors"))
     #expect(
       checkpoint.remarks == [
-        "left out, as the language model does without them: 3 tensors of other parts, 'encoder.…', 'proj.…', 'vit.…'"
+        "left out, as the model does without them: 3 tensors of other parts, 'encoder.…', 'proj.…', 'vit.…'"
       ])
   }
 

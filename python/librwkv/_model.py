@@ -477,5 +477,9 @@ class Model(Handle):
         max_rows: int = 16,
         progress: bool = False,
     ) -> Iterator[Result]:
-        """The vectors of many texts, in order: `vector` of each result. As `embed`."""
+        """The vectors of many texts, in order: `vector` of each result. As `embed`.
+
+        >>> vectors = np.stack([result.vector for result in model.embed_many(["one", "two", "three"])])
+        >>> alike = vectors @ vectors.T
+        """
         return embed_many(self, items, task, normalize, max_rows, progress)

@@ -21,10 +21,14 @@ struct Rerank: ParsableCommand {
         rwkv-run rerank embedder.rwkv reranker.rwkv -q "How do bees find food?" --states documents.states
       """)
 
-  @Argument(help: "The embedding model, a .rwkv file.", completion: .file(extensions: ["rwkv"]))
+  @Argument(
+    help: "The embedding model, a .rwkv file.", completion: .file(extensions: ["rwkv"]),
+    transform: ModelDirectory.resolve)
   var embedder: String
 
-  @Argument(help: "The reranker, a .rwkv file.", completion: .file(extensions: ["rwkv"]))
+  @Argument(
+    help: "The reranker, a .rwkv file.", completion: .file(extensions: ["rwkv"]),
+    transform: ModelDirectory.resolve)
   var reranker: String
 
   @Option(name: [.customShort("q"), .long], parsing: .unconditional, help: "What is asked.")
