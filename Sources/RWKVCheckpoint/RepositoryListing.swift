@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
-/// What a hub says of a repository: `{"sha": …, "siblings": [{"rfilename": …, "size": …, "lfs": {"sha256": …}}, …]}`.
+/// What a hub says of a repository:
+/// `{"sha": …, "siblings": [{"rfilename": …, "size": …, "lfs": {"sha256": …}}, …]}`.
 package struct RepositoryListing: Sendable {
   package struct File: Sendable {
     package let path: String

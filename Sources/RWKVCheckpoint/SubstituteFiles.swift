@@ -4,11 +4,13 @@ import Synchronization
 /// The bytes of a file that is somewhere else.
 package protocol RemoteBytes: AnyObject, Sendable {
   var size: Int { get }
-  /// Fills `buffer` with the bytes at `offset`, which are within the file; returns what was wrong. Called from any thread.
+  /// Fills `buffer` with the bytes at `offset`, which are within the file; returns what was wrong. Called
+  /// from any thread.
   func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> String?
 }
 
-/// Paths at which checkpoints are read from somewhere else: empty files stand there for those who look for names.
+/// Paths at which checkpoints are read from somewhere else: empty files stand there for those who look for
+/// names.
 package enum SubstituteFiles {
   private static let files = Mutex<[String: any RemoteBytes]>([:])
 

@@ -52,8 +52,8 @@ final class Connections: Sendable {
   init() throws {
     guard let curl = Curl.shared else {
       throw CommandError(
-        "reading from the network takes libcurl, which is not installed: apt-get install libcurl4 (dnf, zypper: libcurl; "
-          + "pacman: curl)")
+        "reading from the network takes libcurl, which is not installed: apt-get install libcurl4 (dnf, zypper: "
+          + "libcurl; pacman: curl)")
     }
     self.curl = curl
   }

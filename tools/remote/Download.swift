@@ -2,8 +2,8 @@
 import Glibc
 import Terminal
 
-/// A file fetched whole and in order, and so hashed where the repository lists a SHA-256. Goes on where an earlier attempt
-/// stopped, if the file is still the same.
+/// A file fetched whole and in order, and so hashed where the repository lists a SHA-256. Goes on where an
+/// earlier attempt stopped, if the file is still the same.
 struct Download {
   private let file: RemoteFile
   private let target: String
@@ -37,7 +37,8 @@ struct Download {
     if let expected = file.expected.sha256, hash.finish() != expected {
       unlink(part)
       throw CommandError(
-        "\(file.address.shown): what came has another SHA-256 than the repository lists, and was removed; try again"
+        "\(file.address.shown): what came has another SHA-256 than the repository lists, and was removed; "
+          + "try again"
       )
     }
     guard fsync(descriptor) == 0, rename(part, target) == 0 else { throw failure(part) }

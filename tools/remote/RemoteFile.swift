@@ -38,8 +38,8 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   /// The ETag of the first part that came; the others must have it, too.
   private var tag: String??
 
-  /// - Parameter together: size of all files that are read as one model [bytes], which decides about the memory: the
-  ///   largest of its matrices that are read column by column have up to a 64th of it.
+  /// - Parameter together: size of all files that are read as one model [bytes], which decides about the
+  ///   memory: the largest of its matrices that are read column by column have up to a 64th of it.
   init(_ address: Address, web: Web, expected: Expectation, together: Int? = nil) throws {
     (self.address, self.web, self.expected) = (address, web, expected)
     if let size = expected.size {
@@ -136,7 +136,8 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
     pthread_mutex_unlock(mutex)
   }
 
-  /// Whether a part is not of the file that was expected, or not of the one that was read before. The caller holds the lock.
+  /// Whether a part is not of the file that was expected, or not of the one that was read before. The caller
+  /// holds the lock.
   private func problem(of part: Web.Part, _ range: Range<Int>) -> String? {
     let sizes = [part.size, part.linkedSize ?? part.size]
     if let listed = expected.size, let found = sizes.first(where: { $0 != listed }) {
@@ -160,7 +161,8 @@ private final class Work: Sendable {
   init(_ body: @escaping @Sendable () -> Void) { self.body = body }
 }
 
-/// Runs `body` on a thread of its own; false where there is none. Not one of the pool, whose threads wait for the blocks.
+/// Runs `body` on a thread of its own; false where there is none. Not one of the pool, whose threads wait for
+/// the blocks.
 private func detach(_ body: @escaping @Sendable () -> Void) -> Bool {
   let work = Unmanaged.passRetained(Work(body))
   var thread = pthread_t()

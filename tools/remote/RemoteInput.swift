@@ -4,8 +4,8 @@ import RWKVCheckpoint
 import RWKVFormat
 package import Terminal
 
-/// A checkpoint on the hub, or behind a URL, as a folder of this machine: small files are in it, those with weights are
-/// empty there and read from the server when they are needed.
+/// A checkpoint on the hub, or behind a URL, as a folder of this machine: small files are in it, those with
+/// weights are empty there and read from the server when they are needed.
 package final class RemoteInput {
   /// What a conversion gets as its input.
   package private(set) var path: String
@@ -24,8 +24,8 @@ package final class RemoteInput {
 
   /// What of what is read from a server is checked, for people.
   package static let note =
-    "read over the network: sizes and version are checked at every part; the bytes are not hashed, because no file is "
-    + "read from its beginning to its end (--download does both)"
+    "read over the network: sizes and version are checked at every part; the bytes are not hashed, because no file "
+    + "is read from its beginning to its end (--download does both)"
 
   /// - Parameter isInsecure: plain HTTP is allowed beyond this machine.
   package init(_ input: String, isInsecure: Bool) throws {
@@ -151,8 +151,8 @@ package final class RemoteInput {
 
   // MARK: Keeping it
 
-  /// Fetches what the checkpoint consists of into `target`, and goes on from there: it can be read more than once, and what
-  /// an earlier call has fetched is not fetched again.
+  /// Fetches what the checkpoint consists of into `target`, and goes on from there: it can be read more than
+  /// once, and what an earlier call has fetched is not fetched again.
   package func keep(in target: String, progress: ProgressLine) throws {
     // What belongs to it is what its reader looks at.
     _ = try naming { try Checkpoint(path: path, allowQuantized: true) }

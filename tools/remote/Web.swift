@@ -154,7 +154,8 @@ package final class Web: Sendable {
     switch answer.status {
     case 401, 403:
       throw CommandError(
-        "\(url): \(answer.status), access denied; if it is private or gated, accept its terms and set HF_TOKEN"
+        "\(url): \(answer.status), access denied; if it is private or gated, accept its terms "
+          + "and set HF_TOKEN"
       )
     case 404: throw CommandError("\(url): 404, there is no such file")
     case 408, 425, 429, 500...: return .again(answer, problem)

@@ -10,11 +10,11 @@ struct Pull: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Gets a model over the network and keeps it under a name.",
     discussion: """
-      Without a name: the models to choose from, and which of them this machine can run. Any other checkpoint is given by its \
-      place on huggingface.co.
+      Without a name: the models to choose from, and which of them this machine can run. Any other checkpoint is \
+      given by its place on huggingface.co.
 
-      It is read while it is converted, so that nothing but the model needs room. Models are kept in ~/.local/share/rwkv \
-      ($XDG_DATA_HOME/rwkv, or $RWKV_MODELS); 'rwkv-run list' shows them, 'rwkv-run rm' removes them.
+      It is read while it is converted, so that nothing but the model needs room. Models are kept in \
+      ~/.local/share/rwkv ($XDG_DATA_HOME/rwkv, or $RWKV_MODELS); 'rwkv-run list' shows them, 'rwkv-run rm' removes them.
 
       EXAMPLES
         rwkv-run pull
@@ -145,24 +145,27 @@ struct List: ParsableCommand {
 
   func run() throws {
     try reporting("rwkv-run") {
-      var rows: [[String]] = []
-      for name in ModelDirectory.names {
-        let path = ModelDirectory.file(named: name)
-        let summary = try? ModelSummary(ModelFile(path: path))
-        if asJSON {
-          output(
-            "\(JSON.object([("name", .string(name)), ("path", .string(path)), ("version", summary.map { .string($0.version) } ?? .null), ("file_bytes", summary.map { .integer($0.fileBytes) } ?? .null)]))"
-          )
-        } else {
-          rows.append([
-            name, summary.map { "RWKV-\($0.version.uppercased())" } ?? "damaged",
-            summary.map { size($0.fileBytes) } ?? "",
-          ])
-        }
+      let models = ModelDirectory.names.map { name in
+        (name, summary: try? ModelSummary(ModelFile(path: ModelDirectory.file(named: name))))
+      }
+      if asJSON { return models.forEach { output("\(Self.object($0, $1))") } }
+      let rows = models.map { name, summary in
+        [
+          name, summary.map { "RWKV-\($0.version.uppercased())" } ?? "damaged",
+          summary.map { size($0.fileBytes) } ?? "",
+        ]
       }
       if !rows.isEmpty { output(table(rows, leftAligned: 2).joined(separator: "\n")) }
-      if rows.isEmpty, !asJSON { note("no models in \(ModelDirectory.path); rwkv-run pull gets one") }
+      if rows.isEmpty { note("no models in \(ModelDirectory.path); rwkv-run pull gets one") }
     }
+  }
+
+  private static func object(_ name: String, _ summary: ModelSummary?) -> JSON {
+    .object([
+      ("name", .string(name)), ("path", .string(ModelDirectory.file(named: name))),
+      ("version", summary.map { .string($0.version) } ?? .null),
+      ("file_bytes", summary.map { .integer($0.fileBytes) } ?? .null),
+    ])
   }
 }
 

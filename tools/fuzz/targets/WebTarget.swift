@@ -3,8 +3,8 @@ import RWKVCheckpoint
 import Remote
 import Synchronization
 
-/// A server whose answers stand between zero bytes: lines of a head, an empty line, a body. A part of a file and a small
-/// file are asked for, until there are no more answers.
+/// A server whose answers stand between zero bytes: lines of a head, an empty line, a body. A part of a file
+/// and a small file are asked for, until there are no more answers.
 func askServer(_ input: [UInt8]) {
   let answers = input.split(separator: 0, omittingEmptySubsequences: false)
   let hub = Address("https://hub.example/owner/r/resolve/main/model")
