@@ -12,6 +12,7 @@ package final class Answer {
 
   private static let mostHeaders = 200
   private static let longestHeader = 16 << 10
+  private static let usualBody = 1 << 20
 
   /// - Parameter limit: of the body [bytes].
   package init(limit: Int) { self.limit = limit }
@@ -36,6 +37,8 @@ package final class Answer {
       isTooLong = true
       return false
     }
+    // Blocks of a file come by the dozen: none grows in steps.
+    if body.isEmpty { body.reserveCapacity(min(limit, Self.usualBody)) }
     body += bytes
     return true
   }

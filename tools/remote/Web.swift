@@ -101,7 +101,7 @@ package final class Web: Sendable {
       let tag = answer.headers["etag"]
       guard part.bytes.isEmpty || part.size == size && part.tag == tag else { throw Web.changed(address) }
       (part.size, part.tag, part.linkedSize, part.linkedTag) = (size, tag, place.size, place.tag)
-      part.bytes += answer.body
+      if part.bytes.isEmpty { part.bytes = answer.body } else { part.bytes += answer.body }
       return part.bytes.count == min(range.upperBound, size) - range.lowerBound
         ? .found(part) : .again(answer, problem)
     }
