@@ -29,6 +29,7 @@ package final class RemoteInput {
 
   /// - Parameter isInsecure: plain HTTP is allowed beyond this machine.
   package init(_ input: String, isInsecure: Bool) throws {
+    leanMalloc()
     name = input
     let parent = variable("TMPDIR").isEmpty ? "/tmp" : variable("TMPDIR")
     var template = Array((parent + "/rwkv-XXXXXX").utf8CString)
