@@ -46,6 +46,18 @@ public final class Batch {
     precondition((0..<evaluator.headCount).contains(index), "no such state in the last call")
     return evaluator.logits(index)
   }
+
+  /// Chooses the next token of each conversation of the last call, `samplers[i]` that of conversation i, on all threads.
+  ///
+  /// When it throws, samplers before and after the one that failed may have chosen.
+  public func sample(with samplers: inout [Sampler]) throws(SamplingError) -> [Int] {
+    precondition(samplers.count == evaluator.headCount, "a sampler for each state of the last call")
+    var choices = [Result<Int, SamplingError>](repeating: .success(0), count: samplers.count)
+    evaluator.sample(with: &samplers, into: &choices)
+    var tokens: [Int] = []
+    for choice in choices { tokens.append(try choice.get()) }
+    return tokens
+  }
 }
 
 /// A token of one of several texts that are read together.

@@ -356,6 +356,22 @@ package final class Evaluator {
     return result
   }
 
+  /// Chooses a token after each row of logits, with a sampler of its own.
+  func sample(with samplers: inout [Sampler], into choices: inout [Result<Int, SamplingError>]) {
+    samplers.withUnsafeMutableBufferPointer { samplers in
+      choices.withUnsafeMutableBufferPointer { choices in
+        nonisolated(unsafe) let (samplers, choices) = (samplers, choices)
+        team.run { member in
+          member.parallel(samplers.count) { index in
+            do throws(SamplingError) {
+              choices[index] = .success(try samplers[index].sample(logits(index)))
+            } catch { choices[index] = .failure(error) }
+          }
+        }
+      }
+    }
+  }
+
   /// What the head made them of: the normed output of the last block, [D].
   package func hidden(_ index: Int) -> UnsafeBufferPointer<Float> {
     UnsafeBufferPointer(start: headInput.row(index), count: model.configuration.embedding)

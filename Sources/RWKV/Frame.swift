@@ -319,6 +319,20 @@ final class Frame {
     return UnsafePointer(limits)
   }
 
+  /// Lists a token's hidden units of `part` that are not zero; returns their number.
+  private func list(_ hidden: UnsafeMutablePointer<Float>, _ matrix: HiddenRows, _ part: Int) -> Int {
+    let units = matrix.units(part, of: Self.parts)
+    return kernels.nonzero(
+      hidden, units.lowerBound, units.upperBound, index + units.lowerBound, value + units.lowerBound)
+  }
+
+  /// Adds the `count` rows of the units that were listed last.
+  private func add(_ matrix: HiddenRows, _ part: Int, _ count: Int, to sums: UnsafeMutablePointer<Float>) {
+    let (D, from) = (matrix.columns, matrix.units(part, of: Self.parts).lowerBound)
+    kernels.add_rows(
+      matrix.format, matrix.records, limits(matrix, part), D, index + from, value + from, count, 0, D, sums)
+  }
+
   /// The value matrix of channel mixing: Σ_j hidden[t][j] · row_j, reading only rows with hidden[t][j] ≠ 0; times
   /// σ(gate[t]) if there is a gate. Returns what the next norm has to add.
   ///
@@ -331,15 +345,11 @@ final class Frame {
     member.gather(matrix.location, hidden.values, stride: hidden.stride, rows: rows, kernels)
     if rows == 1 {
       member.parallel(Self.parts) { part in
-        let units = matrix.units(part, of: Self.parts)
-        let from = units.lowerBound
-        let count = kernels.nonzero(hidden[0], from, units.upperBound, index + from, value + from)
-        let limits = limits(matrix, part)
+        let count = list(hidden[0], matrix, part)
         rowsRead[part] += count
-        rowsSeen[part] += units.count
+        rowsSeen[part] += matrix.units(part, of: Self.parts).count
         partial[part].update(repeating: 0, count: D)
-        kernels.add_rows(
-          matrix.format, matrix.records, limits, D, index + from, value + from, count, 0, D, partial[part])
+        add(matrix, part, count, to: partial[part])
       }
       return .partial(gate: gate)
     }
@@ -349,6 +359,14 @@ final class Frame {
         let units = matrix.units(part, of: Self.parts)
         let sums = partial[part * rows]
         sums.update(repeating: 0, count: rows * partial.stride)
+        // Where hardly two tokens need the same hidden unit, each reads its own.
+        let needed = (0..<rows).reduce(0) { $0 + list(hidden[$1], matrix, part) }
+        if 2 * needed < units.count {
+          for row in 0..<rows {
+            add(matrix, part, list(hidden[row], matrix, part), to: sums + row * partial.stride)
+          }
+          return
+        }
         kernels.add_rows_block(
           matrix.format, matrix.records, D, units.lowerBound, units.count, hidden.values, hidden.stride, rows,
           0, D, sums, partial.stride, scratch)

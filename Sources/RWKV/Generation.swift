@@ -21,25 +21,40 @@ public struct ChosenToken {
   /// Whether a stop string may begin in it that did not begin earlier. If one does, a copy of the state made now
   /// remembers nothing of it.
   public let mayBeginStop: Bool
+  /// Tokens chosen before it that the session's state has not read yet; 0 without drafts.
+  public let unread: Int
 }
 
 extension Session {
   /// Writes up to `count` tokens after what the session has read, and hands out their text piece by piece.
   ///
   /// Pieces are whole characters, stop strings never show, and every written token has been read by the state when its
-  /// piece arrives, so that the session can go on from there.
+  /// piece arrives, so that the session can go on from there. With drafts, guessed tokens are read together in one pass:
+  /// the same text, state, logits and choices to the bit, but the state may be behind until this returns.
   ///
   /// - Parameters:
   ///   - count: tokens at most; nil for no limit.
   ///   - stop: strings that end the text.
+  ///   - drafts: guesses of what follows, once they `follow` what the session has read; nil: none.
   ///   - observe: called with each token that was chosen, before the state reads it.
   ///   - receive: gets UTF-8 text; returns false to stop.
   /// - Returns: why it ended.
   public func generate(
     _ count: Int?, with sampler: inout Sampler, tokenizer: any Tokenizer, stop: [String] = [],
-    observe: ((ChosenToken) -> Void)? = nil, receive: ([UInt8]) -> Bool
+    drafts: Drafts? = nil, observe: ((ChosenToken) -> Void)? = nil, receive: ([UInt8]) -> Bool
   ) throws -> FinishReason {
     var writer = TextWriter(count, tokenizer: tokenizer, stop: stop)
+    if let drafts {
+      var text = DraftedText(self, drafts, writer)
+      do {
+        while try text.step(with: &sampler, observe, receive) {}
+      } catch {
+        try? text.settle()
+        throw error
+      }
+      try text.settle()
+      return text.reason ?? .cancelled
+    }
     while true {
       let text = try writer.step(self, with: &sampler, observe: observe)
       let goesOn = text.isEmpty || receive(text)
@@ -56,6 +71,8 @@ struct TextWriter {
   private var matcher: StopMatcher
   private var stream = UTF8Stream()
   private var written = 0
+  /// Tokens that may still be written.
+  var left: Int { limit - written }
   /// Why the text has ended; nil while it goes on.
   private(set) var reason: FinishReason?
 
@@ -77,7 +94,8 @@ struct TextWriter {
   /// Chooses the next token, which the state is to read before anything else, and says what text is certain now,
   /// perhaps none. There is no token where the text ends without one.
   mutating func choose(
-    _ logits: UnsafeBufferPointer<Float>, with sampler: inout Sampler, observe: ((ChosenToken) -> Void)? = nil
+    _ logits: UnsafeBufferPointer<Float>, unread: Int = 0, with sampler: inout Sampler,
+    observe: ((ChosenToken) -> Void)? = nil
   ) throws(SamplingError) -> (token: Int?, text: [UInt8]) {
     guard written < limit else { return (nil, finish(.length)) }
     let token = try sampler.sample(logits)
@@ -89,7 +107,7 @@ struct TextWriter {
     if let observe {
       let holds = matcher.heldCount > 0 || matcher.isStopped
       let begins = heldBefore == 0 || (!matcher.isStopped && matcher.heldCount <= bytes.count)
-      observe(ChosenToken(id: token, logits: logits, mayBeginStop: holds && begins))
+      observe(ChosenToken(id: token, logits: logits, mayBeginStop: holds && begins, unread: unread))
     }
     let text = stream.push(passed)
     if matcher.isStopped { return (token, text + finish(.stop)) }

@@ -29,6 +29,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case wrongState(found: String, expected: String)
     case notFinite(String)
     case invalidBatch(String)
+    /// A model that cannot draft for another one, and why.
+    case otherTokens(String)
     /// The environment variable RWKV_ISA names none of those that are known.
     case unknownInstructionSet(String, known: [String])
     case cancelled
@@ -108,6 +110,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case .notFinite(let what):
       "\(what) are not finite numbers: the model file or the state is broken; check it with rwkv-quantize verify"
     case .invalidBatch(let problem): "batch: \(problem)"
+    case .otherTokens(let what):
+      "\(what); a model that drafts needs the tokenizer of the one that writes"
     case .unknownInstructionSet(let name, let known):
       "RWKV_ISA is '\(name)', expected one of \(known.joined(separator: ", ")); without it the best is used"
     case .cancelled: "cancelled"

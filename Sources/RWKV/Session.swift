@@ -45,6 +45,14 @@ public final class Session {
     }
   }
 
+  /// Lets `state` read a few tokens in one pass; afterwards `logits(afterRow:)` has what follows each.
+  func decode(_ tokens: [Int], into state: State) throws(ModelError) {
+    try evaluator.evaluate(.tokens(tokens[...]), [Run(first: 0, count: tokens.count, state)], output: .all)
+  }
+
+  /// Logits of the token after token `row` of those that the last call read, [V].
+  func logits(afterRow row: Int) -> UnsafeBufferPointer<Float> { evaluator.logits(row) }
+
   /// Reads vectors [T, D] that stand in for rows of the embedding table: what an encoder of images or sound made.
   ///
   /// Otherwise as `prefill`.

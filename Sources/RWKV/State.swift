@@ -65,9 +65,9 @@ public final class State {
   public let model: Model
   let layout: Layout
   /// [layers, layout.layer] f32
-  let values: UnsafeMutablePointer<Float>
+  private(set) var values: UnsafeMutablePointer<Float>
   /// RWKV-7b and RWKV-X: keys and values of the attention blocks.
-  let caches: [AttentionCache]
+  private(set) var caches: [AttentionCache]
 
   private let ownsValues: Bool
 
@@ -134,6 +134,13 @@ public final class State {
       layout == other.layout && model.identity == other.model.identity, "states of different models")
     values.update(from: other.values, count: layout.count)
     for (cache, source) in zip(caches, other.caches) { cache.assign(source) }
+  }
+
+  /// Takes over what `other` remembers; what that remembers then, nobody knows.
+  func take(_ other: State) {
+    guard ownsValues && other.ownsValues else { return assign(other) }
+    swap(&values, &other.values)
+    swap(&caches, &other.caches)
   }
 
   // MARK: - Reading

@@ -39,6 +39,8 @@ public final class Conversation {
 
   public let session: Session
   public let template: ChatTemplate
+  /// Guesses of what follows, which make answers no different; nil: none.
+  public var drafts: Drafts?
   private let tokenizer: any Tokenizer
   /// What ends an answer when the model writes it: the template's strings, and those that the model's file has.
   private let stops: [String]
@@ -236,13 +238,15 @@ public final class Conversation {
     var written: [Int] = []
     // Where a stop string may have begun: the state before it, and the tokens up to there.
     let (state, anchor) = (session.state, session.state.copy())
-    var anchored = 0
+    var (anchored, anchorRead) = (0, 0)
+    try drafts?.follow(tokens)
     let reason = try session.generate(
-      limit, with: &sampler, tokenizer: tokenizer, stop: stops,
+      limit, with: &sampler, tokenizer: tokenizer, stop: stops, drafts: drafts,
       observe: { token in
         if token.mayBeginStop {
           anchor.assign(state)
           anchored = written.count
+          anchorRead = anchored - token.unread
         }
         written.append(token.id)
       }, receive: receive)
@@ -254,6 +258,7 @@ public final class Conversation {
       var matcher = StopMatcher(stops)
       unread = matcher.push(tokenizer.decode(Array(written[anchored...])))
       state.assign(anchor)
+      try session.prefill(Array(written[anchorRead..<anchored]))
       written.removeLast(count - anchored)
     }
     tokens += written

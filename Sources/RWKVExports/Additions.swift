@@ -227,14 +227,48 @@ public func rwkv_generate_observed(
   }
 }
 
+@c @implementation
+public func rwkv_set_drafts(_ ctx: OpaquePointer?, _ draft: UnsafePointer<CChar>?, _ most: Int) -> Bool {
+  use(ctx, false) { context in
+    guard (0...Drafts.mostTokens).contains(most) else {
+      throw Failure(RWKV_ERROR_ARGS, "\(most) tokens to draft, expected 0…\(Drafts.mostTokens)")
+    }
+    context.drafts = try draft.map { draft in
+      let source = try text(draft, "draft")
+      let drafter: any Drafter =
+        source == "ngram"
+        ? RepetitionDrafter()
+        : try ModelDrafter(
+          openModel(source, threads: context.threads), for: context.model, threads: context.threads)
+      return Drafts(drafter, limit: most == 0 ? Drafts.limitByDefault : most)
+    }
+    return true
+  }
+}
+
+@c @implementation
+public func rwkv_get_drafts(
+  _ ctx: OpaquePointer?, _ passes: UnsafeMutablePointer<Int>?, _ drafted: UnsafeMutablePointer<Int>?,
+  _ accepted: UnsafeMutablePointer<Int>?
+) -> Bool {
+  use(ctx, false) { context in
+    passes?.pointee = context.drafts?.passes ?? 0
+    drafted?.pointee = context.drafts?.drafted ?? 0
+    accepted?.pointee = context.drafts?.accepted ?? 0
+    return true
+  }
+}
+
 extension ContextObject {
   /// Reads a prompt; an empty one is for a state that was evaluated last.
   fileprivate func begin(_ prompt: [Int], _ state: State) throws {
-    if prompt.isEmpty && latest !== state {
+    let goesOn = latest === state
+    if prompt.isEmpty && !goesOn {
       throw Failure(RWKV_ERROR_ARGS, "the prompt is empty, and this context did not evaluate the state last")
     }
     latest = nil
     if !prompt.isEmpty { try Session(evaluator, state).prefill(prompt) }
+    if goesOn { try drafts?.read(prompt) } else { try drafts?.follow(prompt) }
   }
 
   /// Writes after what `state` has read.
@@ -244,7 +278,7 @@ extension ContextObject {
   ) throws -> rwkv_finish {
     sampler.hasStarted = true
     let reason = try Session(evaluator, state).generate(
-      limit, with: &sampler.sampler, tokenizer: tokenizer(), stop: stop, observe: observe
+      limit, with: &sampler.sampler, tokenizer: tokenizer(), stop: stop, drafts: drafts, observe: observe
     ) {
       ($0 + [0]).withUnsafeBufferPointer { text in
         text.withMemoryRebound(to: CChar.self) { receive($0.baseAddress, $0.count - 1) }

@@ -34,7 +34,7 @@ struct Failure: Error {
     let (place, what) =
       switch error.reason {
       case .outOfMemory, .memoryLimit, .contextFull: (RWKV_ERROR_CTX, RWKV_ERROR_ALLOC)
-      case .tokenOutOfRange, .invalidBatch, .needsTokens, .unknownInstructionSet:
+      case .tokenOutOfRange, .invalidBatch, .needsTokens, .otherTokens, .unknownInstructionSet:
         (RWKV_ERROR_ARGS, RWKV_ERROR_NONE)
       case .file(let error): (RWKV_ERROR_FILE, error.flag)
       case .tokenizer: (RWKV_ERROR_MODEL, RWKV_ERROR_DATA)

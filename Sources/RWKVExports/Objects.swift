@@ -9,6 +9,9 @@ final class ContextObject: Object, @unchecked Sendable {
   let model: Model
   let evaluator: Evaluator
   let errors: ErrorSlot
+  let threads: Int
+  /// Guesses of what follows in generated texts.
+  var drafts: Drafts?
   /// The state whose logits the evaluator holds.
   weak var latest: State?
 
@@ -19,6 +22,7 @@ final class ContextObject: Object, @unchecked Sendable {
     self.model = model
     evaluator = try Evaluator(model, threads: threads)
     errors = ErrorSlot(prints: prints)
+    self.threads = threads
   }
 
   /// Reads a sequence into a state and copies the logits after it, if they are wanted.

@@ -19,9 +19,9 @@ func openContext(
 }
 
 /// Opens a `.rwkv` file, or another checkpoint by way of a temporary one.
-private func openModel(
-  _ path: String, threads: Int, _ memoryLimit: Int?, _ maximumContext: Int?,
-  _ progress: @escaping @Sendable (Double) -> Bool
+func openModel(
+  _ path: String, threads: Int, _ memoryLimit: Int? = nil, _ maximumContext: Int? = nil,
+  _ progress: @escaping @Sendable (Double) -> Bool = { _ in true }
 ) throws -> Model {
   guard access(path, R_OK) == 0 else {
     throw Failure(RWKV_ERROR_FILE, RWKV_ERROR_FILE_OPEN, "\(path): \(String(cString: strerror(errno)))")

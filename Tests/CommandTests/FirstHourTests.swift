@@ -118,7 +118,7 @@ struct FirstHourTests {
     ])
     #expect(result.status == 0, "\(result.errors)")
     let rows = result.output.split(separator: "\n").filter { $0.hasPrefix("|") }
-    #expect(rows.count == 2 + 2 * 2 * 2 * 3 && Set(rows.map(\.count)).count == 1, "\(result.output)")
+    #expect(rows.count == 2 + 2 * 2 * (2 * 3 + 2) && Set(rows.map(\.count)).count == 1, "\(result.output)")
     #expect(result.output.split(separator: "\n").allSatisfy { $0.count <= 80 }, "\(result.output)")
     #expect(!result.output.contains("\u{1B}"))
     for row in rows.dropFirst(2) {

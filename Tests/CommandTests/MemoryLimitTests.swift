@@ -43,7 +43,7 @@ struct MemoryLimitTests {
     let rows = try result.output.split(separator: "\n").map {
       try #require(try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
     }
-    #expect(rows.count == 2)
+    #expect(rows.count == 3)
     for row in rows {
       #expect(try #require(row["peak_rss_bytes"] as? Int) <= limit << 20)
       #expect(try #require(row["limit_tokens_per_second"] as? Double) > 0)

@@ -161,9 +161,10 @@ struct RunTests {
     let rows = try result.output.split(separator: "\n").map {
       try #require(try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])
     }
-    #expect(rows.map { $0["test"] as? String } == ["pp8", "tg4", "tg4x3", "pp8", "tg4", "tg4x3"])
-    #expect(rows.map { $0["threads"] as? Int } == [1, 1, 1, 2, 2, 2])
-    #expect(rows.map { $0["streams"] as? Int } == [1, 1, 3, 1, 1, 3])
+    let tests = ["pp8", "tg4", "tg4+sample", "tg4x3", "tg4x3+sample"]
+    #expect(rows.map { $0["test"] as? String } == tests + tests)
+    #expect(rows.map { $0["threads"] as? Int } == [1, 1, 1, 1, 1, 2, 2, 2, 2, 2])
+    #expect(rows.map { $0["streams"] as? Int } == [1, 1, 1, 3, 3, 1, 1, 1, 3, 3])
     for row in rows {
       for key in ["tokens_per_second", "min", "max", "peak_rss_bytes", "weight_bytes_per_token"] {
         #expect((row[key] as? Double ?? 0) > 0, "\(key)")
@@ -179,7 +180,7 @@ struct RunTests {
     let tests = try result.output.split(separator: "\n").map {
       (try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any])?["test"] as? String
     }
-    #expect(tests == ["tg4", "tg4@d70"])
+    #expect(tests == ["tg4", "tg4+sample", "tg4@d70"])
     #expect(try tool.run(["bench", model, "-d", "x"]).status == 64)
   }
 
@@ -205,6 +206,45 @@ struct RunTests {
     #expect(ids.count == 6)
     #expect(try tool.run([model, "-p", "a", "--logprobs", "1"]).status == 64)
     #expect(try tool.run([model, "-p", "a", "--logit-bias", "x=1"]).status == 64)
+  }
+
+  @Test func draftsChangeNoByteAndAreCounted() throws {
+    let start = [
+      model, "-p", "hello", "-n", "60", "--seed", "3", "--logit-bias", "0=-inf", "--json", "--logprobs", "2",
+    ]
+    func write(_ number: Int, _ options: [String]) throws -> (
+      lines: [Substring], end: [String: Any], state: Data
+    ) {
+      let state = folder.file("\(number).state")
+      let result = try tool.run(start + ["--save-state", state] + options)
+      #expect(result.status == 0, "\(result.errors)")
+      let lines = result.output.split(separator: "\n")
+      let end = try JSONSerialization.jsonObject(with: Data(try #require(lines.last).utf8))
+      return (
+        lines.dropLast(), try #require(end as? [String: Any]), try Data(contentsOf: URL(filePath: state))
+      )
+    }
+    for (number, options) in [["--temp", "0"], ["--temp", "1", "--presence-penalty", "0.5"]].enumerated() {
+      let plain = try write(number, options)
+      #expect(plain.end["passes"] as? Int == 60 && plain.end["drafted"] as? Int == 0)
+      for drafts in [["--draft", "ngram"], ["--draft", model, "--draft-max", "3"], ["--draft", model]] {
+        let drafted = try write(number, options + drafts + (number == 0 ? [] : ["-t", "2"]))
+        #expect(drafted.lines == plain.lines && drafted.state == plain.state)
+        let (passes, guesses, right) = (
+          try #require(drafted.end["passes"] as? Int), try #require(drafted.end["drafted"] as? Int),
+          try #require(drafted.end["accepted"] as? Int)
+        )
+        #expect(passes <= 60 && right <= guesses && drafted.end["tokens"] as? Int == 60)
+        // A model drafts for itself, as long as that is worth its time.
+        #expect(number > 0 || drafts[1] == "ngram" || right > 0)
+      }
+    }
+    let other = folder.file("letters.rwkv")
+    #expect(try quantize.run(golden("v51-std"), other).status == 0)
+    let refused = try tool.run(model, "-p", "a", "--draft", other)
+    #expect(refused.status == 1 && refused.errors.contains("300 tokens, not 256"), "\(refused.errors)")
+    #expect(try tool.run(model, "-p", "a", "--draft-max", "3").status == 64)
+    #expect(try tool.run(model, "-p", "a", "--draft", "ngram", "--draft-max", "17").status == 64)
   }
 
   @Test func savedStatesCarryTheirText() throws {

@@ -14,7 +14,8 @@ struct Bench: ParsableCommand {
       where that is more, because caches held the weights. For a model that is larger than --memory-limit it is at most
       what reading and inflating the blocks that are not kept allows: the same chunks, threads and buffers, after every
       repetition, without checksums and without evaluation. The table has medians, and half the distance from the slowest
-      to the fastest repetition; -o json has all of it, and the weights read for a token.
+      to the fastest repetition; -o json has all of it, and the weights read for a token. Rows with +sample choose what they
+      read next (temperature 1, top-p 0.7, presence penalty 1), as in writing.
 
       EXAMPLES
         rwkv-run bench model.rwkv
@@ -122,49 +123,57 @@ struct Bench: ParsableCommand {
         add(row(testName("pp", prompt, depth: depth), 1, measured, weights: session.weightBytesPerToken))
       }
       for count in predict > 0 ? try streamCounts() : [] {
-        if count == 1 {
-          let measured = try repeated(model, threads, predict, [session.state], start) {
-            for token in $0 {
-              if isInterrupted { throw interruptedExit }
-              try session.decode(token)
-            }
-          }
-          add(row(testName("tg", predict, depth: depth), 1, measured, weights: session.weightBytesPerToken))
-        } else {
-          let measured = try repeatedBatch(evaluator, threads, count, start)
+        for samples in depth == 0 ? [false, true] : [false] {
+          let measured = try repeatedBatch(evaluator, threads, count, start, samples: samples)
           // A hidden unit that is zero in one conversation rarely is in all others: all weights are read.
-          let name = testName("tg", predict, streams: count, depth: depth)
-          add(row(name, count, measured, weights: model.weightBytes / count))
+          let weights = count == 1 ? session.weightBytesPerToken : model.weightBytes / count
+          let name = testName("tg", predict, streams: count, depth: depth, samples: samples)
+          add(row(name, count, measured, weights: weights))
         }
       }
     }
   }
 
-  /// Several conversations from `start` on that read different tokens; the tokens per second of all of them.
+  /// Conversations from `start` on that read different tokens, or what they choose; the tokens per second of all of them.
   private func repeatedBatch(
-    _ evaluator: Evaluator, _ threads: Int, _ count: Int, _ start: State
+    _ evaluator: Evaluator, _ threads: Int, _ count: Int, _ start: State, samples: Bool
   ) throws -> Measured {
     let batch = Batch(evaluator)
     let states = (0..<count).map { _ in start.copy() }
+    // As people write: a temperature, a cut, a penalty.
+    var options = SamplingOptions()
+    (options.temperature, options.topP, options.presencePenalty) = (1, 0.7, 1)
+    let sampler = try Sampler(options, tokenizer: evaluator.model.tokenizer)
     var measured = try repeated(evaluator.model, threads, predict, states, start) { tokens in
+      var samplers = Array(repeating: sampler, count: count)
+      var chosen: [Int]?
       for first in tokens.indices {
         if isInterrupted { throw interruptedExit }
-        try batch.decode(states.indices.map { tokens[(first + $0) % tokens.count] }, states)
+        try batch.decode(chosen ?? states.indices.map { tokens[(first + $0) % tokens.count] }, states)
+        if samples { chosen = try batch.sample(with: &samplers) }
       }
     }
     measured.rates = measured.rates.map { $0 * Double(count) }
     return measured
   }
 
-  /// "pp512", "tg128", after some tokens "tg128@d4096", of conversations that advance together "tg128x4".
-  private func testName(_ kind: String, _ tokens: Int, streams: Int = 1, depth: Int) -> String {
+  /// "pp512", "tg128", after some tokens "tg128@d4096", of conversations that advance together "tg128x4", where tokens are
+  /// chosen "tg128+sample".
+  private func testName(
+    _ kind: String, _ tokens: Int, streams: Int = 1, depth: Int, samples: Bool = false
+  ) -> String {
     "\(kind)\(tokens)" + (streams > 1 ? "x\(streams)" : "") + (depth > 0 ? "@d\(depth)" : "")
+      + (samples ? "+sample" : "")
   }
 
   private func testNames() throws -> [String] {
     try numbers(depth, "-d", atLeast: 0).flatMap { depth in
       (prompt > 0 ? [testName("pp", prompt, depth: depth)] : [])
-        + (predict > 0 ? try streamCounts() : []).map { testName("tg", predict, streams: $0, depth: depth) }
+        + (predict > 0 ? try streamCounts() : []).flatMap { count in
+          (depth == 0 ? [false, true] : [false]).map {
+            testName("tg", predict, streams: count, depth: depth, samples: $0)
+          }
+        }
     }
   }
 

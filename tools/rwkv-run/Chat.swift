@@ -59,6 +59,8 @@ struct Chat: ParsableCommand {
 
   @OptionGroup var sampling: SamplingArguments
 
+  @OptionGroup var drafting: DraftArguments
+
   @Option(help: "Go on with the conversation that was saved here.", completion: .file())
   var loadState: String?
 
@@ -90,6 +92,7 @@ struct Chat: ParsableCommand {
       let template = try chosenTemplate(for: model)
       let conversation = Conversation(
         try Session(model, threads: options.threadCount), template: template, tokenizer: tokenizer)
+      conversation.drafts = try drafting.drafts(for: model, threads: options.threadCount)
       let choice = try sampling.choice(for: model, template: template)
       sampling.sayRandomSeed(choice)
       let loop = ChatLoop(conversation, choice: choice)

@@ -120,6 +120,8 @@ final class ChatLoop {
     let start = now()
     var afterPrompt = start
     var printer = AnswerPrinter(thinking ?? conversation.template.thinking.first)
+    let drafts = conversation.drafts
+    let before = (drafts?.passes ?? 0, drafts?.drafted ?? 0, drafts?.accepted ?? 0)
     do {
       let answer = try conversation.send(
         message, thinking: thinking, options: choice.options, attempt: attempts, limit: limit,
@@ -139,6 +141,11 @@ final class ChatLoop {
       speed =
         "read \(answer.promptTokens) tokens at \(decimal(Double(answer.promptTokens) / reading, 1)) tokens/s, "
         + "wrote \(answer.answerTokens) at \(decimal(Double(answer.answerTokens) / writing, 1))"
+      if let drafts {
+        speed +=
+          " in \(drafts.passes - before.0) passes, "
+          + "\(drafts.drafted - before.1) drafted, \(drafts.accepted - before.2) accepted"
+      }
       sayWhy(answer)
     } catch  where isInterrupted {
       progress.clear()
@@ -182,7 +189,7 @@ final class ChatLoop {
     /load FILE          go on with a saved conversation
     /think [NAME]       how to think before answering
     /params [NAME X]    how tokens are chosen; with a name and a number: change it
-    /speed              tokens per second of the last answer
+    /speed              tokens per second of the last answer, and what became of drafts
     /exit               leave; /bye, /quit and Ctrl-D do, too
     A message of several lines is pasted, or typed between two \"\"\". Ctrl-C stops an answer.
     """

@@ -38,6 +38,8 @@ struct Generate: ParsableCommand {
 
   @OptionGroup var sampling: SamplingArguments
 
+  @OptionGroup var drafting: DraftArguments
+
   @Option(
     name: .customLong("stop"), parsing: .unconditionalSingleValue,
     help: "Stop at this text (may be repeated; default: what the model's file has; '' for none).")
@@ -89,6 +91,7 @@ struct Generate: ParsableCommand {
       let choice = try sampling.choice(for: model, stops: stops.isEmpty ? nil : stops)
       let saved = try loadState.map { try model.loadAnyState($0) }
       let session = try Session(model, state: saved?.state, threads: options.threadCount)
+      let drafts = try drafting.drafts(for: model, threads: options.threadCount)
       var tokens = try tokenizer.encode(promptBytes())
       if tokens.isEmpty {
         if let saved {
@@ -105,6 +108,7 @@ struct Generate: ParsableCommand {
 
       let start = now()
       try read(tokens, session)
+      try drafts?.follow((saved?.tokens ?? []) + tokens)
       let afterPrompt = now()
       sampling.sayRandomSeed(choice)
 
@@ -112,7 +116,7 @@ struct Generate: ParsableCommand {
       let printer = PiecePrinter(
         asJSON: asJSON, logprobs: logprobs, keepsTokens: saveState != nil, tokenizer: tokenizer)
       let reason = try session.generate(
-        predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: choice.stops,
+        predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: choice.stops, drafts: drafts,
         observe: printer.observe,
         receive: { printer.show($0) && !isInterrupted })
       if !asJSON { write([UInt8(ascii: "\n")]) }
@@ -123,7 +127,7 @@ struct Generate: ParsableCommand {
           to: saveState, tokens: before.map { $0 + tokens + printer.tokens } ?? [],
           logits: Array(session.logits))
       }
-      try finish(reason, prompt: tokens.count, printer, afterPrompt - start, now() - afterPrompt)
+      try finish(reason, prompt: tokens.count, printer, drafts, afterPrompt - start, now() - afterPrompt)
     }
   }
 
@@ -144,7 +148,8 @@ struct Generate: ParsableCommand {
   }
 
   private func finish(
-    _ reason: FinishReason, prompt: Int, _ printer: PiecePrinter, _ promptSeconds: Double, _ seconds: Double
+    _ reason: FinishReason, prompt: Int, _ printer: PiecePrinter, _ drafts: Drafts?,
+    _ promptSeconds: Double, _ seconds: Double
   ) throws {
     let wasInterrupted = isInterrupted
     if asJSON {
@@ -154,6 +159,8 @@ struct Generate: ParsableCommand {
           ("finish", .string(finish)), ("prompt_tokens", .integer(prompt)),
           ("pieces", .integer(printer.pieces)),
           ("tokens", .integer(printer.tokenCount)),
+          ("passes", .integer(drafts?.passes ?? printer.tokenCount)),
+          ("drafted", .integer(drafts?.drafted ?? 0)), ("accepted", .integer(drafts?.accepted ?? 0)),
           ("prompt_tokens_per_second", .number(Double(prompt) / promptSeconds, decimals: 1)),
           ("tokens_per_second", .number(Double(printer.tokenCount) / seconds, decimals: 1)),
           ("pieces_per_second", .number(Double(printer.pieces) / seconds, decimals: 1)),

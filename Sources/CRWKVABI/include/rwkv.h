@@ -473,6 +473,17 @@ RWKV_API enum rwkv_finish rwkv_generate_observed(
     size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_token observe,
     rwkv_text receive, void * user);
 
+/* From now on this context guesses what follows while it generates, and reads several guessed tokens in one pass: the same
+ * text, choices and states, sooner where guesses are right. draft: "ngram" (what followed the last tokens earlier in the
+ * text), the path of a smaller model with the same tokenizer, or NULL: no guesses, as at first. most: tokens guessed for a
+ * pass at most, 1 to 16; 0: 8. While a text is written its state may be behind what has been handed out. Since 0.2. */
+RWKV_API bool rwkv_set_drafts(struct rwkv_context * ctx, const char * draft, size_t most);
+
+/* What became of guesses since rwkv_set_drafts: passes over the weights, guessed tokens, and those that were right. NULL:
+ * not wanted. Since 0.2. */
+RWKV_API bool rwkv_get_drafts(
+    const struct rwkv_context * ctx, size_t * passes_out, size_t * drafted_out, size_t * accepted_out);
+
 /* ---- many requests at once. Since 0.2. ----
  *
  * A scheduler serves requests with one pass over the weights at a time, on threads of its own. A pass reads at most 64

@@ -197,6 +197,48 @@ static void test_observing(struct rwkv_context * ctx) {
     rwkv_state_free(state);
 }
 
+static bool append(const char * text, size_t length, void * user) {
+    char * end = (char *) user;
+    CHECK(strlen(end) + length < 512);
+    memcpy(end + strlen(end), text, length + 1);
+    return true;
+}
+
+static void test_drafts(struct rwkv_context * ctx, const char * model) {
+    const char * drafts[] = {NULL, "ngram", model};
+    struct rwkv_state * states[3];
+    char texts[3][512];
+    size_t i, passes, drafted, accepted;
+    for (i = 0; i < 3; i++) {
+        struct rwkv_sampler * sampler = rwkv_sampler_new(ctx, NULL);
+        states[i] = rwkv_state_new(ctx);
+        memset(texts[i], 0, sizeof texts[i]);
+        CHECK(rwkv_sampler_set(sampler, "temperature", 0) && rwkv_sampler_set_bias(sampler, 0, -INFINITY));
+        CHECK(rwkv_set_drafts(ctx, drafts[i], 4));
+        CHECK(rwkv_generate(ctx, states[i], sampler, "hello", 5, 40, NULL, 0, append, texts[i]) == RWKV_FINISH_LENGTH);
+        CHECK(rwkv_generate(ctx, states[i], sampler, NULL, 0, 20, NULL, 0, append, texts[i]) == RWKV_FINISH_LENGTH);
+        CHECK(rwkv_get_drafts(ctx, &passes, &drafted, &accepted) && accepted <= drafted && passes <= 60);
+        CHECK(i == 0 ? passes == 0 && drafted == 0 : passes > 0);
+        CHECK(i != 2 || (accepted > 0 && passes < 60));
+        CHECK(strcmp(texts[i], texts[0]) == 0);
+        rwkv_sampler_free(sampler);
+    }
+    for (i = 1; i < 3; i++) {
+        size_t size = rwkv_state_save_memory(states[0], NULL, 0, NULL, 0);
+        uint8_t * packed = (uint8_t *) malloc(2 * size);
+        CHECK(packed != NULL && rwkv_state_save_memory(states[0], NULL, 0, packed, size) == size);
+        CHECK(rwkv_state_save_memory(states[i], NULL, 0, packed + size, size) == size);
+        CHECK(memcmp(packed, packed + size, size) == 0);
+        free(packed);
+    }
+    for (i = 0; i < 3; i++) rwkv_state_free(states[i]);
+    CHECK(rwkv_set_drafts(ctx, NULL, 0) && rwkv_get_drafts(ctx, NULL, NULL, NULL));
+    FAILS(ctx, "17 tokens", !rwkv_set_drafts(ctx, "ngram", 17));
+    FAILS(ctx, "missing", !rwkv_set_drafts(ctx, "missing.rwkv", 0));
+    FAILS(NULL, "NULL", !rwkv_set_drafts(NULL, "ngram", 0));
+    FAILS(NULL, "NULL", !rwkv_get_drafts(NULL, NULL, NULL, NULL));
+}
+
 /* Signals that somebody handles, as bits. */
 static unsigned long handled(void) {
     unsigned long bits = 0;
@@ -224,6 +266,7 @@ int main(int argc, char ** argv) {
     test_many(ctx);
     test_templates(ctx);
     test_observing(ctx);
+    test_drafts(ctx, argv[1]);
     rwkv_free(ctx);
     rwkv_free(other);
     printf("%d failures\n", failures);

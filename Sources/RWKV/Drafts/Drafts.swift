@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+
+/// Guesses how a text goes on. Whatever it proposes changes how fast a text is written, never the text.
+public protocol Drafter: AnyObject {
+  /// Forgets what it has read.
+  func reset()
+  /// Takes in what follows: tokens that were read or chosen, in order, each once.
+  func read(_ tokens: [Int]) throws
+  /// What may follow what was read: at most `count` tokens, fewer or none where there is nothing to go by.
+  func propose(_ count: Int) throws -> [Int]
+}
+
+/// Where the drafts of one text come from, and what became of them. Not thread-safe.
+public final class Drafts {
+  /// Tokens drafted for a pass at most.
+  public let limit: Int
+  /// Passes over the weights so far.
+  public internal(set) var passes = 0
+  /// Tokens that were drafted so far.
+  public internal(set) var drafted = 0
+  /// Those of them that were right.
+  public internal(set) var accepted = 0
+  private let drafter: any Drafter
+  /// Nil: as many as may be, always.
+  var pace: DraftPace?
+  /// What the drafter has read: how many tokens, and their hash.
+  private var known = (count: 0, hash: Drafts.hash([]))
+
+  public static let mostTokens = 16
+  public static let limitByDefault = 8
+
+  /// - Parameter limit: tokens drafted for a pass at most, 1…`mostTokens`. How many are drafted follows from what passes
+  ///   take and how many drafts are right.
+  public init(_ drafter: any Drafter, limit: Int = limitByDefault) {
+    self.drafter = drafter
+    self.limit = min(max(1, limit), Self.mostTokens)
+    pace = DraftPace(most: self.limit)
+  }
+
+  /// Drafts `count` tokens for each pass, whether that pays or not.
+  package init(_ drafter: any Drafter, always count: Int) {
+    self.drafter = drafter
+    limit = count
+  }
+
+  /// Tells the drafter the whole text so far, before what follows it is written. It reads what is new to it.
+  public func follow(_ text: [Int]) throws {
+    if known.count > text.count || Self.hash(text.prefix(known.count)) != known.hash {
+      drafter.reset()
+      known = (0, Self.hash([]))
+    }
+    try read(Array(text[known.count...]))
+  }
+
+  /// Tells the drafter what follows what it has read. What a session writes with drafts it learns by itself.
+  public func read(_ tokens: [Int]) throws {
+    known = (known.count + tokens.count, Self.hash(tokens[...], after: known.hash))
+    try drafter.read(tokens)
+  }
+
+  func propose(_ count: Int) throws -> [Int] { try drafter.propose(count) }
+
+  private static func hash(_ tokens: ArraySlice<Int>, after start: UInt64 = 0xCBF2_9CE4_8422_2325) -> UInt64 {
+    tokens.reduce(start) { ($0 ^ UInt64(truncatingIfNeeded: $1)) &* 0x0100_0000_01B3 }
+  }
+}
