@@ -359,9 +359,9 @@ final class Frame {
         let units = matrix.units(part, of: Self.parts)
         let sums = partial[part * rows]
         sums.update(repeating: 0, count: rows * partial.stride)
-        // Where hardly two tokens need the same hidden unit, each reads its own.
+        // Where few tokens need the same hidden unit, it is faster if each reads its own (docs/performance-notebook.md).
         let needed = (0..<rows).reduce(0) { $0 + list(hidden[$1], matrix, part) }
-        if 2 * needed < units.count {
+        if Double(needed) < Double(units.count) * (rows <= 4 ? 0.6 : 1.2) {
           for row in 0..<rows {
             add(matrix, part, list(hidden[row], matrix, part), to: sums + row * partial.stride)
           }
