@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import RWKVTokenizer
+import Synchronization
 
 /// Lets a sampler choose only tokens that go on with a JSON text.
 struct JSONConstraint: Sendable {
@@ -11,7 +12,7 @@ struct JSONConstraint: Sendable {
   private var path: [JSONText]
 
   init(_ tokenizer: any Tokenizer) {
-    vocabulary = Vocabulary(tokenizer)
+    vocabulary = Vocabulary.of(tokenizer)
     allowed = vocabulary.plain
     path = Array(repeating: JSONText(), count: vocabulary.longest + 1)
   }
@@ -104,19 +105,30 @@ private final class Vocabulary: Sendable {
   /// Those of which that depends on the rest of the text.
   let notPlain: SortedTokens
 
-  init(_ tokenizer: any Tokenizer) {
+  /// The one that was made last, for those who want the same again.
+  private static let latest = Mutex<Vocabulary?>(nil)
+
+  /// Sorting takes longer than comparing, and who samples once samples again.
+  static func of(_ tokenizer: any Tokenizer) -> Vocabulary {
     var bytes: [UInt8] = []
     var starts = [0]
-    var longest = 0
     for token in 0..<tokenizer.vocabularySize {
       // Token 0 ends a document, which the closing bracket does here.
       if token > 0 { bytes += tokenizer.bytes(of: token) }
-      longest = max(longest, bytes.count - starts[token])
       starts.append(bytes.count)
     }
+    if let known = latest.withLock({ $0 }), known.bytes == bytes, known.starts == starts { return known }
+    let made = Vocabulary(bytes, starts)
+    latest.withLock { $0 = made }
+    return made
+  }
+
+  private init(_ bytes: [UInt8], _ starts: [Int]) {
+    let count = starts.count - 1
+    longest = (0..<count).map { starts[$0 + 1] - starts[$0] }.max() ?? 0
     func text(_ token: Int32) -> ArraySlice<UInt8> { bytes[starts[Int(token)]..<starts[Int(token) + 1]] }
-    let sorted = Self.sort(tokenizer.vocabularySize, text)
-    var plain = [UInt64](repeating: 0, count: (tokenizer.vocabularySize + 63) / 64)
+    let sorted = Self.sort(count, text)
+    var plain = [UInt64](repeating: 0, count: (count + 63) / 64)
     var notPlain: [Int32] = []
     for token in sorted {
       var string = JSONText.withinString
@@ -131,7 +143,7 @@ private final class Vocabulary: Sendable {
     }
     all = SortedTokens(sorted, text)
     self.notPlain = SortedTokens(notPlain, text)
-    (self.bytes, self.starts, self.longest, self.plain) = (bytes, starts, longest, plain)
+    (self.bytes, self.starts, self.plain) = (bytes, starts, plain)
   }
 
   /// Tokens with bytes, in the order of these.
