@@ -361,7 +361,7 @@ final class Frame {
         sums.update(repeating: 0, count: rows * partial.stride)
         // Where few tokens need the same hidden unit, it is faster if each reads its own (docs/performance-notebook.md).
         let needed = (0..<rows).reduce(0) { $0 + list(hidden[$1], matrix, part) }
-        if Double(needed) < Double(units.count) * (rows <= 4 ? 0.6 : 1.2) {
+        if Double(needed) < Double(units.count) * (rows <= 4 ? 0.6 : 2.2) {
           for row in 0..<rows {
             add(matrix, part, list(hidden[row], matrix, part), to: sums + row * partial.stride)
           }
