@@ -27,7 +27,7 @@ struct DraftPace {
   /// Tokens to draft for a pass that reads `unread` tokens anyway. The first pass shows what one token takes.
   func count(unread: Int) -> Int {
     let plain = passSeconds[1]
-    guard plain > 0, unread <= most, lost < 2 * plain + Self.share * total else { return 0 }
+    guard plain > 0, lost < 2 * plain + Self.share * total else { return 0 }
     var (best, bestRate) = (0, 1 / seconds(rows: unread))
     var (expected, chance) = (1.0, 1.0)
     for count in 1...most {
