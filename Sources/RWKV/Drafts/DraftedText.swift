@@ -74,9 +74,9 @@ struct DraftedText {
 
   /// As many drafts as pay, as may be written, and as the model can read.
   private func propose() throws -> [Int] {
-    var wanted = min(drafts.pace?.count(unread: unread.count) ?? drafts.limit, writer.left)
     // What was not read is read again with each pass: not for ever.
-    if unread.count > drafts.limit { wanted = 0 }
+    guard unread.count <= drafts.limit else { return [] }
+    var wanted = min(drafts.pace?.count(unread: unread.count) ?? drafts.limit, writer.left)
     if let limit = session.model.maximumContext {
       wanted = min(wanted, limit - unread.count - (session.state.caches.first?.count ?? 0))
     }
