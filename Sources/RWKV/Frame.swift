@@ -6,6 +6,9 @@ struct Run {
   let first: Int
   let count: Int
   let state: UnsafeMutablePointer<Float>
+  /// Rows that the state reads; those after them are read by a copy of it, `ahead`.
+  let kept: Int
+  let ahead: UnsafeMutablePointer<Float>?
   /// Whose values these are.
   unowned(unsafe) let owner: State
   /// RWKV-X: what the attention blocks remember.
@@ -15,8 +18,44 @@ struct Run {
     self.first = first
     self.count = count
     self.state = state.values
+    kept = count
+    ahead = nil
     owner = state
     caches = state.caches
+  }
+
+  /// `state` reads the first `kept` of the rows, and `ahead`, which takes over what `state` remembers then, the others.
+  /// For states without caches.
+  init(count: Int, _ state: State, kept: Int, ahead: State) {
+    precondition(state.caches.isEmpty && (1..<count).contains(kept))
+    self.init(first: 0, count: count, state.values, kept: kept, ahead: ahead.values, state)
+  }
+
+  private init(
+    first: Int, count: Int, _ state: UnsafeMutablePointer<Float>, kept: Int,
+    ahead: UnsafeMutablePointer<Float>?, _ owner: State
+  ) {
+    self.first = first
+    self.count = count
+    self.state = state
+    self.kept = kept
+    self.ahead = ahead
+    self.owner = owner
+    caches = owner.caches
+  }
+
+  /// Calls `body` for the rows that the state reads and then, once `copy(state, ahead)` has taken over a part of it, for those
+  /// that are ahead.
+  @inline(__always)
+  func advance(
+    copying copy: (_ state: UnsafeMutablePointer<Float>, _ ahead: UnsafeMutablePointer<Float>) -> Void,
+    _ body: (Run) -> Void
+  ) {
+    guard let ahead else { return body(self) }
+    body(Run(first: first, count: kept, state, kept: kept, ahead: nil, owner))
+    copy(state, ahead)
+    let left = count - kept
+    body(Run(first: first + kept, count: left, ahead, kept: left, ahead: nil, owner))
   }
 }
 
@@ -285,18 +324,27 @@ final class Frame {
     guard share.lowerBound == 0 else { return }
     kept?[row].update(from: previous, count: D)
     if row == run.first {
-      (run.state + shift).update(from: normed[run.first + run.count - 1], count: D)
+      (run.state + shift).update(from: normed[run.first + run.kept - 1], count: D)
+      if let ahead = run.ahead { (ahead + shift).update(from: normed[run.first + run.count - 1], count: D) }
     }
   }
 
-  /// The recurrence of time mixing: `wkv` for each run and head, and the 15-bit form of what they leave in `mixed`.
-  func recur(_ member: inout Team.Member, into mixed: Activations, _ wkv: (_ run: Run, _ head: Int) -> Void) {
+  /// The recurrence of time mixing: `wkv` for each run and head, whose matrices are at `state` in the states, and the 15-bit
+  /// form of what they leave in `mixed`.
+  func recur(
+    _ member: inout Team.Member, state: Int, into mixed: Activations, _ wkv: (_ run: Run, _ head: Int) -> Void
+  ) {
     let (heads, N) = (configuration.heads, configuration.headSize)
     // Heads that are whole blocks are quantized by the task that computed them.
     let isWhole = N % 64 == 0
     member.parallel(heads * runs.count) { task in
       let (run, head) = (runs[task / heads], task % heads)
-      wkv(run, head)
+      let matrix = state + head * N * N
+      run.advance {
+        ($1 + matrix).update(from: $0 + matrix, count: N * N)
+      } _: {
+        wkv($0, head)
+      }
       guard isWhole else { return }
       for row in run.first..<run.first + run.count {
         mixed.quantize(row, from: head * N, width: N, kernels)

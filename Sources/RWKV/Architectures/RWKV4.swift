@@ -94,7 +94,15 @@ final class RWKV4: BlockStack {
       ], rows: rows, kernels)
     let tasks = (D + Self.channels - 1) / Self.channels
     member.parallel(tasks * frame.runs.count) { task in
-      wkv(block, frame.runs[task / tasks], from: task % tasks * Self.channels, state + frame.layout.wkv)
+      let (c, offset) = (task % tasks * Self.channels, state + frame.layout.wkv)
+      frame.runs[task / tasks].advance {
+        for part in 0..<3 {
+          let from = offset + part * D + c
+          ($1 + from).update(from: $0 + from, count: min(Self.channels, D - c))
+        }
+      } _: {
+        wkv(block, $0, from: c, offset)
+      }
     }
     member.parallel(rows) { row in mixed.quantize(row, width: D, kernels) }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)

@@ -108,7 +108,7 @@ final class RWKV5: BlockStack {
         Product(block.receptance, shifted[0], r), Product(block.key, shifted[1], k),
         Product(block.value, shifted[2], v),
       ], and: block.gate.map { Product($0, shifted[3], g) }, rows: rows, kernels)
-    frame.recur(&member, into: mixed) { run, head in
+    frame.recur(&member, state: state + frame.layout.wkv, into: mixed) { run, head in
       wkv(block, run, head: head, state + frame.layout.wkv)
     }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)

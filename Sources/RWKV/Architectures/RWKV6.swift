@@ -140,7 +140,7 @@ final class RWKV6: BlockStack {
       ], rows: rows, kernels)
     member.parallel(rows) { row in decayRank.quantize(row, width: block.decayW2.columns, kernels) }
     member.multiply([Product(block.decayW2, decayRank, w)], rows: rows, kernels)
-    frame.recur(&member, into: mixed) { run, head in
+    frame.recur(&member, state: state + frame.layout.wkv, into: mixed) { run, head in
       wkv(block, run, head: head, state + frame.layout.wkv)
     }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)

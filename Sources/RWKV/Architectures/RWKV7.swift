@@ -230,7 +230,7 @@ extension RWKV7 {
       member.multiply(second, rows: rows, kernels)
     }
 
-    frame.recur(&member, into: mixed) { run, head in
+    frame.recur(&member, state: shift + frame.layout.wkv, into: mixed) { run, head in
       wkv(block, run, head: head, state: shift + frame.layout.wkv)
     }
     member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)

@@ -4,8 +4,9 @@ import RWKVTokenizer
 
 /// A text that is being written with drafts.
 ///
-/// A pass with drafts advances a copy of the state, which takes the state's place if all of them were right. Otherwise
-/// the state stays behind, and reads what was chosen at the beginning of the next pass.
+/// In a pass with drafts the state reads what was chosen, and a copy of it, made on the way, goes on with the drafts. The
+/// copy takes the state's place if all of them were right; else those that were right are read again with the next pass.
+/// A state with caches (RWKV-7b, RWKV-X) stays where it was meanwhile.
 struct DraftedText {
   private let session: Session
   private let drafts: Drafts
@@ -36,10 +37,14 @@ struct DraftedText {
     if draft.isEmpty {
       try session.decode(unread, into: session.state)
       unread = []
+    } else if session.state.caches.isEmpty {
+      try session.decode(unread, ahead: ahead, draft)
+      unread = []
     } else {
       ahead.assign(session.state)
       try session.decode(unread + draft, into: ahead)
     }
+    let behind = unread.count
     let end = DispatchTime.now().uptimeNanoseconds
     var accepted = 0
     var goesOn: Bool
@@ -53,7 +58,7 @@ struct DraftedText {
     } while goesOn
     if !draft.isEmpty && accepted == draft.count {
       session.state.take(ahead)
-      unread.removeFirst(read + accepted)
+      unread.removeFirst(behind + accepted)
     }
     drafts.passes += 1
     drafts.drafted += draft.count
