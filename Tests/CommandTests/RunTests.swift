@@ -242,7 +242,7 @@ struct RunTests {
     let other = folder.file("letters.rwkv")
     #expect(try quantize.run(golden("v51-std"), other).status == 0)
     let refused = try tool.run(model, "-p", "a", "--draft", other)
-    #expect(refused.status == 1 && refused.errors.contains("300 tokens, not 256"), "\(refused.errors)")
+    #expect(refused.status == 1 && refused.errors.contains("letters.rwkv"), "\(refused.errors)")
     #expect(try tool.run(model, "-p", "a", "--draft-max", "3").status == 64)
     #expect(try tool.run(model, "-p", "a", "--draft", "ngram", "--draft-max", "17").status == 64)
   }

@@ -233,10 +233,10 @@ static void test_drafts(struct rwkv_context * ctx, const char * model) {
     }
     for (i = 0; i < 3; i++) rwkv_state_free(states[i]);
     CHECK(rwkv_set_drafts(ctx, NULL, 0) && rwkv_get_drafts(ctx, NULL, NULL, NULL));
-    FAILS(ctx, "17 tokens", !rwkv_set_drafts(ctx, "ngram", 17));
-    FAILS(ctx, "missing", !rwkv_set_drafts(ctx, "missing.rwkv", 0));
-    FAILS(NULL, "NULL", !rwkv_set_drafts(NULL, "ngram", 0));
-    FAILS(NULL, "NULL", !rwkv_get_drafts(NULL, NULL, NULL, NULL));
+    FAILS_WITH(ctx, "17 tokens", !rwkv_set_drafts(ctx, "ngram", 17));
+    FAILS_WITH(ctx, "missing", !rwkv_set_drafts(ctx, "missing.rwkv", 0));
+    FAILS_WITH(NULL, "NULL", !rwkv_set_drafts(NULL, "ngram", 0));
+    FAILS_WITH(NULL, "NULL", !rwkv_get_drafts(NULL, NULL, NULL, NULL));
 }
 
 /* Signals that somebody handles, as bits. */
