@@ -9,12 +9,7 @@ import pathlib
 import statistics
 import sys
 
-import matplotlib
-
-matplotlib.use("svg")
-# Text as text, and nothing that changes from run to run.
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "rwkv", "font.family": "sans-serif"})
-import matplotlib.pyplot as plt  # noqa: E402
+from theme import save, subplots
 
 MARKS = [10_000, 100_000, 250_000, 500_000, 1_000_000]
 
@@ -28,7 +23,7 @@ def near(points, position, key):
 def main():
     out, *paths = sys.argv[1:]
     runs = [json.loads(line) for path in paths for line in pathlib.Path(path).read_text().splitlines()]
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    figure, axes = subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
     print("| RWKV | | " + " | ".join(f"{mark:,}" for mark in MARKS) + " |\n|---|---|" + "---|" * len(MARKS))
     for run in runs:
         points, name = run["points"], f"RWKV-{run['architecture'].upper()}"
@@ -41,10 +36,9 @@ def main():
             print(f"| {name if key == 'rss_kib' else ''} | {label} | {values} |")
     for axis, title in zip(axes, ("resident memory [MiB]", "processor time per token [ms]")):
         axis.set(title=title, xlabel="tokens read [millions]", ylim=(0, None))
-        axis.grid(alpha=0.3)
-    axes[1].set_yscale("log")
+    axes[1].set(yscale="log", ylim=(0.01, 1))
     axes[0].legend()
-    figure.savefig(out, metadata={"Date": None})
+    save(figure, out)
 
 
 main()

@@ -31,7 +31,9 @@ picture)
   trap 'rm -rf "$folder"' EXIT
   cd "$folder"
   cp "$here/../../examples/model/rwkv7-docs-5m.safetensors" .
-  python3 "$here/record.py" "$out/run.svg" --width 110 'rwkv-quantize rwkv7-docs-5m.safetensors model.rwkv --no-measure' \
+  python3 "$here/record.py" "$out/run.svg" --width 110 \
+    --title 'A checkpoint is converted, writes a text, its state is saved, and the text goes on from there' \
+    'rwkv-quantize rwkv7-docs-5m.safetensors model.rwkv --no-measure' \
     'rwkv-run model.rwkv -p "The database" -n 300 --temp 0.7 --top-p 0.8 --seed 1 --save-state db.state' \
     'rwkv-run state show db.state' \
     "rwkv-run model.rwkv --load-state db.state -p ' The index' -n 120 --temp 0.7 --top-p 0.8 --seed 2"

@@ -12,37 +12,9 @@ import os
 import re
 import sys
 
-import matplotlib
+from theme import save, subplots
 
-matplotlib.use("svg")
-import matplotlib.pyplot as plt
-
-# Placeholders, which `save` makes follow the reader's theme.
-INK, LINE = "#010203", "#040506"
 OURS, THEIRS, OTHERS = "#3a86c8", "#d9822b", "#7a9a5b"
-matplotlib.rcParams.update({
-    "svg.hashsalt": "rwkv", "svg.fonttype": "none", "font.size": 12, "figure.figsize": (8.4, 4.2),
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
-    "grid.color": LINE, "axes.edgecolor": LINE, "text.color": INK, "axes.labelcolor": INK, "xtick.color": INK,
-    "ytick.color": INK, "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none",
-})
-THEME = """<style>
-svg { --ink: #1f2328; --line: #c8ccd1; font-family: system-ui, sans-serif }
-@media (prefers-color-scheme: dark) { svg { --ink: #e6edf3; --line: #444c56 } }
-</style>
-"""
-
-
-def save(figure, folder, name):
-    path = os.path.join(folder, "images", name)
-    # No date, so that the same figures give the same file.
-    figure.savefig(path, metadata={"Date": None}, bbox_inches="tight", transparent=True)
-    with open(path) as file:
-        drawing = file.read()
-    drawing = drawing.replace(INK, "var(--ink)").replace(LINE, "var(--line)").replace("<defs>", THEME + "<defs>", 1)
-    with open(path, "w") as file:
-        file.write(drawing)
-    print(path)
 
 
 def table(folder, document, first):
@@ -60,7 +32,7 @@ def table(folder, document, first):
 
 def speed(folder):
     rows = [row for row in table(folder, "performance.md", "model, two threads") if "INT4" in row[0]]
-    figure, axes = plt.subplots()
+    figure, axes = subplots()
     engines = [("this runtime", OURS, 1), ("llama.cpp, Q4_K_M", THEIRS, 2), ("rwkv.cpp, Q4_0", OTHERS, 4)]
     for engine, (name, colour, column) in enumerate(engines):
         rates = [float(row[column].split()[0]) if row[column] else 0 for row in rows]
@@ -74,13 +46,13 @@ def speed(folder):
     axes.set_xlabel("writing speed, this runtime = 100")
     axes.grid(axis="y", visible=False)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
-    save(figure, folder, "speed.svg")
+    save(figure, os.path.join(folder, "images", "speed.svg"))
 
 
 def quality(folder):
     """Bits of all tensors together: bytes of the table, over the weights of the model in examples/model."""
     weights = 5_354_752
-    figure, axes = plt.subplots()
+    figure, axes = subplots()
     series = {"ours": ([], [], []), "calibrated": ([], [], []), "ggml": ([], [], [])}
     for name, size, kl, *_ in table(folder, "quality.md", "weights"):
         if "small" in name:
@@ -102,13 +74,13 @@ def quality(folder):
     axes.set_xlabel("bits per weight, all tensors")
     axes.set_ylabel("KL(exact ‖ type), nats per token")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=10)
-    save(figure, folder, "quality.svg")
+    save(figure, os.path.join(folder, "images", "quality.svg"))
 
 
 def depth(folder, measurements):
     with open(os.path.join(measurements, "depth.jsonl")) as file:
         rows = [json.loads(line) for line in file]
-    figure, axes = plt.subplots()
+    figure, axes = subplots()
     depths = [int(row["test"].partition("@d")[2] or 0) for row in rows]
     times = [1000 / row["tokens_per_second"] for row in rows]
     axes.plot(range(len(rows)), times, "o-", color=OURS)
@@ -117,7 +89,7 @@ def depth(folder, measurements):
     axes.set_xlabel("tokens read before")
     axes.set_ylabel("milliseconds per token")
     axes.set_title(f"Time per token, {os.path.basename(rows[0]['model']).removesuffix('.rwkv')}")
-    save(figure, folder, "depth.svg")
+    save(figure, os.path.join(folder, "images", "depth.svg"))
 
 
 def main():
