@@ -46,7 +46,9 @@ struct Serve: AsyncParsableCommand {
   @Option(help: "Thoughts beside the answer, or in it.") var reasoning = Reasoning.separate
   @Option(help: ArgumentHelp("Memory for states of conversations.", valueName: "size")) var stateCache = Size(
     bytes: 512 << 20)
-  @Option(help: "An embedding model's reranker, a .rwkv file: answers /v1/rerank.") var reranker: String?
+  @Option(
+    help: "An embedding model's reranker, a .rwkv file: answers /v1/rerank.", transform: ModelDirectory.resolve)
+  var reranker: String?
   @Option(help: ArgumentHelp("File with API keys, one on each line.", valueName: "file")) var apiKeyFile:
     String?
   @Option(help: ArgumentHelp("Origin of pages that may ask, or *.", valueName: "origin")) var cors: [String] =
