@@ -47,7 +47,8 @@ struct Serve: AsyncParsableCommand {
   @Option(help: ArgumentHelp("Memory for states of conversations.", valueName: "size")) var stateCache = Size(
     bytes: 512 << 20)
   @Option(
-    help: "An embedding model's reranker, a .rwkv file: answers /v1/rerank.", transform: ModelDirectory.resolve)
+    help: "An embedding model's reranker, a .rwkv file: answers /v1/rerank.",
+    transform: ModelDirectory.resolve)
   var reranker: String?
   @Option(help: ArgumentHelp("File with API keys, one on each line.", valueName: "file")) var apiKeyFile:
     String?
