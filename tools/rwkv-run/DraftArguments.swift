@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
 import RWKV
+import RWKVFormat
 
 /// Arguments of what writes with drafts.
 struct DraftArguments: ParsableArguments {
@@ -30,8 +31,9 @@ struct DraftArguments: ParsableArguments {
     guard let draft else { return nil }
     let limit = draftMax ?? Drafts.limitByDefault
     guard draft != "ngram" else { return Drafts(RepetitionDrafter(), limit: limit) }
-    try checkModelPath(draft)
-    let smaller = try Model(path: draft, threads: threads, requiresTokenizer: true)
+    let path = ModelDirectory.resolve(draft)
+    try checkModelPath(path)
+    let smaller = try Model(path: path, threads: threads, requiresTokenizer: true)
     return Drafts(try ModelDrafter(smaller, for: model, threads: threads), limit: limit)
   }
 }
