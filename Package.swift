@@ -35,6 +35,7 @@ let package = Package(
     .library(name: "RWKV", targets: ["RWKV"]),
     .library(name: "RWKVChat", targets: ["RWKVChat"]),
     .library(name: "RWKVTokenizer", targets: ["RWKVTokenizer"]),
+    .library(name: "RWKVCheckpoint", targets: ["RWKVCheckpoint"]),
     .library(name: "RWKVQuantization", targets: ["RWKVQuantization"]),
     .library(name: "rwkv", type: .dynamic, targets: ["RWKVExports"]),
     .executable(name: "rwkv-run", targets: ["rwkv-run"]),

@@ -17,11 +17,11 @@ let package = Package(
       name: "rwkv-serve",
       dependencies: [
         .product(name: "RWKV", package: "rwkv"), .product(name: "RWKVChat", package: "rwkv"),
-        .product(name: "RWKVTokenizer", package: "rwkv"),
+        .product(name: "RWKVCheckpoint", package: "rwkv"), .product(name: "RWKVTokenizer", package: "rwkv"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "NIOCore", package: "swift-nio"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
-      path: "Sources/RWKVServe", resources: [.embedInCode("page.html")],
+      path: "Sources/RWKVServe", resources: [.embedInCode("page.html"), .embedInCode("openapi.json")],
       swiftSettings: [.swiftLanguageMode(.v6), .enableUpcomingFeature("ExistentialAny")])
   ])

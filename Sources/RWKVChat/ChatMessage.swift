@@ -4,7 +4,7 @@
 /// A message of a conversation.
 public struct ChatMessage: Sendable, Equatable {
   public enum Role: String, CaseIterable, Sendable {
-    case system, user, assistant
+    case system, user, assistant, tool
   }
 
   public let role: Role
@@ -54,7 +54,8 @@ extension ChatTemplate {
 
   /// The text that a model reads before it answers the last message.
   ///
-  /// If the last message is the assistant's, the answer goes on from it; an empty one there is left out.
+  /// If the last message is the assistant's, the answer goes on from it, white space and all; an empty one there is left
+  /// out.
   /// - Parameter thinking: how to answer; nil for the template's first way.
   public func text(of messages: [ChatMessage], _ thinking: Thinking? = nil) throws(ChatMessageError) -> String
   {
@@ -69,8 +70,9 @@ extension ChatTemplate {
       switch message.role {
       case .system: text += try instructions(message.text)
       case .user: text += user.filled(with: cleaned(message.text) + (isLast ? way?.message ?? "" : ""))
+      case .tool: text += (tool ?? user).filled(with: cleaned(message.text))
       case .assistant:
-        let answer = cleaned(message.text)
+        let answer = isLast ? message.text : cleaned(message.text)
         let isApart = assistant.last != ":" || answer.first?.isWhitespace ?? true
         text += assistant + (isApart ? "" : " ") + answer + (isLast ? "" : end)
       }

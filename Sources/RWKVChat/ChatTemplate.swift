@@ -30,6 +30,8 @@ public struct ChatTemplate: Sendable {
   /// What every conversation starts with, after the instructions.
   public internal(set) var greeting = ""
   public internal(set) var user = Pattern(before: "", after: "")
+  /// What a tool has answered; nil: as a message of the user.
+  public internal(set) var tool: Pattern?
   /// What the model answers after.
   public internal(set) var assistant = ""
   /// What stands after an answer.
@@ -99,6 +101,9 @@ extension ChatTemplate {
   /// The text of a template that needs no file, to start one's own from.
   public static func source(_ name: String) -> String? { sources.first { $0.name == name }?.text }
 
+  /// The template in which models that were trained with this one call tools: one of its own where there is one.
+  public var withTools: ChatTemplate { ["g1", "bot"].contains(name) ? Self.builtIn("tools") ?? self : self }
+
   /// The template that a model was most likely trained with.
   ///
   /// Version 7 with the World vocabulary: G1; version 4 with another vocabulary: Raven; everything else: World.
@@ -159,6 +164,7 @@ extension ChatTemplate {
       # Tools are described in the instructions, each under ### `name` with **Description:**, **Parameters:** and fenced JSON.
       system = "### System\n{text}\n"
       user = "### User\n{text}\n"
+      tool = "### Tool Output\n{text}\n"
       assistant = "### Assistant\n"
       end = "\n"
       stop = "\n### User"

@@ -66,6 +66,7 @@ extension ChatTemplate {
     switch key {
     case "system": system = try Self.pattern(value)
     case "user": user = try Self.pattern(value)
+    case "tool": tool = try Self.pattern(value)
     case "greeting": greeting = try Self.text(value)
     case "assistant": assistant = try Self.text(value)
     case "end": end = try Self.text(value)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import Glibc
+import RWKVFormat
 
 /// What a container reader returns: tensors under the file's own names, and what it knows beside them.
 struct Container: Sendable {
@@ -138,7 +139,7 @@ struct Container: Sendable {
   /// Shards: `weight_map` names the file of every tensor. Both sides must agree exactly.
   private init(index: InputFile, directory: String) throws(CheckpointError) {
     let json = try index.json(limit: 64 << 20, depth: 4)
-    guard case .object(let map)? = json["weight_map"], !map.isEmpty else {
+    guard case .object(let map, _)? = json["weight_map"], !map.isEmpty else {
       throw index.malformed("has no weight_map")
     }
     var remaining: [String: String] = [:]

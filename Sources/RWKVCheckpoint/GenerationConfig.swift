@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
+
 /// What a `generation_config.json` beside a checkpoint recommends. None of it can stop a conversion.
 public struct GenerationConfig: Sendable, Equatable {
   /// Numbers by their names in the file: `temperature`, `top_p`, …
@@ -22,7 +24,7 @@ public struct GenerationConfig: Sendable, Equatable {
   /// Reads the file at `path`, if it is there.
   init(path: String) {
     do {
-      guard case .object(let members) = try InputFile(path: path).config() else {
+      guard case .object(let members, _) = try InputFile(path: path).config() else {
         notes = ["\(path) is no JSON object: its recommendations are left out"]
         return
       }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
 
 extension FineTuning.LoRA {
   /// What there is for one matrix.
@@ -249,7 +250,7 @@ private struct AdapterFolder {
     func isSet(_ key: String) -> Bool {
       switch json[key] {
       case nil, .null?, .bool(false)?: false
-      case .object(let members)?: !members.isEmpty
+      case .object(let members, _)?: !members.isEmpty
       default: true
       }
     }

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
 
 /// What a hub says of a repository:
 /// `{"sha": …, "siblings": [{"rfilename": …, "size": …, "lfs": {"sha256": …}}, …]}`.

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
+
 /// Reader of the safetensors format: u64 length, a JSON header, then the values without gaps.
 enum Safetensors {
   static let maximumHeader = 100_000_000
@@ -10,7 +12,7 @@ enum Safetensors {
       prefix <= maximumHeader, Int(prefix) <= file.size - 8
     else { throw file.malformed("has an impossible header length") }
     let start = 8 + Int(prefix)
-    guard case .object(let members) = try file.json(file.bytes(at: 8, count: Int(prefix)), depth: 4) else {
+    guard case .object(let members, _) = try file.json(file.bytes(at: 8, count: Int(prefix)), depth: 4) else {
       throw file.malformed("has a header that is no JSON object")
     }
     guard members.count <= StoredTensor.maximumTensors else { throw file.malformed("has too many tensors") }
@@ -50,7 +52,7 @@ enum Safetensors {
   private static func tensor(
     _ name: String, _ value: JSON, file: InputFile, start: Int
   ) throws(CheckpointError) -> (StoredTensor, end: Int) {
-    guard case .object(let fields) = value, fields.count == 3, let type = fields["dtype"]?.string,
+    guard case .object(let fields, _) = value, fields.count == 3, let type = fields["dtype"]?.string,
       let axes = fields["shape"]?.array, axes.count <= 8, let offsets = fields["data_offsets"]?.array,
       offsets.count == 2, let begin = offsets[0].unsigned, let end = offsets[1].unsigned, begin <= end
     else {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import Glibc
+import RWKVFormat
 
 /// The name of a file that is one of several, as every writer numbers them: `model-00001-of-00003.safetensors`.
 struct ShardName: Equatable {
@@ -74,7 +75,7 @@ extension Container {
     {
       if let file = try? InputFile(path: directory + index),
         let json = try? file.json(limit: 64 << 20, depth: 4),
-        case .object(let map)? = json["weight_map"], map.values.contains(.string(name))
+        case .object(let map, _)? = json["weight_map"], map.values.contains(.string(name))
       {
         return file
       }

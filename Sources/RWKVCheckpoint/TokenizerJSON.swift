@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
+
 extension Vocabulary {
   /// Reads a `tokenizer.json` of the Hugging Face library, or web-rwkv's `rwkv_vocab_v20230424.json`.
   ///
@@ -54,7 +56,7 @@ private struct TokenizerJSON {
 
   /// web-rwkv's form: ids with a string each, or with a list of bytes.
   mutating func readIDs(_ root: JSON) throws(CheckpointError) {
-    guard case .object(let members) = root, !members.isEmpty else { throw malformed("is no tokenizer") }
+    guard case .object(let members, _) = root, !members.isEmpty else { throw malformed("is no tokenizer") }
     for (key, value) in members {
       guard let id = JSON.number(key).unsigned else { throw malformed("has no 'model'") }
       let list = value.array?.compactMap { $0.unsigned.flatMap(UInt8.init(exactly:)) }
@@ -181,7 +183,7 @@ private struct TokenizerJSON {
   }
 
   private func entries(_ vocabulary: JSON?) throws(CheckpointError) -> [(String, Int)] {
-    guard case .object(let members)? = vocabulary else { throw malformed("has no 'model.vocab'") }
+    guard case .object(let members, _)? = vocabulary else { throw malformed("has no 'model.vocab'") }
     var entries: [(String, Int)] = []
     entries.reserveCapacity(members.count)
     for (text, value) in members {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
 import Testing
 
 @testable import RWKVCheckpoint

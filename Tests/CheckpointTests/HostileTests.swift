@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import Glibc
+import RWKVFormat
 import Testing
 
 @testable import RWKVCheckpoint

@@ -52,6 +52,29 @@ struct ChatTemplateTests {
     #expect(tools.sampling.values == [.temperature: 0.96, .topP: 0.76, .topK: 32])
   }
 
+  @Test func messagesOfToolsStandInTheirPlace() throws {
+    let result = try ChatMessage(role: "tool", "B")
+    let messages = [ChatMessage(.user, "A"), ChatMessage(.assistant, "call"), result]
+    let tools = try template("g1").withTools
+    #expect(tools.name == "tools")
+    #expect(
+      try tools.text(of: messages)
+        == "### User\nA\n### Assistant\ncall\n### Tool Output\nB\n### Assistant\n<think")
+    let world = try template("world").withTools
+    #expect(try world.text(of: messages).hasSuffix("User: A\n\nAssistant: call\n\nUser: B\n\nAssistant:"))
+  }
+
+  /// An answer that is still open keeps its white space, so that what is written next goes on from it.
+  @Test func openAnswersStayAsTheyAre() throws {
+    let g1 = try template("g1")
+    func text(_ answer: String) throws -> String {
+      try g1.text(of: [ChatMessage(.user, "A "), ChatMessage(.assistant, answer)])
+    }
+    #expect(try text("one, ") == "User: A\n\nAssistant: one, ")
+    #expect(try text(" one\n\n") == "User: A\n\nAssistant: one\n\n")
+    #expect(try text("") == "User: A\n\nAssistant:")
+  }
+
   @Test func worldAndRavenWriteTheirs() throws {
     let world = try template("world")
     #expect(world.opening(system: "").hasPrefix("User: hi\n\nAssistant: Hi. I am your assistant"))

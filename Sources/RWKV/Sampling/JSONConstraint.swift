@@ -4,22 +4,26 @@ import Synchronization
 
 /// Lets a sampler choose only tokens that go on with a JSON text.
 struct JSONConstraint: Sendable {
-  private(set) var text = JSONText()
+  private(set) var text: GuidedJSON
+  private let grammar: JSONGrammar?
   private let vocabulary: Vocabulary
   /// Whether each token can follow, one bit each.
   private var allowed: [UInt64]
   /// The text after each byte of the token that was tried last.
-  private var path: [JSONText]
+  private var path: [GuidedJSON]
 
-  init(_ tokenizer: any Tokenizer) {
+  /// - Parameter grammar: what the text must fit; nil: any object or array.
+  init(_ tokenizer: any Tokenizer, _ grammar: JSONGrammar?) {
     vocabulary = Vocabulary.of(tokenizer)
+    self.grammar = grammar
+    text = GuidedJSON(grammar)
     allowed = vocabulary.plain
-    path = Array(repeating: JSONText(), count: vocabulary.longest + 1)
+    path = Array(repeating: text, count: vocabulary.longest + 1)
   }
 
   /// Bans all tokens that cannot follow.
   mutating func apply(to logits: inout [Float]) {
-    if text.isWithinString {
+    if text.isWithinFreeString {
       for word in allowed.indices { allowed[word] = vocabulary.plain[word] }
       allow(vocabulary.notPlain)
     } else {
@@ -53,7 +57,7 @@ struct JSONConstraint: Sendable {
       var next = path[shared]
       possible = .max
       for index in start + shared..<end {
-        guard next.push(vocabulary.bytes[index]) else {
+        guard next.push(vocabulary.bytes[index], grammar) else {
           possible = index - start
           break
         }
@@ -67,11 +71,11 @@ struct JSONConstraint: Sendable {
   mutating func record(_ token: Int) {
     guard token + 1 < vocabulary.starts.count else { return }
     for byte in vocabulary.bytes[vocabulary.starts[token]..<vocabulary.starts[token + 1]] {
-      _ = text.push(byte)
+      _ = text.push(byte, grammar)
     }
   }
 
-  mutating func reset() { text = JSONText() }
+  mutating func reset() { text = GuidedJSON(grammar) }
 }
 
 /// Tokens in the order of their bytes, so that what follows a common beginning is tried once.

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT
-import RWKVTokenizer
-
 /// The beginning of a JSON object or array (RFC 8259), which tells what bytes may follow.
 ///
 /// Narrower than the RFC in what nobody misses, so that a model cannot go on forever: containers nest at most 64 deep, at most
 /// 32 bytes of white space follow each other, and \u writes no surrogates. A few words without references: trying a token
 /// is a copy.
 struct JSONText: Sendable {
-  private enum Place {
+  enum Place {
     /// A value must begin; also `]` or a key, `}`, must stand here.
     case value, elementOrEnd, key, keyOrEnd, colon
     /// Where `,` or the container's end stands.
@@ -16,16 +14,33 @@ struct JSONText: Sendable {
     /// In numbers: after − 0 digits . digits e ± digits.
     case minus, zero, integer, point, fraction, exponent, exponentSign, exponentDigits
     case end
+
+    var isInString: Bool {
+      switch self {
+      case .string, .escape, .hexadecimal, .continuation: true
+      default: false
+      }
+    }
+
+    var isInNumber: Bool {
+      switch self {
+      case .minus, .zero, .integer, .point, .fraction, .exponent, .exponentSign, .exponentDigits: true
+      default: false
+      }
+    }
   }
 
-  private static let deepest = 64
+  /// Containers within each other at most.
+  static let deepest = 64
   private static let longestSpace = 32
 
-  private var place = Place.value
+  private(set) var place = Place.value
   /// Bit by bit, the innermost last: 1 for an object, 0 for an array.
   private var containers: UInt64 = 0
-  private var depth = 0
-  private var isKey = false
+  /// Containers that are open.
+  private(set) var depth = 0
+  /// Whether the string is, or was, a key.
+  private(set) var isKey = false
   private var spaces = 0
   /// Bytes that the character, escape or literal still has.
   private var remaining = 0
@@ -206,5 +221,33 @@ struct JSONText: Sendable {
     remaining -= 1
     if remaining == 0 { place = .string }
     return true
+  }
+
+  /// Whether a text is one JSON value without white space before it.
+  static func isValue(_ text: String) -> Bool {
+    var list = JSONText()
+    guard list.push(UInt8(ascii: "[")), let first = text.utf8.first, first > 0x20 else { return false }
+    for byte in text.utf8 {
+      let begins = byte == UInt8(ascii: ",") && list.depth == 1 && !list.place.isInString
+      guard !begins, list.push(byte), !list.isComplete else { return false }
+    }
+    return list.push(UInt8(ascii: "]")) && list.isComplete
+  }
+
+  /// What stands between the quotes of a string.
+  static func escaped(_ text: String) -> String {
+    var result = ""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "\"", "\\": result += "\\\(scalar)"
+      case "\n": result += "\\n"
+      case "\r": result += "\\r"
+      case "\t": result += "\\t"
+      case _ where scalar.value < 0x20:
+        result += "\\u00" + (scalar.value < 0x10 ? "0" : "") + String(scalar.value, radix: 16)
+      default: result.unicodeScalars.append(scalar)
+      }
+    }
+    return result
   }
 }

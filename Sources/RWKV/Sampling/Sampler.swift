@@ -37,9 +37,9 @@ public struct Sampler: Sendable {
     self.options = options
     generator = RandomGenerator(seed: options.seed)
     penalties = Penalties(options, tokenizer: tokenizer)
-    guard options.onlyJSON else { return }
+    guard options.onlyJSON || options.jsonGrammar != nil else { return }
     guard let tokenizer else { throw .jsonNeedsTokenizer }
-    json = JSONConstraint(tokenizer)
+    json = JSONConstraint(tokenizer, options.jsonGrammar)
   }
 
   /// Chooses a token and counts it for the penalties; token 0, the end of a document, is not counted.
@@ -80,7 +80,7 @@ public struct Sampler: Sendable {
     json?.record(token)
   }
 
-  /// Whether the text is complete, so that nothing can follow: with `onlyJSON` after the last bracket.
+  /// Whether the text is complete, so that nothing can follow: of JSON after the last bracket.
   public var isFinished: Bool { json?.text.isComplete ?? false }
 
   /// Forgets the tokens written so far. The random numbers go on.

@@ -19,6 +19,8 @@ public struct SamplingOptions: Sendable {
   public var penaltyDecay = 0.996
   /// Allows only what goes on with one JSON object or array, and ends the text with it.
   public var onlyJSON = false
+  /// Allows only what goes on with one JSON text of this grammar, and ends the text with it.
+  public var jsonGrammar: JSONGrammar?
   /// The same seed, options and logits give the same tokens on every machine.
   public var seed: UInt64 = 0
 

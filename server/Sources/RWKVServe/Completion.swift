@@ -18,9 +18,11 @@ struct Completion: Sendable {
   let returnsState: Bool
   /// One for each prompt of a list.
   let generations: [Generation]
-  /// Whether answers begin within a thought, and whether thoughts are told apart.
-  let startsThinking: Bool
+  /// What stands before the answer of what the model would have written, and whether thoughts are told apart.
+  let opening: String
   let separatesThinking: Bool
+  /// Tools that the model may call.
+  let tools: Tools?
 
   static let maximumLogprobs = 20
 
@@ -33,8 +35,10 @@ struct Completion: Sendable {
     includesUsage = try fields.object("stream_options")?.bool("include_usage") ?? false
     echo = try !chat && fields.bool("echo")
     returnsState = try fields.bool("return_state")
-    for name in ["tools", "functions"] where !fields.list(name).isEmpty {
-      throw APIError.invalid("'\(name)' is not supported by this server yet; leave it out.", name)
+    tools = chat ? try Tools(fields) : nil
+    let grammar = try Self.grammar(fields)
+    if grammar != nil && tools != nil {
+      throw APIError.invalid("'response_format' does not go with 'tools'.", "response_format")
     }
     if let best = try fields.integer("best_of", in: 1...128), best > 1 {
       throw APIError.invalid("'best_of' above 1 is not supported; ask for n choices.", "best_of")
@@ -44,7 +48,12 @@ struct Completion: Sendable {
     base.start = try fields.string("state").map { try engine.states.find($0, owner: owner) }
     base.usesCache = try !fields.bool("no_cache")
     base.choices = try fields.integer("n", in: 1...16) ?? 1
-    base.options = try Self.options(fields, engine.sampling(chat: chat).options)
+    let dialogue =
+      chat
+      ? try Dialogue(fields, engine, base.start, tools, isJSON: (grammar ?? tools?.required) != nil) : nil
+    let sampling = engine.sampling(dialogue?.template)
+    base.options = try Self.options(fields, sampling.options)
+    base.options.jsonGrammar = grammar ?? tools?.required
     base.stop = try fields.strings("stop")
     guard base.stop.count <= 16, !base.stop.contains("") else {
       throw fields.wrong("stop", "at most 16 strings, none of them empty")
@@ -66,15 +75,15 @@ struct Completion: Sendable {
     }
 
     separatesThinking = chat && separates
-    if chat {
-      let (text, border, opening) = try Self.conversation(fields, engine, base.start)
-      base.stop += engine.sampling(chat: true).stops
-      base.prompt = try engine.encode(text)
-      base.border = try border.map { Self.common(try $0.map(engine.encode), base.prompt) }
-      startsThinking = opening.contains("<think") && !opening.contains("</think>")
+    opening = dialogue?.opening ?? ""
+    if let dialogue {
+      // In JSON they may stand in strings, or be white space.
+      if base.options.jsonGrammar == nil { base.stop += sampling.stops }
+      if tools != nil { base.stop.append(Tools.stop) }
+      base.prompt = try engine.encode(dialogue.text)
+      base.border = try dialogue.next.map { Self.common(try $0.map(engine.encode), base.prompt) }
       generations = [base]
     } else {
-      startsThinking = false
       let prompts = try Self.prompts(fields, "prompt", engine)
       guard !prompts.isEmpty else { throw APIError.invalid("'prompt' is missing.", "prompt") }
       generations = prompts.map { prompt in
@@ -120,67 +129,22 @@ struct Completion: Sendable {
         }
       }
     }
-    switch try fields.object("response_format")?.string("type") {
-    case nil, "text": break
-    case "json_object": options.onlyJSON = true
-    case let type?:
-      throw APIError.invalid(
-        "'response_format' of type '\(type)' is not supported; json_object is.", "response_format.type")
-    }
     return options
   }
 
-  /// The text of messages, the beginnings that the next turn will have, and what the answer begins with.
-  private static func conversation(
-    _ fields: Fields, _ engine: Engine, _ start: SavedStates.Entry?
-  ) throws -> (text: String, border: [String]?, opening: String) {
-    let template = engine.template
-    let messages = try messages(fields)
-    guard !messages.isEmpty else { throw APIError.invalid("'messages' is empty.", "messages") }
-    do {
-      let way = try fields.string("reasoning").map { name throws(ChatMessageError) in
-        try template.thinking(named: name)
+  /// What the answer as a whole must be; nil: anything.
+  private static func grammar(_ fields: Fields) throws -> JSONGrammar? {
+    guard let format = try fields.object("response_format") else { return nil }
+    switch try format.string("type") {
+    case nil, "text": return nil
+    case "json_object": return .object
+    case "json_schema":
+      let place = "response_format.json_schema.schema"
+      guard let schema = try format.object("json_schema")?["schema"] else {
+        throw APIError.invalid("'\(place)' is missing.", place)
       }
-      var text = try template.text(of: messages, way)
-      if let start {
-        // The state has read the greeting, and perhaps an answer without what stands after it.
-        if messages.first?.role != .system, text.hasPrefix(template.greeting) {
-          text.removeFirst(template.greeting.count)
-        }
-        if start.answered { text = template.end + text }
-      }
-      let isOpen = messages.last?.role == .assistant && messages.last?.text.isEmpty == false
-      let next = try ["a", "."].map { try template.text(of: messages + [ChatMessage(.assistant, $0)]) }
-      return (
-        text, start == nil && !isOpen ? next : nil,
-        isOpen ? "" : (way ?? template.thinking.first)?.answer ?? ""
-      )
-    } catch let error as ChatMessageError {
-      throw APIError.invalid("\(error).", "messages")
-    }
-  }
-
-  static func messages(_ fields: Fields) throws -> [ChatMessage] {
-    try fields.objects("messages").enumerated().map { index, message in
-      guard let role = try message.string("role") else { throw message.wrong("role", "a string") }
-      var text = ""
-      switch message["content"] {
-      case nil: break
-      case .string(let content)?: text = content
-      case .array(let parts)?:
-        for part in parts {
-          let part = try Fields(part, "messages[\(index)].content")
-          guard try part.string("type") ?? "text" == "text" else {
-            throw part.wrong("type", "text: the model reads no images or sounds")
-          }
-          text += try part.string("text") ?? ""
-        }
-      default: throw message.wrong("content", "a string, a list of parts or null")
-      }
-      // What newer clients call instructions.
-      do { return try ChatMessage(role: role == "developer" ? "system" : role, text) } catch {
-        throw APIError.invalid("\(error).", "messages[\(index)].role")
-      }
+      return try Schema.grammar(schema, place)
+    default: throw format.wrong("type", "text, json_object or json_schema")
     }
   }
 
@@ -215,16 +179,18 @@ struct Completion: Sendable {
     var state: JSON?
     let begin = ContinuousClock.now
     for generation in generations {
-      let (events, cached) = try engine.run(generation)
+      let (events, cached) = try await engine.run(generation)
       promptTokens += generation.prompt.count
       cachedTokens += cached
-      var parts = (0..<generation.choices).map { _ in Choice(self) }
+      var parts = (0..<generation.choices).map { _ in Choice(self, generation) }
       for try await (index, event) in events { parts[index].take(event, generation) }
       for part in parts {
         written += part.written
         choices.append(part.description(index: choices.count, generation))
       }
-      if returnsState { state = .string(try await engine.keep(generation, parts[0].raw, name: nil).id) }
+      if returnsState {
+        state = .string(try await engine.keep(generation, parts[0].raw, name: nil).description.id)
+      }
     }
     var members: [(String, JSON)] = [
       ("id", .string(id)), ("object", .string(isChat ? "chat.completion" : "text_completion")),
@@ -253,9 +219,14 @@ struct Completion: Sendable {
   /// Sends server-sent events as they happen.
   @Sendable func stream(_ send: (String) async throws -> Void) async throws {
     let generation = generations[0]
-    let (events, cached) = try engine.run(generation)
+    let (events, cached) = try await engine.run(generation)
     let begin = ContinuousClock.now
-    var parts = (0..<generation.choices).map { _ in Choice(self) }
+    var parts = (0..<generation.choices).map { _ in Choice(self, generation) }
+    if echo {
+      for index in parts.indices {
+        try await send(chunk([Choice.Piece(content: echoed(generation)).json(index, self)]))
+      }
+    }
     var hasBegun = Set<Int>()
     for try await (index, event) in events {
       if isChat && hasBegun.insert(index).inserted {
@@ -268,7 +239,8 @@ struct Completion: Sendable {
     }
     var members: [(String, JSON)] = []
     if returnsState {
-      members.append(("state", .string(try await engine.keep(generation, parts[0].raw, name: nil).id)))
+      members.append(
+        ("state", .string(try await engine.keep(generation, parts[0].raw, name: nil).description.id)))
     }
     let written = parts.reduce(0) { $0 + $1.written }
     if includesUsage {
@@ -289,11 +261,23 @@ struct Completion: Sendable {
     return "data: \(JSON.object(members + more).text)\n\n"
   }
 
-  fileprivate func delta(_ index: Int, _ delta: JSON, logprobs: JSON = .null, reason: JSON = .null) -> JSON {
+  func delta(_ index: Int, _ delta: JSON, logprobs: JSON = .null, reason: JSON = .null) -> JSON {
     ["index": .integer(index), "delta": delta, "logprobs": logprobs, "finish_reason": reason]
   }
 
-  fileprivate func logprobs(_ reports: [TokenReport]) -> JSON {
+  /// What a completion with `echo` begins with.
+  func echoed(_ generation: Generation) -> String {
+    let tokens = echo ? generation.prompt.filter { $0 != 0 } : []
+    return String(decoding: engine.tokenizer.decode(tokens), as: UTF8.self)
+  }
+
+  /// Characters that begin in a token.
+  func characters(_ token: Int) -> Int {
+    token == 0 ? 0 : engine.tokenizer.bytes(of: token).count { $0 & 0xC0 != 0x80 }
+  }
+
+  /// - Parameter offset: characters before the first token.
+  func logprobs(_ reports: [TokenReport], offset: Int) -> JSON {
     func entry(_ id: Int, _ logprob: Double) -> [(String, JSON)] {
       let bytes = id == 0 ? [] : engine.tokenizer.bytes(of: id)
       return [
@@ -310,9 +294,9 @@ struct Completion: Sendable {
           })
       ]
     }
-    var offset = 0
+    var offset = offset
     let offsets = reports.map { report in
-      defer { offset += engine.text(report.id).unicodeScalars.count }
+      defer { offset += characters(report.id) }
       return JSON.integer(offset)
     }
     return [
@@ -324,178 +308,5 @@ struct Completion: Sendable {
         }),
       "text_offset": .array(offsets),
     ]
-  }
-}
-
-/// One choice of an answer while it is being written.
-struct Choice {
-  private let completion: Completion
-  private var splitter: ThoughtSplitter
-  private(set) var content = ""
-  private(set) var reasoning = ""
-  /// What the model wrote.
-  private(set) var raw = ""
-  private(set) var written = 0
-  private var reports: [TokenReport] = []
-  private var sent = 0
-  private var reason: FinishReason?
-  private var promptReports = 0
-
-  init(_ completion: Completion) {
-    self.completion = completion
-    splitter = ThoughtSplitter(
-      isThinking: completion.startsThinking, isActive: completion.separatesThinking)
-  }
-
-  /// Whether the limit of tokens ended it.
-  var isCut: Bool { reason == .length }
-
-  /// A part of an answer that can be sent.
-  struct Piece {
-    var content = ""
-    var reasoning = ""
-    var reports: [TokenReport]?
-    var reason: FinishReason?
-
-    func json(_ index: Int, _ completion: Completion) -> JSON {
-      let ending: JSON = reason.map { .string($0 == .length ? "length" : "stop") } ?? .null
-      let logprobs = reports.map { completion.logprobs($0) } ?? .null
-      guard completion.isChat else {
-        return [
-          "index": .integer(index), "text": .string(content), "logprobs": logprobs, "finish_reason": ending,
-        ]
-      }
-      var delta: [(String, JSON)] = []
-      if !reasoning.isEmpty { delta.append(("reasoning_content", .string(reasoning))) }
-      if !content.isEmpty { delta.append(("content", .string(content))) }
-      return completion.delta(index, .object(delta), logprobs: logprobs, reason: ending)
-    }
-  }
-
-  @discardableResult
-  mutating func take(_ event: Event, _ generation: Generation) -> [Piece] {
-    switch event {
-    case .progress: return []
-    case .token(let report):
-      if generation.reportsPrompt && promptReports < generation.prompt.count - 1 {
-        promptReports += 1
-      } else {
-        written += 1
-      }
-      reports.append(report)
-      return []
-    case .text(let text):
-      raw += text
-      if generation.logprobs == nil { written = max(written, 1) }
-      return piece(splitter.push(text), generation)
-    case .finished(let reason):
-      self.reason = reason
-      var last = piece(splitter.flush(), generation)
-      if generation.logprobs == nil { written = (try? completion.engine.encode(raw).count) ?? written }
-      last.append(Piece(reason: reason))
-      return last
-    }
-  }
-
-  private mutating func piece(_ parts: (content: String, reasoning: String), _ generation: Generation)
-    -> [Piece]
-  {
-    content += parts.content
-    reasoning += parts.reasoning
-    guard !parts.content.isEmpty || !parts.reasoning.isEmpty else { return [] }
-    let new = generation.logprobs == nil ? nil : Array(reports[sent...])
-    sent = reports.count
-    return [Piece(content: parts.content, reasoning: parts.reasoning, reports: new)]
-  }
-
-  func description(index: Int, _ generation: Generation) -> JSON {
-    let ending: JSON = .string(reason == .length ? "length" : "stop")
-    var logprobs: JSON = .null
-    if generation.logprobs != nil {
-      let first =
-        generation.reportsPrompt && !generation.prompt.isEmpty
-        ? [TokenReport(id: generation.prompt[0], logprob: .nan, top: [])] : []
-      logprobs = completion.logprobs(first + reports)
-    }
-    guard completion.isChat else {
-      let echoed = completion.echo ? generation.prompt.filter { $0 != 0 } : []
-      let prompt = String(decoding: completion.engine.tokenizer.decode(echoed), as: UTF8.self)
-      return [
-        "index": .integer(index), "text": .string(prompt + content), "logprobs": logprobs,
-        "finish_reason": ending,
-      ]
-    }
-    var message: [(String, JSON)] = [("role", "assistant"), ("content", .string(content))]
-    if !reasoning.isEmpty { message.append(("reasoning_content", .string(reasoning))) }
-    return [
-      "index": .integer(index), "message": .object(message), "logprobs": logprobs, "finish_reason": ending,
-    ]
-  }
-}
-
-/// Tells thoughts, between `<think>` and `</think>`, from the answer; a tag may come in pieces.
-struct ThoughtSplitter {
-  private var isThinking: Bool
-  private let isActive: Bool
-  private var held = ""
-  private var hasBegun: Bool
-  /// White space at the beginning of the answer or of a thought is left out.
-  private var trims = true
-
-  init(isThinking: Bool, isActive: Bool) {
-    self.isThinking = isThinking
-    self.isActive = isActive
-    hasBegun = isThinking
-    // A template may open the thought with "<think", and the model closes the tag.
-    held = isThinking ? "<think" : ""
-  }
-
-  mutating func push(_ text: String) -> (content: String, reasoning: String) {
-    guard isActive else { return (text, "") }
-    held += text
-    var result = (content: "", reasoning: "")
-    while true {
-      let tag = isThinking && !held.hasPrefix("<think") ? "</think>" : isThinking ? "<think" : "<think>"
-      if isThinking && held.hasPrefix("<think") {
-        guard held.count > 6 else { return result }
-        held.removeFirst(6)
-        if held.first == ">" { held.removeFirst() }
-        continue
-      }
-      if !isThinking && hasBegun {
-        emit(held, &result)
-        held = ""
-        return result
-      }
-      if let range = held.range(of: tag) {
-        emit(String(held[..<range.lowerBound]), &result)
-        held = String(held[range.upperBound...])
-        isThinking.toggle()
-        (hasBegun, trims) = (true, true)
-        continue
-      }
-      let kept = (1..<tag.count).reversed().first { held.hasSuffix(tag.prefix($0)) } ?? 0
-      emit(String(held.dropLast(kept)), &result)
-      held = String(held.suffix(kept))
-      return result
-    }
-  }
-
-  mutating func flush() -> (content: String, reasoning: String) {
-    var result = (content: "", reasoning: "")
-    if isThinking && held == "<think" { held = "" }
-    emit(held, &result)
-    held = ""
-    return result
-  }
-
-  private mutating func emit(_ text: String, _ result: inout (content: String, reasoning: String)) {
-    var text = text
-    if trims && hasBegun { text = String(text.drop { $0.isWhitespace }) }
-    guard !text.isEmpty else { return }
-    trims = false
-    // A thought that does not stand at the beginning is text.
-    if !isThinking { hasBegun = true }
-    if isThinking { result.reasoning += text } else { result.content += text }
   }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-import Foundation
+import Dispatch
 import RWKV
 import RWKVChat
 import RWKVFormat
@@ -48,14 +48,15 @@ final class Engine: Sendable {
   let name: String
   let scheduler: Scheduler
   let cache: StateCache
-  let states = SavedStates()
-  let responses = KnownResponses()
+  let states: SavedStates
+  let responses: KnownResponses
+  let folder: StateFolder?
   /// Of an embedding model.
   let texts: TextModels?
 
   init(
     _ model: Model, _ template: ChatTemplate, name: String, _ scheduler: Scheduler, cacheBytes: Int,
-    texts: TextModels? = nil
+    _ folder: StateFolder?, texts: TextModels? = nil
   ) throws {
     self.texts = texts
     guard let tokenizer = model.tokenizer else { throw APIError.invalid("The model has no tokenizer.") }
@@ -64,19 +65,22 @@ final class Engine: Sendable {
     self.template = template
     self.name = name
     self.scheduler = scheduler
-    cache = StateCache(capacity: cacheBytes)
+    self.folder = folder
+    cache = StateCache(capacity: cacheBytes, model, folder)
+    states = SavedStates(model, folder)
+    responses = KnownResponses(folder)
   }
 
   /// Events of all choices, each with the number of its choice, and how many tokens of the prompt came from the cache.
   ///
   /// The requests end when nobody listens any more.
-  func run(_ generation: Generation) throws -> (
+  func run(_ generation: Generation) async throws -> (
     events: AsyncThrowingStream<(Int, Event), any Error>, cached: Int
   ) {
     let prompt = generation.prompt.isEmpty ? [0] : generation.prompt
+    let isNew = generation.usesCache && generation.start == nil && !generation.reportsPrompt
     let found =
-      generation.usesCache && generation.start == nil && !generation.reportsPrompt
-      ? cache.longest(prefixOf: prompt, owner: generation.owner) : nil
+      isNew ? try await apart { [cache] in cache.longest(prefixOf: prompt, owner: generation.owner) } : nil
     let cached = found?.count ?? 0
     let (events, continuation) = AsyncThrowingStream<(Int, Event), any Error>.makeStream()
     let left = Mutex(generation.choices)
@@ -156,7 +160,10 @@ final class Engine: Sendable {
     _ generation: Generation, _ answer: String, name: String?, answered: Bool = true
   ) async throws -> SavedStates.Entry {
     let tokens = generation.prompt + (try encode(answer))
-    let found = generation.start == nil ? cache.longest(prefixOf: tokens, owner: generation.owner) : nil
+    let found =
+      try await apart { [cache] in
+        generation.start == nil ? cache.longest(prefixOf: tokens, owner: generation.owner) : nil
+      }
     let rest = Array(tokens[(found?.count ?? 0)...])
     let start = found?.state.copy() ?? generation.start?.copy()
     let state: UncheckedState = try await withCheckedThrowingContinuation { continuation in
@@ -166,9 +173,11 @@ final class Engine: Sendable {
       request.state = start
       do { try scheduler.submit(request) } catch { continuation.resume(throwing: error) }
     }
-    return try states.add(
-      state.state, tokens: (generation.start?.tokens ?? []) + tokens, name: name, owner: generation.owner,
-      answered: answered)
+    return try await apart { [states] in
+      try states.add(
+        state.state, tokens: (generation.start?.tokens ?? []) + tokens, name: name, owner: generation.owner,
+        answered: answered)
+    }
   }
 
   /// The vectors of texts, of length 1: what `rwkv-run embed` gives.
@@ -194,9 +203,9 @@ final class Engine: Sendable {
     return vector.withLock { $0 }
   }
 
-  /// What is used where a request says nothing: what is stored in the file, then in a chat the template's.
-  func sampling(chat: Bool) -> SamplingChoice {
-    chat ? template.choice(for: model) : SamplingChoice(given: SamplingAdvice(), model: model)
+  /// What is used where a request says nothing: what is stored in the file, then what a chat's template says.
+  func sampling(_ template: ChatTemplate?) -> SamplingChoice {
+    template?.choice(for: model) ?? SamplingChoice(given: SamplingAdvice(), model: model)
   }
 
   /// A text's tokens; an error of the request where the vocabulary cannot express it.
@@ -210,6 +219,13 @@ final class Engine: Sendable {
     let bytes = tokenizer.bytes(of: id)
     return String(validating: bytes, as: UTF8.self)
       ?? "bytes:" + bytes.map { "\\x" + String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+  }
+}
+
+/// Runs what may take long, or wait for a disk, apart from the threads that serve the network.
+func apart<Result: Sendable>(_ body: @escaping @Sendable () throws -> Result) async throws -> Result {
+  try await withCheckedThrowingContinuation { continuation in
+    DispatchQueue.global().async { continuation.resume(with: Swift.Result { try body() }) }
   }
 }
 
@@ -231,149 +247,5 @@ extension TokenReport {
     let own = -crossEntropy(logits, target: id)
     let normalizer = Double(logits[id]) - own
     self.init(id: id, logprob: own, top: best.map { ($0.id, Double($0.logit) - normalizer) })
-  }
-}
-
-/// States after prefixes of texts, the least recently used ones dropped first. Thread-safe.
-final class StateCache: Sendable {
-  struct Found: @unchecked Sendable {
-    let state: State
-    let count: Int
-  }
-
-  private struct Entry: @unchecked Sendable {
-    let tokens: [Int]
-    let owner: String
-    let state: State
-    var lastUse: Int
-    var bytes: Int { state.byteCount + 8 * tokens.count }
-  }
-
-  private let capacity: Int
-  private let entries = Mutex<(list: [Entry], clock: Int, bytes: Int, hits: Int, misses: Int)>(
-    ([], 0, 0, 0, 0))
-
-  init(capacity: Int) { self.capacity = capacity }
-
-  /// The state after the longest known beginning of a text that leaves at least one token to read.
-  func longest(prefixOf tokens: [Int], owner: String) -> Found? {
-    entries.withLock { entries in
-      let index = entries.list.indices.filter { index in
-        let entry = entries.list[index]
-        return entry.owner == owner && entry.tokens.count < tokens.count && tokens.starts(with: entry.tokens)
-      }.max { entries.list[$0].tokens.count < entries.list[$1].tokens.count }
-      guard let index else {
-        entries.misses += 1
-        return nil
-      }
-      entries.hits += 1
-      entries.clock += 1
-      entries.list[index].lastUse = entries.clock
-      return Found(state: entries.list[index].state, count: entries.list[index].tokens.count)
-    }
-  }
-
-  /// Keeps a state that nobody changes any more.
-  func insert(_ tokens: [Int], _ state: State, owner: String) {
-    let entry = UncheckedState(state: state)
-    entries.withLock { entries in
-      entries.clock += 1
-      if let index = entries.list.firstIndex(where: { $0.owner == owner && $0.tokens == tokens }) {
-        entries.list[index].lastUse = entries.clock
-        return
-      }
-      let new = Entry(tokens: tokens, owner: owner, state: entry.state, lastUse: entries.clock)
-      entries.list.append(new)
-      entries.bytes += new.bytes
-      while entries.bytes > capacity,
-        let oldest = entries.list.indices.min(by: { entries.list[$0].lastUse < entries.list[$1].lastUse })
-      {
-        entries.bytes -= entries.list[oldest].bytes
-        entries.list.remove(at: oldest)
-      }
-    }
-  }
-
-  var statistics: (entries: Int, bytes: Int, hits: Int, misses: Int) {
-    entries.withLock { ($0.list.count, $0.bytes, $0.hits, $0.misses) }
-  }
-}
-
-/// States that clients keep by id, each its owner's alone. Thread-safe.
-final class SavedStates: Sendable {
-  struct Entry: @unchecked Sendable {
-    let id: String
-    let name: String?
-    let owner: String
-    let tokens: [Int]
-    /// Whether the last thing that it has read is an answer of the model.
-    let answered: Bool
-    let created: Int
-    private let state: State
-
-    init(_ state: State, id: String, name: String?, owner: String, tokens: [Int], answered: Bool) {
-      self.id = id
-      self.name = name
-      self.owner = owner
-      self.tokens = tokens
-      self.answered = answered
-      self.state = state
-      created = Int(Date().timeIntervalSince1970)
-    }
-
-    /// What is kept never changes: whoever goes on does so on a copy.
-    func copy() -> State { state.copy() }
-    func file() throws -> [UInt8] { try state.encoded(tokens: tokens) }
-    var bytes: Int { state.byteCount }
-
-    var description: JSON {
-      [
-        "id": .string(id), "object": "state", "name": name.map { .string($0) } ?? .null,
-        "bytes": .integer(bytes),
-        "tokens": .integer(tokens.count), "created": .integer(created),
-      ]
-    }
-  }
-
-  static let capacity = 1 << 30
-  private let entries = Mutex<[String: Entry]>([:])
-
-  func add(_ state: State, tokens: [Int], name: String?, owner: String, answered: Bool, id: String? = nil)
-    throws -> Entry
-  {
-    let id = id ?? "state-" + (0..<2).map { _ in String(UInt64.random(in: 0 ... .max), radix: 36) }.joined()
-    let entry = Entry(state, id: id, name: name, owner: owner, tokens: tokens, answered: answered)
-    try entries.withLock { entries in
-      if let old = entries[id], old.owner != owner { throw Self.unknown(id) }
-      guard entries.values.reduce(entry.bytes, { $0 + $1.bytes }) <= Self.capacity else {
-        throw APIError(
-          status: .tooManyRequests, message: "States take \(Self.capacity >> 20) MiB already; delete some.")
-      }
-      entries[id] = entry
-    }
-    return entry
-  }
-
-  func find(_ id: String, owner: String) throws -> Entry {
-    guard let entry = entries.withLock({ $0[id] }), entry.owner == owner else { throw Self.unknown(id) }
-    return entry
-  }
-
-  func list(owner: String) -> [Entry] {
-    entries.withLock { $0.values.filter { $0.owner == owner } }.sorted {
-      ($0.created, $0.id) < ($1.created, $1.id)
-    }
-  }
-
-  func remove(_ id: String, owner: String) throws {
-    _ = try find(id, owner: owner)
-    entries.withLock { _ = $0.removeValue(forKey: id) }
-  }
-
-  var bytes: Int { entries.withLock { $0.values.reduce(0) { $0 + $1.bytes } } }
-
-  private static func unknown(_ id: String) -> APIError {
-    APIError(
-      status: .notFound, message: "There is no state '\(id)'.", parameter: "state", code: "state_not_found")
   }
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 import RWKV
 import RWKVChat
-import Synchronization
 
 /// A request of `/v1/responses` and how it is answered: a conversation of which the client sends what is new.
 struct Exchange: Sendable {
@@ -18,24 +17,45 @@ struct Exchange: Sendable {
     var messages = try previous.map { try engine.responses.find($0, owner: owner) } ?? []
     switch fields["input"] {
     case .string(let text)?: messages.append(["role": "user", "content": .string(text)])
-    case .array?:
-      for item in try fields.objects("input") {
-        guard try item.string("type") ?? "message" == "message" else { throw item.wrong("type", "message") }
-        messages.append(["role": item["role"] ?? .null, "content": Self.content(item["content"])])
-      }
-    default: throw fields.wrong("input", "a string or a list of messages")
+    case .array?: messages += try fields.objects("input").compactMap(Self.message)
+    default: throw fields.wrong("input", "a string or a list of items")
     }
     self.messages = messages
     var chat: [String: JSON] = [:]
-    for name in ["model", "temperature", "top_p", "top_k", "min_p", "seed", "stream", "tools", "no_cache"] {
-      chat[name] = fields[name]
-    }
+    for name in [
+      "model", "temperature", "top_p", "top_k", "min_p", "seed", "stream", "tools", "tool_choice",
+      "parallel_tool_calls", "no_cache",
+    ] { chat[name] = fields[name] }
     chat["max_tokens"] = fields["max_output_tokens"]
+    if let format = try fields.object("text")?["format"] {
+      // What chat completions have one level deeper.
+      chat["response_format"] = ["type": format["type"] ?? .null, "json_schema": format]
+    }
     let instructions =
       try fields.string("instructions").map { [["role": "system", "content": .string($0)] as JSON] } ?? []
     chat["messages"] = .array(instructions + messages)
     completion = try Completion(
       Fields(chat), chat: true, engine: engine, owner: owner, maximum: maximum, separates: true)
+  }
+
+  /// An item as a message of a chat; nil: the server needs nothing of it.
+  private static func message(_ item: Fields) throws -> JSON? {
+    switch try item.string("type") ?? "message" {
+    case "message": return ["role": item["role"] ?? .null, "content": content(item["content"])]
+    case "function_call":
+      return call(item["call_id"] ?? .null, item["name"] ?? .null, item["arguments"] ?? .null)
+    case "function_call_output": return ["role": "tool", "content": content(item["output"])]
+    case "reasoning": return nil
+    default: throw item.wrong("type", "message, function_call or function_call_output")
+    }
+  }
+
+  private static func call(_ id: JSON, _ name: JSON, _ arguments: JSON) -> JSON {
+    let function: JSON = ["name": name, "arguments": arguments]
+    return [
+      "role": "assistant", "content": .null,
+      "tool_calls": [["id": id, "type": "function", "function": function]],
+    ]
   }
 
   /// Parts of a message under the names that chat completions have for them.
@@ -57,15 +77,15 @@ struct Exchange: Sendable {
   }
 
   @Sendable func answer() async throws -> JSON {
-    let (events, cached) = try completion.engine.run(generation)
-    var choice = Choice(completion)
+    let (events, cached) = try await completion.engine.run(generation)
+    var choice = Choice(completion, generation)
     for try await (_, event) in events { choice.take(event, generation) }
-    return finish(choice, cached)
+    return try await finish(choice, cached)
   }
 
   @Sendable func stream(_ send: (String) async throws -> Void) async throws {
-    let (events, cached) = try completion.engine.run(generation)
-    var choice = Choice(completion)
+    let (events, cached) = try await completion.engine.run(generation)
+    var choice = Choice(completion, generation)
     var number = 0
     func emit(_ type: String, _ members: [(String, JSON)]) async throws {
       let event = JSON.object([("type", .string(type)), ("sequence_number", .integer(number))] + members)
@@ -73,55 +93,89 @@ struct Exchange: Sendable {
       try await send("event: \(type)\ndata: \(event.text)\n\n")
     }
     let place: [(String, JSON)] = [
-      ("item_id", .string(message)), ("output_index", 0), ("content_index", 0),
+      ("item_id", .string(messageID)), ("output_index", 0), ("content_index", 0),
     ]
-    let item: [(String, JSON)] = [("output_index", 0)]
+    var hasBegun = false
+    func begin() async throws {
+      hasBegun = true
+      let empty = message("", "in_progress", isEmpty: true)
+      try await emit("response.output_item.added", [("output_index", 0), ("item", empty)])
+      try await emit("response.content_part.added", place + [("part", part(""))])
+    }
     let started = response("in_progress", [], usage: .null)
     try await emit("response.created", [("response", started)])
     try await emit("response.in_progress", [("response", started)])
-    try await emit("response.output_item.added", item + [("item", output("", "in_progress", isEmpty: true))])
-    try await emit("response.content_part.added", place + [("part", part(""))])
     for try await (_, event) in events {
       for piece in choice.take(event, generation) where !piece.content.isEmpty {
+        if !hasBegun { try await begin() }
         try await emit(
           "response.output_text.delta", place + [("delta", .string(piece.content)), ("logprobs", [])])
       }
     }
-    let whole = finish(choice, cached)
-    try await emit(
-      "response.output_text.done", place + [("text", .string(choice.content)), ("logprobs", [])])
-    try await emit("response.content_part.done", place + [("part", part(choice.content))])
-    try await emit("response.output_item.done", item + [("item", output(choice.content, "completed"))])
+    let whole = try await finish(choice, cached)
+    if !hasBegun && choice.calls.isEmpty { try await begin() }
+    if hasBegun {
+      try await emit(
+        "response.output_text.done", place + [("text", .string(choice.content)), ("logprobs", [])])
+      try await emit("response.content_part.done", place + [("part", part(choice.content))])
+      let item = message(choice.content, "completed")
+      try await emit("response.output_item.done", [("output_index", 0), ("item", item)])
+    }
+    for (index, call) in choice.calls.enumerated() {
+      let index = JSON.integer(index + (hasBegun ? 1 : 0))
+      let place: [(String, JSON)] = [("item_id", .string("fc_" + call.id)), ("output_index", index)]
+      let begun = item(call, "in_progress", arguments: "")
+      let whole = item(call, "completed", arguments: call.arguments)
+      try await emit("response.output_item.added", [("output_index", index), ("item", begun)])
+      try await emit(
+        "response.function_call_arguments.delta", place + [("delta", .string(call.arguments))])
+      try await emit(
+        "response.function_call_arguments.done",
+        place + [("name", .string(call.name)), ("arguments", .string(call.arguments))])
+      try await emit("response.output_item.done", [("output_index", index), ("item", whole)])
+    }
     try await emit(choice.isCut ? "response.incomplete" : "response.completed", [("response", whole)])
   }
 
   private var generation: Generation { completion.generations[0] }
-  private var message: String { "msg_" + id.dropFirst(5) }
+  private var messageID: String { "msg_" + id.dropFirst(5) }
 
   /// Remembers the exchange under its id.
-  private func finish(_ choice: Choice, _ cached: Int) -> JSON {
-    completion.engine.responses.insert(
-      id, messages + [["role": "assistant", "content": .string(choice.content)]], owner: owner)
+  private func finish(_ choice: Choice, _ cached: Int) async throws -> JSON {
+    var said = messages
+    if !choice.content.isEmpty || choice.calls.isEmpty {
+      said.append(["role": "assistant", "content": .string(choice.content)])
+    }
+    said += choice.calls.map { Self.call(.string($0.id), .string($0.name), .string($0.arguments)) }
+    let (known, whole) = (completion.engine.responses, said)
+    try await apart { known.insert(id, whole, owner: owner) }
     let usage: JSON = [
       "input_tokens": .integer(generation.prompt.count), "output_tokens": .integer(choice.written),
       "total_tokens": .integer(generation.prompt.count + choice.written),
       "input_tokens_details": ["cached_tokens": .integer(cached)],
       "output_tokens_details": ["reasoning_tokens": 0],
     ]
-    return response(
-      choice.isCut ? "incomplete" : "completed",
-      [output(choice.content, choice.isCut ? "incomplete" : "completed")],
-      usage: usage)
+    let status = choice.isCut ? "incomplete" : "completed"
+    let text = choice.content.isEmpty && !choice.calls.isEmpty ? [] : [message(choice.content, status)]
+    let calls = choice.calls.map { item($0, "completed", arguments: $0.arguments) }
+    return response(status, text + calls, usage: usage)
   }
 
   private func part(_ text: String) -> JSON {
     ["type": "output_text", "text": .string(text), "annotations": [], "logprobs": []]
   }
 
-  private func output(_ text: String, _ status: String, isEmpty: Bool = false) -> JSON {
+  private func message(_ text: String, _ status: String, isEmpty: Bool = false) -> JSON {
     [
-      "type": "message", "id": .string(message), "role": "assistant", "status": .string(status),
+      "type": "message", "id": .string(messageID), "role": "assistant", "status": .string(status),
       "content": isEmpty ? [] : [part(text)],
+    ]
+  }
+
+  private func item(_ call: Tools.Call, _ status: String, arguments: String) -> JSON {
+    [
+      "type": "function_call", "id": .string("fc_" + call.id), "call_id": .string(call.id),
+      "name": .string(call.name), "arguments": .string(arguments), "status": .string(status),
     ]
   }
 
@@ -132,33 +186,9 @@ struct Exchange: Sendable {
       "model": .string(completion.model), "output": .array(output), "usage": usage, "error": .null,
       "incomplete_details": status == "incomplete" ? ["reason": "max_output_tokens"] : .null,
       "instructions": .null,
-      "metadata": [:], "parallel_tool_calls": false, "tool_choice": "none", "tools": [],
+      "metadata": [:], "parallel_tool_calls": true, "tool_choice": "auto", "tools": [],
       "previous_response_id": previous.map { .string($0) } ?? .null,
       "temperature": .number(generation.options.temperature), "top_p": .number(generation.options.topP),
     ]
-  }
-}
-
-/// Conversations that clients go on with by the id of the last answer; the oldest are forgotten first. Thread-safe.
-final class KnownResponses: Sendable {
-  private static let capacity = 4096
-  private let known = Mutex<(messages: [String: (owner: String, messages: [JSON])], order: [String])>(
-    ([:], []))
-
-  func find(_ id: String, owner: String) throws -> [JSON] {
-    guard let found = known.withLock({ $0.messages[id] }), found.owner == owner else {
-      throw APIError(
-        status: .notFound, message: "There is no response '\(id)'; the server may have forgotten it.",
-        parameter: "previous_response_id", code: "previous_response_not_found")
-    }
-    return found.messages
-  }
-
-  func insert(_ id: String, _ messages: [JSON], owner: String) {
-    known.withLock { known in
-      known.messages[id] = (owner, messages)
-      known.order.append(id)
-      if known.order.count > Self.capacity { known.messages[known.order.removeFirst()] = nil }
-    }
   }
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-import Foundation
 import Hummingbird
 
 /// An error that a client reads, in OpenAI's form.
@@ -40,56 +39,6 @@ struct APIError: Error, HTTPResponseError {
   }
 }
 
-/// A JSON value: read tolerantly, written with its members in order.
-enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral, ExpressibleByIntegerLiteral,
-  ExpressibleByArrayLiteral, ExpressibleByBooleanLiteral
-{
-  case null, bool(Bool), integer(Int), number(Double), string(String), array([JSON]), object([(String, JSON)])
-
-  init(dictionaryLiteral elements: (String, JSON)...) { self = .object(elements) }
-  init(arrayLiteral elements: JSON...) { self = .array(elements) }
-  init(stringLiteral value: String) { self = .string(value) }
-  init(integerLiteral value: Int) { self = .integer(value) }
-  init(booleanLiteral value: Bool) { self = .bool(value) }
-
-  /// - Parameter value: what `JSONSerialization` made.
-  init(_ value: Any) {
-    switch value {
-    case let number as NSNumber where isBoolean(number): self = .bool(number.boolValue)
-    case let number as NSNumber:
-      self = Int(exactly: number.doubleValue).map { .integer($0) } ?? .number(number.doubleValue)
-    case let text as String: self = .string(text)
-    case let list as [Any]: self = .array(list.map { JSON($0) })
-    case let members as [String: Any]: self = .object(members.map { ($0, JSON($1)) })
-    default: self = .null
-    }
-  }
-
-  private var foundation: Any {
-    switch self {
-    case .null: NSNull()
-    case .bool(let value): value
-    case .integer(let value): value
-    case .number(let value): value
-    case .string(let value): value
-    case .array(let values): values.map(\.foundation)
-    case .object(let members): Dictionary(members.map { ($0, $1.foundation) }) { $1 }
-    }
-  }
-
-  /// On one line, keys in alphabetical order.
-  var text: String {
-    let options: JSONSerialization.WritingOptions = [.sortedKeys, .withoutEscapingSlashes, .fragmentsAllowed]
-    let data = try? JSONSerialization.data(withJSONObject: foundation, options: options)
-    return String(decoding: data ?? Data("null".utf8), as: UTF8.self)
-  }
-}
-
-/// Foundation on Linux makes booleans numbers of a type of their own.
-private func isBoolean(_ number: NSNumber) -> Bool {
-  type(of: number) == type(of: NSNumber(value: true)) && String(cString: number.objCType) == "c"
-}
-
 /// The members of a request. What is unknown is ignored, what is null is absent.
 struct Fields: Sendable {
   private let members: [String: JSON]
@@ -97,12 +46,10 @@ struct Fields: Sendable {
   private let place: String
 
   init(_ body: ByteBuffer) throws {
-    let data = Data(body.readableBytesView)
-    guard let value = try? JSONSerialization.jsonObject(with: data), let members = value as? [String: Any]
-    else {
+    guard case .object(let members) = try JSON(parsing: Array(body.readableBytesView)) else {
       throw APIError.invalid("The body is not a JSON object.")
     }
-    self.init(members.mapValues { JSON($0) }, "")
+    self.init(Dictionary(members) { $1 })
   }
 
   init(_ members: [String: JSON], _ place: String = "") {

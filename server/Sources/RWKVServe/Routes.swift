@@ -10,7 +10,7 @@ import RWKVTokenizer
 
 struct Context: RequestContext {
   var coreContext: CoreRequestContextStorage
-  /// The API key of the request; empty where none is needed.
+  /// What stands for the API key of the request; empty where none is needed.
   var owner = ""
 
   init(source: ApplicationRequestContextSource) { coreContext = .init(source: source) }
@@ -22,7 +22,8 @@ struct Routes: Sendable {
   let gate: Gate
   let maximum: Int
   let separates: Bool
-  let keys: [String]?
+  /// Keys, each with the name of what belongs to it.
+  let keys: [(key: String, owner: String)]?
   let origins: [String]
   let log: Serve.Log
   let page: Bool
@@ -32,12 +33,16 @@ struct Routes: Sendable {
   static let maximumUpload = 1 << 30
 
   func router() -> Router<Context> {
-    let router = Router(context: Context.self)
+    let router = Router(context: Context.self, options: .autoGenerateHeadEndpoints)
     router.add(middleware: Surroundings(routes: self))
     router.get("/health") { _, _ in
       gate.isOpen ? reply(["status": "ok"]) : reply(["status": "draining"], .serviceUnavailable)
     }
     router.get("/metrics") { _, _ in reply(metrics(), type: "text/plain; version=0.0.4") }
+    let description = ByteBuffer(bytes: PackageResources.openapi_json)
+    router.get("/openapi.json") { _, _ in
+      Response(status: .ok, headers: [.contentType: "application/json"], body: .init(byteBuffer: description))
+    }
     if page {
       let body = ByteBuffer(bytes: PackageResources.page_html)
       router.get("/") { _, _ in
@@ -68,11 +73,15 @@ struct Routes: Sendable {
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'"
 
   private func fields(_ request: Request) async throws -> Fields {
-    do {
-      return try Fields(try await request.body.collect(upTo: Self.maximumBody))
-    } catch is NIOTooManyBytesError {
-      throw APIError(
-        status: .contentTooLarge, message: "The body is larger than \(Self.maximumBody >> 20) MiB.")
+    var request = request
+    return try Fields(try await Self.body(of: &request, upTo: Self.maximumBody))
+  }
+
+  private static func body(of request: inout Request, upTo maximum: Int) async throws -> ByteBuffer {
+    do { return try await request.collectBody(upTo: maximum) } catch is NIOTooManyBytesError {
+      throw APIError(status: .contentTooLarge, message: "The body is larger than \(maximum >> 20) MiB.")
+    } catch {
+      throw APIError.invalid("The body cannot be read to its end.")
     }
   }
 
@@ -101,14 +110,13 @@ struct Routes: Sendable {
   }
 
   /// Answers until the client has left.
-  private func answer(_ request: Request, _ make: (Fields) throws -> Answer) async throws -> Response {
+  private func answer(
+    _ request: Request, _ make: @escaping @Sendable (Fields) throws -> Answer
+  ) async throws -> Response {
     var request = request
-    let body: ByteBuffer
-    do { body = try await request.collectBody(upTo: Self.maximumBody) } catch is NIOTooManyBytesError {
-      throw APIError(
-        status: .contentTooLarge, message: "The body is larger than \(Self.maximumBody >> 20) MiB.")
-    }
-    let answer = try make(try Fields(body))
+    let body = try await Self.body(of: &request, upTo: Self.maximumBody)
+    // Texts and states may be long.
+    let answer = try await apart { try make(try Fields(body)) }
     try gate.enter()
     let source = request.body
     guard answer.streams else {
@@ -236,17 +244,20 @@ struct Routes: Sendable {
   }
 
   private func tokenizerInfo() -> JSON {
+    // What lm-eval, vLLM's clients and transformers look for.
     [
       "tokenizer_class": .string(engine.model.metadata.string("tokenizer.kind") ?? ""),
-      "bos_token": "<|endoftext|>",
-      "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+      "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+      "unk_token": .null,
+      "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "add_bos_token": false, "add_eos_token": false,
       "vocab_size": .integer(engine.model.configuration.vocabulary),
+      "chat_template": .string(engine.template.jinja),
     ]
   }
 
   private func model() -> JSON {
     let template = engine.template
-    let sampling = engine.sampling(chat: true).options
+    let sampling = engine.sampling(template).options
     return [
       "id": .string(engine.name), "object": "model", "created": 0, "owned_by": "rwkv",
       "meta": [
@@ -268,76 +279,87 @@ struct Routes: Sendable {
   private func states(_ router: Router<Context>, _ path: RouterPath) {
     let one = RouterPath("\(path)/{id}")
     router.get(path) { _, context in
-      reply(["object": "list", "data": .array(engine.states.list(owner: context.owner).map(\.description))])
+      let list = try await apart { engine.states.list(owner: context.owner) }
+      return reply(["object": "list", "data": .array(list.map(\.json))])
     }
     router.post(path) { request, context in
       let fields = try await fields(request)
-      var generation = Generation(prompt: [], limit: 0, owner: context.owner)
-      generation.start = try fields.string("state").map { try engine.states.find($0, owner: context.owner) }
-      var answered = false
-      if fields["messages"] != nil {
-        let messages = try Completion.messages(fields)
-        let text: String
-        do { text = try engine.template.text(of: messages) } catch {
-          throw APIError.invalid("\(error).", "messages")
-        }
-        generation.prompt = try engine.encode(text)
-        answered = messages.last?.role == .assistant
-      } else {
-        generation.prompt = try Completion.prompts(fields, "prompt", engine).first ?? []
-      }
-      guard !generation.prompt.isEmpty || generation.start != nil else {
-        throw APIError.invalid("'messages', 'prompt' or 'state' is missing.", "messages")
-      }
+      let (generation, answered) = try await apart { try reading(fields, context.owner) }
       let name = try fields.string("name")
+      guard name?.utf8.count ?? 0 <= 1024 else { throw fields.wrong("name", "at most 1024 bytes") }
       return try await translating {
-        reply(try await engine.keep(generation, "", name: name, answered: answered).description, .created)
+        reply(
+          try await engine.keep(generation, "", name: name, answered: answered).description.json, .created)
       }
     }
-    router.get(one) { _, context in
-      reply(try engine.states.find(try id(context), owner: context.owner).description)
-    }
+    router.get(one) { _, context in reply(try await state(context).description.json) }
     router.delete(one) { _, context in
       let id = try id(context)
-      try engine.states.remove(id, owner: context.owner)
+      try await apart { try engine.states.remove(id, owner: context.owner) }
       return reply(["id": .string(id), "object": "state", "deleted": true])
     }
     router.post("\(path)/{id}/fork") { _, context in
-      let entry = try engine.states.find(try id(context), owner: context.owner)
-      let fork = try engine.states.add(
-        entry.copy(), tokens: entry.tokens, name: entry.name, owner: context.owner, answered: entry.answered)
-      return reply(fork.description, .created)
+      let entry = try await state(context)
+      let fork = try await apart {
+        try engine.states.add(
+          entry.copy(), tokens: entry.tokens, name: entry.description.name, owner: context.owner,
+          answered: entry.answered)
+      }
+      return reply(fork.description.json, .created)
     }
     router.get("\(path)/{id}/file") { _, context in
-      let file = try engine.states.find(try id(context), owner: context.owner).file()
+      let entry = try await state(context)
+      let file = try await apart { try entry.file() }
       return Response(
         status: .ok, headers: [.contentType: "application/octet-stream"],
         body: .init(byteBuffer: ByteBuffer(bytes: file)))
     }
     router.put("\(path)/{id}/file") { request, context in
-      let body: ByteBuffer
-      do {
-        body = try await request.body.collect(upTo: 64 * engine.model.newState().byteCount + (64 << 20))
-      } catch is NIOTooManyBytesError {
-        throw APIError(
-          status: .contentTooLarge, message: "The file is larger than a state of this model can be.")
-      }
+      var request = request
+      let body = try await Self.body(of: &request, upTo: StateFolder.longestState(engine.model))
+      let id = try id(context)
       return try await translating {
-        let saved = try engine.model.loadState(bytes: Array(body.readableBytesView))
-        let entry = try engine.states.add(
-          saved.state, tokens: saved.tokens, name: nil, owner: context.owner, answered: true,
-          id: try id(context))
-        return reply(entry.description, .created)
+        try await apart {
+          let (saved, isTuned) = try Upload.state(Array(body.readableBytesView), of: engine.model)
+          let entry = try engine.states.add(
+            saved.state, tokens: saved.tokens, name: nil, owner: context.owner, answered: !isTuned, id: id)
+          return reply(entry.description.json, .created)
+        }
       }
     }
   }
 
+  /// What a new state is to read, and whether it ends with an answer.
+  private func reading(_ fields: Fields, _ owner: String) throws -> (Generation, answered: Bool) {
+    var generation = Generation(prompt: [], limit: 0, owner: owner)
+    generation.start = try fields.string("state").map { try engine.states.find($0, owner: owner) }
+    var answered = false
+    if fields["messages"] != nil {
+      let messages = try Dialogue.messages(fields)
+      let text: String
+      do { text = try engine.template.text(of: messages) } catch {
+        throw APIError.invalid("\(error).", "messages")
+      }
+      generation.prompt = try engine.encode(text)
+      answered = messages.last?.role == .assistant
+    } else {
+      generation.prompt = try Completion.prompts(fields, "prompt", engine).first ?? []
+    }
+    guard !generation.prompt.isEmpty || generation.start != nil else {
+      throw APIError.invalid("'messages', 'prompt' or 'state' is missing.", "messages")
+    }
+    return (generation, answered)
+  }
+
+  private func state(_ context: Context) async throws -> SavedStates.Entry {
+    let id = try id(context)
+    return try await apart { try engine.states.find(id, owner: context.owner) }
+  }
+
   private func id(_ context: Context) throws -> String {
     let id = try context.parameters.require("id")
-    guard id.count <= 64,
-      id.allSatisfy({ $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "-" || $0 == "_") })
-    else {
-      throw APIError.invalid("An id has at most 64 letters, digits, - and _.", "id")
+    guard SavedStates.isID(id) else {
+      throw APIError.invalid("An id has 1 to 64 letters, digits, - and _.", "id")
     }
     return id
   }
@@ -358,6 +380,10 @@ struct Routes: Sendable {
       ("state_cache_bytes", "gauge", "Bytes of the cache.", "\(cache.bytes)"),
       ("state_cache_hits_total", "counter", "Prompts whose beginning was in the cache.", "\(cache.hits)"),
       ("state_cache_misses_total", "counter", "Prompts whose beginning was not.", "\(cache.misses)"),
+      (
+        "state_folder_bytes", "gauge", "Bytes of the cache on the disk.",
+        "\(engine.folder?.bytes(of: .cache) ?? 0)"
+      ),
       ("saved_state_bytes", "gauge", "Bytes of the states that clients keep.", "\(engine.states.bytes)"),
     ]
     return rows.map {
@@ -413,14 +439,17 @@ private struct Surroundings: RouterMiddleware {
     return response
   }
 
+  /// What everybody may see.
+  private static let open: Set<String> = ["/", "/health", "/openapi.json"]
+
   private func owner(_ request: Request) throws -> String {
-    guard let keys = routes.keys, request.uri.path != "/", request.uri.path != "/health" else { return "" }
+    guard let keys = routes.keys, !Self.open.contains(request.uri.path) else { return "" }
     let given =
       request.headers[.authorization].flatMap { $0.hasPrefix("Bearer ") ? String($0.dropFirst(7)) : nil }
       ?? ""
     // Every key is compared to its end, so that the time says nothing about them.
     var found: String?
-    for key in keys where isEqual(Array(key.utf8), Array(given.utf8)) { found = key }
+    for (key, owner) in keys where isEqual(Array(key.utf8), Array(given.utf8)) { found = owner }
     guard let found else {
       throw APIError(
         status: .unauthorized, message: "The API key is missing or wrong.", code: "invalid_api_key")

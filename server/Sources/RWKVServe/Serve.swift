@@ -2,6 +2,7 @@
 import ArgumentParser
 import Foundation
 import Hummingbird
+import HummingbirdCore
 import Logging
 import RWKV
 import RWKVChat
@@ -50,6 +51,10 @@ struct Serve: AsyncParsableCommand {
     help: "An embedding model's reranker, a .rwkv file: answers /v1/rerank.",
     transform: ModelDirectory.resolve)
   var reranker: String?
+  @Option(
+    help: ArgumentHelp(
+      "Folder for states that are to be there after a restart, for other servers too.", valueName: "dir"))
+  var stateDir: String?
   @Option(help: ArgumentHelp("File with API keys, one on each line.", valueName: "file")) var apiKeyFile:
     String?
   @Option(help: ArgumentHelp("Origin of pages that may ask, or *.", valueName: "origin")) var cors: [String] =
@@ -80,8 +85,32 @@ struct Serve: AsyncParsableCommand {
       let keys = try String(contentsOfFile: path, encoding: .utf8).split(whereSeparator: \.isNewline).map(
         String.init)
       guard !keys.isEmpty else { throw ValidationError("\(path): there is no key") }
-      return keys
+      return keys.map { (key: $0, owner: String(sha256($0).prefix(32))) }
     }
+    let front = Front()
+    let (port, found) = AsyncStream<Int>.makeStream()
+    var logger = Logger(label: "rwkv-serve")
+    logger.logLevel = .error
+    var application = Application(
+      responder: front,
+      server: .http1(configuration: .init(idleTimeout: .seconds(Self.idleSeconds))),
+      configuration: .init(
+        address: .hostname(host, port: self.port),
+        availableConnectionsDelegate: MaximumAvailableConnections(Self.mostConnections())),
+      onServerRunning: { found.yield($0.localAddress?.port ?? 0) }, logger: logger)
+    let options = self
+    application.addServices(
+      Life(seconds: drain) { gate in
+        let routes = try await apart { try options.routes(keys, gate) }
+        front.open(routes.router().buildResponder())
+        for await port in port.prefix(1) { note("listening on http://\(options.host):\(port)") }
+        return routes.engine
+      })
+    try await application.runService()
+  }
+
+  /// Loads the model.
+  private func routes(_ keys: [(key: String, owner: String)]?, _ gate: Gate) throws -> Routes {
     let model = try Model(
       path: model, threads: threads ?? processorCount(), memoryLimit: memoryLimit?.bytes,
       requiresTokenizer: true)
@@ -94,22 +123,23 @@ struct Serve: AsyncParsableCommand {
     let engine = try Engine(
       model, try chosenTemplate(model), name: alias ?? name(of: self.model),
       try Scheduler(model, threads: threads ?? processorCount(), parallel: parallel, queue: queue),
-      cacheBytes: stateCache.bytes, texts: texts)
-    let gate = Gate()
-    let routes = Routes(
+      cacheBytes: stateCache.bytes, try stateDir.map { try StateFolder($0, model) }, texts: texts)
+    return Routes(
       engine: engine, gate: gate, maximum: maxTokens, separates: reasoning == .separate, keys: keys,
-      origins: cors,
-      log: log, page: !noPage)
-    var logger = Logger(label: "rwkv-serve")
-    logger.logLevel = .error
-    let host = host
-    var application = Application(
-      router: routes.router(), configuration: .init(address: .hostname(host, port: port)),
-      onServerRunning: { channel in note("listening on http://\(host):\(channel.localAddress?.port ?? 0)") },
-      logger: logger)
-    let (seconds, scheduler) = (drain, engine.scheduler)
-    application.addServices(Drain(gate: gate, scheduler: scheduler, seconds: seconds))
-    try await application.runService()
+      origins: cors, log: log, page: !noPage)
+  }
+
+  /// Connections on which nothing comes are closed after this time.
+  private static let idleSeconds: Int64 = 60
+
+  /// As many connections as there can be open files, but for some; more have to wait until one is closed.
+  private static func mostConnections() -> Int {
+    var limit = rlimit()
+    let files = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    getrlimit(files, &limit)
+    limit.rlim_cur = min(limit.rlim_max, 1 << 16)
+    setrlimit(files, &limit)
+    return max(16, Int(limit.rlim_cur) - 128)
   }
 
   private func name(of path: String) -> String {
@@ -162,18 +192,36 @@ final class Gate: Sendable {
   var running: Int { state.withLock { $0.running } }
 }
 
-/// After SIGTERM: nothing new, and what runs has some seconds.
-struct Drain: Service {
-  let gate: Gate
-  let scheduler: Scheduler
+/// What answers before the model is loaded, and hands over to what answers then.
+final class Front: HTTPResponder {
+  private let responder = Mutex<(any HTTPResponder<Context>)?>(nil)
+
+  func open(_ responder: some HTTPResponder<Context>) { self.responder.withLock { $0 = responder } }
+
+  func respond(to request: Request, context: Context) async throws -> Response {
+    if let responder = responder.withLock({ $0 }) {
+      return try await responder.respond(to: request, context: context)
+    }
+    if request.uri.path == "/health" { return reply(["status": "loading"], .serviceUnavailable) }
+    let error = APIError(status: .serviceUnavailable, message: "The model is being loaded.", retryAfter: 1)
+    return error.response(from: request, context: context)
+  }
+}
+
+/// From the loading of the model to the end. After SIGTERM: nothing new, and what runs has some seconds.
+struct Life: Service {
   let seconds: Int
+  let begin: @Sendable (Gate) async throws -> Engine
 
   func run() async throws {
+    let gate = Gate()
+    let engine = try await begin(gate)
     try? await gracefulShutdown()
     gate.close()
     let deadline = ContinuousClock.now + .seconds(seconds)
     while gate.running > 0 && ContinuousClock.now < deadline { try? await Task.sleep(for: .milliseconds(20)) }
-    scheduler.close()
+    engine.scheduler.close()
+    engine.cache.finishWriting()
     if gate.running > 0 { exit(0) }
   }
 }

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+import RWKVFormat
+
+/// A JSON value whose members keep their order.
+enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral, ExpressibleByIntegerLiteral,
+  ExpressibleByArrayLiteral, ExpressibleByBooleanLiteral
+{
+  case null, bool(Bool), integer(Int), number(Double), string(String), array([JSON]), object([(String, JSON)])
+
+  init(dictionaryLiteral elements: (String, JSON)...) { self = .object(elements) }
+  init(arrayLiteral elements: JSON...) { self = .array(elements) }
+  init(stringLiteral value: String) { self = .string(value) }
+  init(integerLiteral value: Int) { self = .integer(value) }
+  init(booleanLiteral value: Bool) { self = .bool(value) }
+
+  /// What is nested more deeply is refused.
+  private static let deepest = 100
+
+  /// Reads a text; an error of the request where it is none.
+  init(parsing bytes: [UInt8]) throws {
+    do throws(JSONValue.SyntaxError) {
+      self.init(try JSONValue(parsing: bytes, depth: Self.deepest, longest: bytes.count))
+    } catch {
+      throw APIError.invalid("The body is not JSON: \(error.problem) at byte \(error.offset).")
+    }
+  }
+
+  private init(_ value: JSONValue) {
+    switch value {
+    case .null: self = .null
+    case .bool(let flag): self = .bool(flag)
+    case .number(let text):
+      let number = Double(text) ?? .nan
+      self = (Int(text) ?? Int(exactly: number)).map { .integer($0) } ?? .number(number)
+    case .string(let text): self = .string(text)
+    case .array(let values): self = .array(values.map { JSON($0) })
+    case .object(let members, let order): self = .object(order.map { ($0, JSON(members[$0] ?? .null)) })
+    }
+  }
+
+  subscript(_ name: String) -> JSON? {
+    guard case .object(let members) = self else { return nil }
+    return members.last { $0.0 == name }?.1
+  }
+
+  /// On one line, without white space.
+  var text: String {
+    var text = ""
+    write(to: &text, indent: nil)
+    return text
+  }
+
+  /// On several lines, two spaces for each level, as Python writes it.
+  var prettyText: String {
+    var text = ""
+    write(to: &text, indent: "\n")
+    return text
+  }
+
+  /// - Parameter indent: the line break before a member of the container around the value; nil: there are none.
+  private func write(to text: inout String, indent: String?) {
+    switch self {
+    case .null: text += "null"
+    case .bool(let flag): text += flag ? "true" : "false"
+    case .integer(let value): text += "\(value)"
+    // JSON has nothing for what is not finite.
+    case .number(let value): text += value.isFinite ? "\(value)" : "null"
+    case .string(let value): Self.write(value, to: &text)
+    case .array(let values):
+      Self.write("[", values, "]", to: &text, indent) { $0.write(to: &$1, indent: $2) }
+    case .object(let members):
+      Self.write("{", members, "}", to: &text, indent) { member, text, indent in
+        Self.write(member.0, to: &text)
+        text += indent == nil ? ":" : ": "
+        member.1.write(to: &text, indent: indent)
+      }
+    }
+  }
+
+  private static func write<Element>(
+    _ open: String, _ elements: [Element], _ close: String, to text: inout String, _ indent: String?,
+    _ one: (Element, inout String, String?) -> Void
+  ) {
+    let inner = indent.map { $0 + "  " }
+    text += open
+    for (index, element) in elements.enumerated() {
+      text += (index == 0 ? "" : ",") + (inner ?? "")
+      one(element, &text, inner)
+    }
+    text += (elements.isEmpty ? "" : indent ?? "") + close
+  }
+
+  private static func write(_ string: String, to text: inout String) {
+    text += "\""
+    for scalar in string.unicodeScalars {
+      switch scalar {
+      case "\"", "\\": text += "\\\(scalar)"
+      case "\n": text += "\\n"
+      case "\r": text += "\\r"
+      case "\t": text += "\\t"
+      case _ where scalar.value < 0x20:
+        let digits = String(scalar.value, radix: 16)
+        text += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+      default: text.unicodeScalars.append(scalar)
+      }
+    }
+    text += "\""
+  }
+}
