@@ -144,7 +144,9 @@ struct DocumentTests {
     #expect(conversions.count >= 7 && calls.count >= 15)
     try "A question?\n".write(toFile: folder.file("questions.txt"), atomically: true, encoding: .utf8)
     // Shorter measurements do. What is got over the network has tests of its own.
-    let shortened = calls.filter { !$0.contains("hf:") && !$0.contains("rwkv7-0.4b") }.map { $0.contains(" bench ") ? $0 + " -p 8 -n 4 -r 1" : $0 }
+    let shortened = calls.filter { !$0.contains("hf:") && !$0.contains("rwkv7-0.4b") }.map {
+      $0.contains(" bench ") ? $0 + " -p 8 -n 4 -r 1" : $0
+    }
     let preparation =
       "cp model.rwkv a.rwkv; cp model.rwkv b.rwkv; rwkv-run chat model.rwkv --save-state monday.state; "
       + "rwkv-quantize emb.pth embedder.rwkv --tokenizer bytes; rwkv-quantize reranker.pth reranker.rwkv"

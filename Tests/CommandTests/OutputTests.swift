@@ -70,7 +70,8 @@ struct OutputTests {
   /// in neither list fails: say here what it is.
   private func input(_ argument: FileArgument) -> String? {
     switch (argument.tool, argument.name) {
-    case (_, "model"), (_, "models"), ("rwkv-quantize", "reference"), (_, "--model"), (_, "--draft"): "model.rwkv"
+    case (_, "model"), (_, "models"), ("rwkv-quantize", "reference"), (_, "--model"), (_, "--draft"):
+      "model.rwkv"
     case ("rwkv-run", "embedder"), ("rwkv-run", "reranker"): "model.rwkv"
     case ("rwkv-run", "--states"): "in.state"
     case (_, "--file"): "prompt.txt"

@@ -301,7 +301,8 @@ class Model(Handle):
         stop: str | Sequence[str] = (),
         **options: Any,
     ) -> Generation:
-        """Answers the last of the messages, `{"role": "user", "content": "…"}` with roles system, user and assistant.
+        """Answers the last of the messages, `{"role": "user", "content": "…"}` with roles system, user,
+        assistant and tool (what a tool answered).
 
         template: a template's name (g1, bot, tools, world, raven, none), or the text of one; by default the one that
         the model was most likely trained with. thinking: a way of answering that the template knows (off, on, short,

@@ -581,8 +581,8 @@ RWKV_API void rwkv_result_free(struct rwkv_result * result);
  * text of one as `rwkv-run chat --template` takes it, or NULL for the one that the model was most likely trained with.
  * ---- */
 
-/* The text that a model reads before it answers the last of count messages. roles: "system", "user" or "assistant";
- * contents: 0-terminated texts. If the last message is the assistant's, its answer goes on from there. thinking: a way
+/* The text that a model reads before it answers the last of count messages. roles: "system", "user", "assistant"
+ * or "tool" (what a tool answered); contents: 0-terminated texts. If the last message is the assistant's, its answer goes on from there. thinking: a way
  * of answering that the template knows ("off", "on", "short", "long", "fake"); NULL: its first. Since 0.2. */
 RWKV_API size_t rwkv_apply_template(
     const struct rwkv_context * ctx, const char * template_name, const char * thinking, const char * const * roles,

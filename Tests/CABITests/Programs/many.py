@@ -71,9 +71,9 @@ def generating(model: Model) -> None:
 
 def failing(model: Model) -> None:
     """A row that cannot be written does not harm the others."""
-    rows = ["fine", "", {"prompt": "fine", "temperature": -1}, {"messages": [{"role": "tool", "content": ""}]}, {}, 7]
+    rows = ["fine", "", {"prompt": "fine", "temperature": -1}, {"messages": [{"role": "critic", "content": ""}]}, {}, 7]
     results = list(model.generate_many([*rows, {"prompt": "fine", "heat": 1}, "fine"], max_tokens=3, seed=0))
-    words = [None, "prompt is empty", "temperature is -1", "role 'tool'", "either a prompt", "", "'heat'", None]
+    words = [None, "prompt is empty", "temperature is -1", "role 'critic'", "either a prompt", "", "'heat'", None]
     for result, word in zip(results, words):
         assert (result.error is None) if word is None else (word in str(result.error) and not result.text), result
     assert len(results) == 8 and results[0].finish_reason == results[7].finish_reason == "length"

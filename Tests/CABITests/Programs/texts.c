@@ -153,8 +153,8 @@ static void test_templates(struct rwkv_context * ctx) {
     FAILS_WITH(ctx, "there are g1", rwkv_get_template_stop_count(ctx, "chatml") == RWKV_FAILED);
     FAILS_WITH(ctx, "no place for a system", rwkv_apply_template(ctx, "raven", 0, roles, contents, 1, 0, 0) == RWKV_FAILED);
     FAILS_WITH(ctx, "thinking 'hard'", rwkv_apply_template(ctx, 0, "hard", roles, contents, 1, 0, 0) == RWKV_FAILED);
-    roles[1] = "tool";
-    FAILS_WITH(ctx, "role 'tool'", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
+    roles[1] = "critic";
+    FAILS_WITH(ctx, "role 'critic'", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
     roles[1] = NULL;
     FAILS_WITH(ctx, "roles[1] is NULL", rwkv_apply_template(ctx, 0, 0, roles, contents, 2, 0, 0) == RWKV_FAILED);
     FAILS_WITH(ctx, "contents is NULL", rwkv_apply_template(ctx, 0, 0, roles, NULL, 1, 0, 0) == RWKV_FAILED);
