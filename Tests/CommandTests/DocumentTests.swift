@@ -132,11 +132,11 @@ struct DocumentTests {
     for name in ["RWKV-x070-World-0.4B.pth", "model.pth", "checkpoint/pytorch_model.bin"] {
       try FileManager.default.copyItem(atPath: golden("v7-pth/model.pth"), toPath: folder.file(name))
     }
-    for (name, model) in [("emb.pth", "emb-std"), ("reranker.pth", "rerank-std")] {
+    for (name, model) in [("emb.pth", "emb-std"), ("rerank.pth", "rerank-std")] {
       try FileManager.default.copyItem(
         atPath: golden("\(model)/model.pth"), toPath: folder.file(name))
     }
-    for name in ["text.txt", "prompt.txt", "sentences.txt", "documents.txt"] {
+    for name in ["text.txt", "prompt.txt", "sentences.txt", "docs.txt"] {
       try "A text.\nOf two lines.\n".write(toFile: folder.file(name), atomically: true, encoding: .utf8)
     }
     let programs = (Tool(name: "rwkv-run").path as NSString).deletingLastPathComponent
@@ -149,7 +149,7 @@ struct DocumentTests {
     }
     let preparation =
       "cp model.rwkv a.rwkv; cp model.rwkv b.rwkv; rwkv-run chat model.rwkv --save-state monday.state; "
-      + "rwkv-quantize emb.pth embedder.rwkv --tokenizer bytes; rwkv-quantize reranker.pth reranker.rwkv"
+      + "rwkv-quantize emb.pth emb.rwkv --tokenizer bytes; rwkv-quantize rerank.pth rerank.rwkv"
     var lines = ["cd '\(folder.path)'; export PATH='\(programs)':\"$PATH\""]
     for line in conversions + [preparation] + shortened where !lines.contains(line) { lines.append(line) }
     let result = try Running(

@@ -25,7 +25,7 @@ struct Embed: ParsableCommand {
       EXAMPLES
         rwkv-run embed model.rwkv -p "a text"
         rwkv-run embed model.rwkv -f sentences.txt --lines --out vectors.npy
-        rwkv-run embed embedder.rwkv -f documents.txt --lines --keep-states documents.states --out vectors.npy
+        rwkv-run embed emb.rwkv -f docs.txt --lines --keep-states docs.states
       """)
 
   @OptionGroup var options: ModelOptions

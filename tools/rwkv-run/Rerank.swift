@@ -16,9 +16,9 @@ struct Rerank: ParsableCommand {
       for each of them, and the scores are the same.
 
       EXAMPLES
-        rwkv-run rerank embedder.rwkv reranker.rwkv -q "How do bees find food?" -f documents.txt
-        rwkv-run embed embedder.rwkv -f documents.txt --lines --keep-states documents.states > vectors.json
-        rwkv-run rerank embedder.rwkv reranker.rwkv -q "How do bees find food?" --states documents.states
+        rwkv-run rerank emb.rwkv rerank.rwkv -q "What do bees eat?" -f docs.txt
+        rwkv-run embed emb.rwkv -f docs.txt --lines --keep-states docs.states
+        rwkv-run rerank emb.rwkv rerank.rwkv -q "Why honey?" --states docs.states
       """)
 
   @Argument(
