@@ -4,32 +4,11 @@
  *     embedding EMBEDDER RERANKER LANGUAGE_MODEL GROWING_MODEL
  *
  * The tokens of the first, third and fourth are bytes. Prints the scores of three documents, one line each. */
-#include "rwkv.h"
+#include "check.h"
 
 #include <math.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-#define CHECK(condition) check((condition) ? 1 : 0, #condition, __LINE__)
-#define FAILS(ctx, word, condition) check_error((ctx), (word), (condition) ? 1 : 0, __LINE__)
-
-static int failures = 0;
-
-static void check(int holds, const char * condition, int line) {
-    if (holds) return;
-    fprintf(stderr, "line %d: %s\n", line, condition);
-    failures++;
-}
-
-/* The call failed, and the error says why. */
-static void check_error(struct rwkv_context * ctx, const char * word, int failed, int line) {
-    char text[512] = "";
-    check(failed, "the call fails", line);
-    rwkv_get_last_error_text(ctx, text, sizeof text);
-    check(strstr(text, word) != NULL, text, line);
-}
 
 static bool cancel(double done, void * user) { return done > 2 || user == &failures; }
 
@@ -51,19 +30,19 @@ static void test_vectors(struct rwkv_context * embedder, struct rwkv_context * l
     CHECK(rwkv_embed_texts_for(embedder, "sts", true, tokens, lengths, 1, second, NULL, NULL));
     CHECK(memcmp(first, second, n * sizeof(float)) != 0);
     CHECK(rwkv_embed_texts_for(language, NULL, false, tokens, lengths, 1, second, NULL, NULL));
-    FAILS(language, "only embedding models",
+    FAILS_WITH(language, "only embedding models",
           !rwkv_embed_texts_for(language, "sts", true, tokens, lengths, 1, second, NULL, NULL));
-    FAILS(embedder, "expected one of retrieval",
+    FAILS_WITH(embedder, "expected one of retrieval",
           !rwkv_embed_texts_for(embedder, "x", true, tokens, lengths, 1, second, NULL, NULL));
-    FAILS(embedder, "vectors_out is NULL",
+    FAILS_WITH(embedder, "vectors_out is NULL",
           !rwkv_embed_texts_for(embedder, NULL, true, tokens, lengths, 1, NULL, NULL, NULL));
-    FAILS(embedder, "cancelled", !rwkv_embed_texts_for(embedder, NULL, true, tokens, lengths, 1, second, cancel, NULL));
-    FAILS(NULL, "NULL", !rwkv_embed_texts_for(NULL, NULL, true, tokens, lengths, 1, second, NULL, NULL));
+    FAILS_WITH(embedder, "cancelled", !rwkv_embed_texts_for(embedder, NULL, true, tokens, lengths, 1, second, cancel, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_embed_texts_for(NULL, NULL, true, tokens, lengths, 1, second, NULL, NULL));
     /* It predicts no tokens. */
     {
         struct rwkv_state * state = rwkv_state_new(embedder);
         float * logits = (float *) calloc(rwkv_get_logits_len(embedder), sizeof(float));
-        FAILS(embedder, "is an embedding model", !rwkv_state_eval(embedder, state, tokens, 5, logits, NULL, NULL));
+        FAILS_WITH(embedder, "is an embedding model", !rwkv_state_eval(embedder, state, tokens, 5, logits, NULL, NULL));
         CHECK(rwkv_state_eval(embedder, state, tokens, 5, NULL, NULL, NULL));
         free(logits);
         rwkv_state_free(state);
@@ -84,28 +63,29 @@ static void test_scores(
     CHECK(rwkv_rerank(embedder, reranker, "food?", 5, states, 3, again, NULL, NULL));
     CHECK(memcmp(scores, again, sizeof scores) == 0);
     for (i = 0; i < 3; i++) printf("%.9g\n", scores[i]);
-    FAILS(embedder, "cancelled", !rwkv_rerank(embedder, reranker, "a", 1, states, 3, again, cancel, NULL));
-    FAILS(embedder, "cancelled", !rwkv_read_documents(embedder, documents, lengths, 3, &other, cancel, NULL));
-    FAILS(embedder, "is a language model", !rwkv_rerank(embedder, language, "a", 1, states, 3, again, NULL, NULL));
-    FAILS(embedder, "busy", !rwkv_rerank(embedder, embedder, "a", 1, states, 3, again, NULL, NULL));
-    FAILS(embedder, "the context is NULL", !rwkv_rerank(embedder, NULL, "a", 1, states, 3, again, NULL, NULL));
-    FAILS(embedder, "belongs to", !rwkv_rerank(embedder, reranker, "a", 1, &other, 1, again, NULL, NULL));
-    FAILS(embedder, "at least one", !rwkv_rerank(embedder, reranker, "a", 1, states, 0, again, NULL, NULL));
-    FAILS(embedder, "scores_out is NULL", !rwkv_rerank(embedder, reranker, "a", 1, states, 3, NULL, NULL, NULL));
-    FAILS(embedder, "states is NULL", !rwkv_rerank(embedder, reranker, "a", 1, NULL, 3, again, NULL, NULL));
-    FAILS(embedder, "query is NULL", !rwkv_rerank(embedder, reranker, NULL, 1, states, 3, again, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_rerank(NULL, reranker, "a", 1, states, 3, again, NULL, NULL));
-    FAILS(language, "is a language model", !rwkv_read_documents(language, documents, lengths, 3, &other, NULL, NULL));
-    FAILS(embedder, "documents is NULL", !rwkv_read_documents(embedder, NULL, lengths, 3, states, NULL, NULL));
-    FAILS(embedder, "lengths is NULL", !rwkv_read_documents(embedder, documents, NULL, 3, states, NULL, NULL));
-    FAILS(embedder, "states_out is NULL", !rwkv_read_documents(embedder, documents, lengths, 3, NULL, NULL, NULL));
-    FAILS(embedder, "at least one", !rwkv_read_documents(embedder, documents, lengths, 0, states, NULL, NULL));
-    FAILS(NULL, "NULL", !rwkv_read_documents(NULL, documents, lengths, 3, states, NULL, NULL));
+    FAILS_WITH(embedder, "cancelled", !rwkv_rerank(embedder, reranker, "a", 1, states, 3, again, cancel, NULL));
+    FAILS_WITH(embedder, "cancelled", !rwkv_read_documents(embedder, documents, lengths, 3, &other, cancel, NULL));
+    FAILS_WITH(embedder, "is a language model", !rwkv_rerank(embedder, language, "a", 1, states, 3, again, NULL, NULL));
+    FAILS_WITH(embedder, "busy", !rwkv_rerank(embedder, embedder, "a", 1, states, 3, again, NULL, NULL));
+    FAILS_WITH(embedder, "the context is NULL", !rwkv_rerank(embedder, NULL, "a", 1, states, 3, again, NULL, NULL));
+    FAILS_WITH(embedder, "belongs to", !rwkv_rerank(embedder, reranker, "a", 1, &other, 1, again, NULL, NULL));
+    FAILS_WITH(embedder, "at least one", !rwkv_rerank(embedder, reranker, "a", 1, states, 0, again, NULL, NULL));
+    FAILS_WITH(embedder, "scores_out is NULL", !rwkv_rerank(embedder, reranker, "a", 1, states, 3, NULL, NULL, NULL));
+    FAILS_WITH(embedder, "states is NULL", !rwkv_rerank(embedder, reranker, "a", 1, NULL, 3, again, NULL, NULL));
+    FAILS_WITH(embedder, "query is NULL", !rwkv_rerank(embedder, reranker, NULL, 1, states, 3, again, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_rerank(NULL, reranker, "a", 1, states, 3, again, NULL, NULL));
+    FAILS_WITH(language, "is a language model", !rwkv_read_documents(language, documents, lengths, 3, &other, NULL, NULL));
+    FAILS_WITH(embedder, "documents is NULL", !rwkv_read_documents(embedder, NULL, lengths, 3, states, NULL, NULL));
+    FAILS_WITH(embedder, "lengths is NULL", !rwkv_read_documents(embedder, documents, NULL, 3, states, NULL, NULL));
+    FAILS_WITH(embedder, "states_out is NULL", !rwkv_read_documents(embedder, documents, lengths, 3, NULL, NULL, NULL));
+    FAILS_WITH(embedder, "at least one", !rwkv_read_documents(embedder, documents, lengths, 0, states, NULL, NULL));
+    FAILS_WITH(NULL, "NULL", !rwkv_read_documents(NULL, documents, lengths, 3, states, NULL, NULL));
     for (i = 0; i < 3; i++) rwkv_state_free(states[i]);
     rwkv_state_free(other);
 }
 
 static void test_growing(const char * path, struct rwkv_context * language) {
+    char text[512] = "";
     const uint32_t tokens[12] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
     struct rwkv_context * ctx = rwkv_open_with_max_context(path, 1, SIZE_MAX, 10, NULL, NULL);
     struct rwkv_context * free_ctx = rwkv_open_with_max_context(path, 1, 0, 0, NULL, NULL);
@@ -113,10 +93,11 @@ static void test_growing(const char * path, struct rwkv_context * language) {
     CHECK(rwkv_get_max_context(ctx) == 10 && rwkv_get_max_context(free_ctx) >= 1024);
     CHECK(rwkv_get_max_context(language) == 0);
     CHECK(rwkv_state_eval(ctx, state, tokens, 8, NULL, NULL, NULL));
-    FAILS(ctx, "10 tokens", !rwkv_state_eval(ctx, state, tokens, 3, NULL, NULL, NULL));
+    CHECK(!rwkv_state_eval(ctx, state, tokens, 3, NULL, NULL, NULL));
     CHECK(rwkv_get_last_error(ctx) == (RWKV_ERROR_CTX | RWKV_ERROR_ALLOC));
+    CHECK(rwkv_get_last_error_text(ctx, text, sizeof text) > 0 && strstr(text, "10 tokens") != NULL);
     CHECK(rwkv_state_eval(ctx, state, tokens, 2, NULL, NULL, NULL));
-    FAILS(NULL, "path", rwkv_open_with_max_context(NULL, 1, 0, 10, NULL, NULL) == NULL);
+    FAILS_WITH(NULL, "path", rwkv_open_with_max_context(NULL, 1, 0, 10, NULL, NULL) == NULL);
     rwkv_state_free(state);
     rwkv_free(free_ctx);
     rwkv_free(ctx);
