@@ -6,7 +6,7 @@ import RWKVQuantization
 import Testing
 
 /// The C library: programs that use it are compiled, linked and run. `swift build --product rwkv` makes it.
-@Suite("C interface", .serialized)
+@Suite("C interface")
 struct CABITests {
   static let root = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../..").standardized
   static let programs = root.appending(path: "Tests/CABITests/Programs").path
@@ -42,7 +42,7 @@ struct CABITests {
     let path: String
 
     /// Beside the test bundle that is being run.
-    private static var builtFolder: String {
+    static var builtFolder: String {
       let bundle = CommandLine.arguments.first { $0.contains(".xctest") }
       let folder = bundle.map {
         ($0.components(separatedBy: ".xctest")[0] as NSString).deletingLastPathComponent
@@ -53,7 +53,7 @@ struct CABITests {
     private init() throws {
       path = NSTemporaryDirectory() + "rwkv-cabi-\(getpid())"
       let files = FileManager.default
-      try files.createDirectory(atPath: path + "/out", withIntermediateDirectories: true)
+      try files.createDirectory(atPath: path, withIntermediateDirectories: true)
       atexit { try? FileManager.default.removeItem(atPath: NSTemporaryDirectory() + "rwkv-cabi-\(getpid())") }
       let library = Self.builtFolder + "/librwkv.so"
       try #require(files.fileExists(atPath: library), "make it with: swift build --product rwkv")
@@ -80,9 +80,16 @@ struct CABITests {
       CABITests.root.appending(path: "Tests/Fixtures/goldens/\(name)").path
     }
 
-    /// The arguments of every_function.
+    /// A new folder for what one test writes.
+    func output() throws -> String {
+      let folder = "\(path)/out-\(UUID().uuidString)"
+      try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+      return folder
+    }
+
+    /// The arguments of every_function, but for the folder that it writes to.
     var arguments: String {
-      "\(path)/model.rwkv \(path)/other.rwkv \(path)/hybrid.rwkv \(checkpoint("v7-std/model.safetensors")) \(path)/out"
+      "\(path)/model.rwkv \(path)/other.rwkv \(path)/hybrid.rwkv \(checkpoint("v7-std/model.safetensors"))"
     }
 
     /// Compiles a program against header and library, with all warnings as errors.
@@ -112,8 +119,9 @@ struct CABITests {
   @Test func everyFunctionWorksFromC() throws {
     let place = try Workplace.shared.get()
     try place.compile("cc -std=c99", "every_function.c", to: "every_function")
-    try place.run("every_function \(place.arguments)")
-    try Self.sameLogits(place, "logits")
+    let output = try place.output()
+    try place.run("every_function \(place.arguments) \(output)")
+    try Self.sameLogits(place, output + "/logits")
   }
 
   /// A program can tell what is wrong with a file without reading the text.
@@ -123,11 +131,12 @@ struct CABITests {
     let model = try Data(contentsOf: URL(filePath: place.path + "/model.rwkv"))
     let other = try Model(path: place.path + "/other.rwkv", threads: 1)
     let state = Data(try Model(path: place.path + "/model.rwkv", threads: 1).newState().encoded())
+    let output = try place.output()
     var cases: [(argument: String, flags: Int32)] = []
     func add(_ kind: String, _ data: Data, _ what: Int32, _ change: (inout Data) -> Void) throws {
       var data = data
       change(&data)
-      let path = place.path + "/out/error-\(cases.count)"
+      let path = output + "/error-\(cases.count)"
       try data.write(to: URL(filePath: path))
       cases.append((kind + path, 2 << 8 | what))
     }
@@ -159,7 +168,7 @@ struct CABITests {
   @Test func everyFunctionWorksFromCPlusPlus() throws {
     let place = try Workplace.shared.get()
     try place.compile("c++ -std=c++11 -x c++", "every_function.c", to: "every_function_cpp")
-    try place.run("every_function_cpp \(place.arguments)")
+    try place.run("every_function_cpp \(place.arguments) \(place.output())")
   }
 
   @Test(arguments: ["generation", "scheduler"])
@@ -174,15 +183,16 @@ struct CABITests {
 
   @Test func wholeTextsWorkFromCAndCPlusPlus() throws {
     let place = try Workplace.shared.get()
+    let output = try place.output()
     for (compiler, program) in [("cc -std=c99", "texts"), ("c++ -std=c++11 -x c++", "texts_cpp")] {
       try place.compile(compiler, "texts.c", to: program)
       try Self.require(
         "RWKV_PRINT_ERRORS=1 LD_LIBRARY_PATH=\(place.path) \(place.path)/\(program) \(place.path)/model.rwkv "
-          + "\(place.path)/other.rwkv \(place.path)/out")
+          + "\(place.path)/other.rwkv \(output)")
     }
     let session = try Session(Model(path: place.path + "/model.rwkv", threads: 1), threads: 1)
     let vector = try session.embedding("hello world".utf8.map { Int($0) })
-    let written = try Data(contentsOf: URL(filePath: place.path + "/out/vector"))
+    let written = try Data(contentsOf: URL(filePath: output + "/vector"))
     #expect(written == vector.withUnsafeBytes { Data($0) })
   }
 
@@ -215,9 +225,10 @@ struct CABITests {
   @Test(arguments: [("1", true), ("0", false), ("", false)])
   func errorsArePrintedWhereTheEnvironmentAsksForIt(_ value: String, _ prints: Bool) throws {
     let place = try Workplace.shared.get()
-    try place.compile("cc -std=c99", "opens.c", to: "opens")
+    try place.compile("cc -std=c99", "opens.c", to: "opens\(value)")
     let result = try Self.shell(
-      "RWKV_PRINT_ERRORS=\(value) LD_LIBRARY_PATH=\(place.path) \(place.path)/opens /nonexistent/model")
+      "RWKV_PRINT_ERRORS=\(value) LD_LIBRARY_PATH=\(place.path) \(place.path)/opens\(value) /nonexistent/model"
+    )
     #expect(result.status == 1)
     #expect(result.output == (prints ? "rwkv: /nonexistent/model: No such file or directory\n" : ""))
   }
@@ -248,11 +259,11 @@ struct CABITests {
   }
 
   /// What a program wrote after reading "hello world" equals what Swift computes, bit for bit.
-  static func sameLogits(_ place: Workplace, _ file: String) throws {
+  static func sameLogits(_ place: Workplace, _ path: String) throws {
     let model = try Model(path: place.path + "/model.rwkv", threads: 1)
     let session = try Session(model, threads: 1)
     try session.prefill("hello world".utf8.map { Int($0) })
-    let written = try Data(contentsOf: URL(filePath: place.path + "/out/\(file)"))
+    let written = try Data(contentsOf: URL(filePath: path))
     #expect(written == session.logits.withMemoryRebound(to: UInt8.self) { Data($0) })
   }
 
@@ -285,15 +296,21 @@ struct CABITests {
     }
   }
 
-  /// With the compiler of these tests, in a scratch folder of its own.
+  /// The package has the products that the example's manifest asks for; its code needs nothing but what is public, and
+  /// is compiled against the modules of these tests instead of building the whole package once more.
   @Test func exampleInSwiftBuildsAndRuns() throws {
     let place = try Workplace.shared.get()
-    let scratch = Self.root.appending(path: ".build/swift-embed").path
-    // Files that this package has gained are noticed only when the example's manifest is newer than the last build.
-    let package = "examples/swift-embed"
+    let (example, built) = ("examples/swift-embed", Workplace.builtFolder)
     try Self.require(
-      "touch \(package)/Package.swift && swift build --package-path \(package) --scratch-path \(scratch)")
-    try Self.require("\(scratch)/debug/embed \(place.path)/model.rwkv 'hello world' 20")
+      "swift package --package-path \(example) --scratch-path .build/swift-embed show-dependencies")
+    let modules = ["Sources/CZstd", "\(built)/CRWKVKernels.build"].map {
+      "-Xcc -fmodule-map-file=\($0)/module.modulemap"
+    }
+    let objects = ["RWKV", "RWKVFormat", "RWKVTokenizer", "CRWKVKernels"].map { "\(built)/\($0).build/*.o" }
+    try Self.require(
+      "swiftc -parse-as-library -swift-version 6 -I \(built)/Modules \(modules.joined(separator: " ")) "
+        + "\(example)/Sources/embed/*.swift \(objects.joined(separator: " ")) -o \(place.path)/embed-swift")
+    try Self.require("\(place.path)/embed-swift \(place.path)/model.rwkv 'hello world' 20")
   }
 
   @Test func eightThreadsWithTheirOwnContextsEqualOne() throws {

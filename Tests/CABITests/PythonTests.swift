@@ -24,22 +24,24 @@ extension CABITests {
   }
 
   /// Runs a program of this folder with the names of models and a folder for what it writes.
-  private static func program(_ name: String, _ models: [String], writes: Bool = false) throws {
+  private static func program(_ name: String, _ models: [String], output: String? = nil) throws {
     let place = try Workplace.shared.get()
-    let arguments = models.map { "\(place.path)/\($0).rwkv" } + (writes ? ["\(place.path)/out"] : [])
+    let arguments = models.map { "\(place.path)/\($0).rwkv" } + [output].compactMap(\.self)
     try require("\(python(place)) Tests/CABITests/Programs/\(name) \(arguments.joined(separator: " "))")
   }
 
   @Test(has("numpy")) func exampleInPythonRuns() throws {
     let place = try Workplace.shared.get()
     try Self.require(
-      "\(Self.python(place)) examples/python/example.py \(place.path)/model.rwkv 'hello wörld' \(place.path)/out"
+      "\(Self.python(place)) examples/python/example.py \(place.path)/model.rwkv 'hello wörld' \(place.output())"
     )
   }
 
   @Test(has("numpy")) func everyMethodWorksFromPython() throws {
-    try Self.program("every_method.py", ["model", "other", "hybrid", "large"], writes: true)
-    try Self.sameLogits(Workplace.shared.get(), "logits-python")
+    let place = try Workplace.shared.get()
+    let output = try place.output()
+    try Self.program("every_method.py", ["model", "other", "hybrid", "large"], output: output)
+    try Self.sameLogits(place, output + "/logits-python")
   }
 
   /// What the docstrings show is so, and docs/python-api.md is made of them.
@@ -48,7 +50,7 @@ extension CABITests {
     let checkpoint = place.checkpoint("v7-std/model.safetensors")
     try Self.require(
       "\(Self.python(place)) Tests/CABITests/Programs/documented.py \(place.path)/model.rwkv \(checkpoint) "
-        + "\(place.path)/embedder.rwkv \(place.path)/reranker.rwkv \(place.path)/out")
+        + "\(place.path)/embedder.rwkv \(place.path)/reranker.rwkv \(place.output())")
     try Self.require("\(Self.python(place)) tools/python-api.py --check")
   }
 
@@ -84,7 +86,7 @@ extension CABITests {
 
   /// Also killed at any time, which must not repeat or lose a row.
   @Test(has("numpy")) func batchFilesGoOnWhereTheyStopped() throws {
-    try Self.program("batch.py", ["model"], writes: true)
+    try Self.program("batch.py", ["model"], output: Workplace.shared.get().output())
   }
 
   @Test(has("lm_eval")) func evaluationEqualsAPlainLoop() throws {
@@ -97,7 +99,7 @@ extension CABITests {
   @Test(has("ray, pandas, pyarrow")) func rayEqualsOneProcess() throws {
     let place = try Workplace.shared.get()
     try Self.require(
-      "\(Self.python(place)) Tests/CABITests/Programs/tables.py ray \(place.path)/model.rwkv \(place.path)/out"
+      "\(Self.python(place)) Tests/CABITests/Programs/tables.py ray \(place.path)/model.rwkv \(place.output())"
     )
   }
 
@@ -105,7 +107,7 @@ extension CABITests {
     let place = try Workplace.shared.get()
     guard try Self.shell("command -v java").status == 0 else { return }
     try Self.require(
-      "\(Self.python(place)) Tests/CABITests/Programs/tables.py spark \(place.path)/model.rwkv \(place.path)/out"
+      "\(Self.python(place)) Tests/CABITests/Programs/tables.py spark \(place.path)/model.rwkv \(place.output())"
     )
   }
 
@@ -130,6 +132,6 @@ extension CABITests {
     try Self.require("test -e \(place.path)/installed-python/librwkv/py.typed")
     try Self.require(
       "PYTHONPATH=\(place.path)/installed-python \(Self.interpreter) -B examples/python/example.py "
-        + "\(place.path)/model.rwkv 'hello wörld' \(place.path)/out")
+        + "\(place.path)/model.rwkv 'hello wörld' \(place.output())")
   }
 }
