@@ -184,13 +184,13 @@ class ChannelMix(nn.Module):
 class Block(nn.Module):
     """One layer: both mixers with their norms; layer 0 also normalises the embedding."""
 
-    def __init__(self, D, l, L, ranks):
+    def __init__(self, D, l, L, ranks, mixers):
         super().__init__()
         if l == 0:
             self.ln0 = nn.LayerNorm(D)
         self.first = l == 0
         self.ln1, self.ln2 = nn.LayerNorm(D), nn.LayerNorm(D)
-        self.att, self.ffn = TimeMix(D, l, L, ranks), ChannelMix(D, l, L)
+        self.att, self.ffn = mixers[0](D, l, L, ranks), mixers[1](D, l, L)
 
     def forward(self, x, state, v_first, half):
         """x [B,T,D] and the layer's state (shift, wkv, shift) -> x, the new state, v of layer 0."""
@@ -205,11 +205,13 @@ class Block(nn.Module):
 class RWKV7(nn.Module):
     """The whole model: `V` tokens, width `D`, `L` layers, ranks of w, a, v, g."""
 
+    mixers = TimeMix, ChannelMix
+
     def __init__(self, V=256, D=256, L=6, ranks=(32, 32, 32, 64)):
         super().__init__()
         self.emb = nn.Embedding(V, D)
         nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
-        self.blocks = nn.ModuleList(Block(D, l, L, ranks) for l in range(L))
+        self.blocks = nn.ModuleList(Block(D, l, L, ranks, self.mixers) for l in range(L))
         self.ln_out = nn.LayerNorm(D)
         self.head = nn.Linear(D, V, bias=False)
         nn.init.orthogonal_(self.head.weight, gain=0.5)

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 
 from model import RWKV7, export
 
-MATRICES = ("receptance.weight", "att.key.weight", "att.value.weight", "output.weight", "ffn.key.weight",
-            "ffn.value.weight")
+MATRICES = ("receptance.weight", "att.key.weight", "att.value.weight", "gate.weight", "output.weight",
+            "ffn.key.weight", "ffn.value.weight")
+FAST = (".w0", ".time_decay")
 
 
 def orthogonalise(g, steps=5):
@@ -63,6 +64,11 @@ class Streams:
         self.at = np.linspace(0, len(self.text), batch, endpoint=False).astype(np.int64)
         self.length = length
 
+    def restore(self, at):
+        """Goes on from the places `at` of a run with as many rows."""
+        if len(at) == len(self.at):
+            self.at = at
+
     def window(self):
         """Tokens [B,T+1]: inputs and, shifted by one, targets."""
         index = (self.at[:, None] + np.arange(self.length + 1)) % len(self.text)
@@ -92,24 +98,33 @@ class Trainer:
     def __init__(self, options):
         torch.manual_seed(options.seed)
         self.options, self.random = options, np.random.default_rng(options.seed)
-        self.net = RWKV7(D=options.width, L=options.layers)
+        self.net = self.model(options)
         named = list(self.net.named_parameters())
         matrices = [p for name, p in named if name.endswith(MATRICES)]
         others = [(name, p) for name, p in named if not name.endswith(MATRICES)]
         self.muon = Muon(matrices)
-        fast = [p for name, p in others if name.endswith(".w0")]
-        slow = [p for name, p in others if not name.endswith(".w0")]
+        fast = [p for name, p in others if name.endswith(FAST)]
+        slow = [p for name, p in others if not name.endswith(FAST)]
         self.adam = torch.optim.Adam([{"params": slow, "scale": 1.0}, {"params": fast, "scale": 2.0}],
                                      betas=(0.9, 0.98), eps=1e-12)
-        self.streams = Streams(os.path.join(options.corpus, "train.bin"), options.batch, options.length)
+        self.streams = self.source(options)
         self.state = self.net.fresh(options.batch)
         self.started, self.steps, self.seen = time.time(), 0, 0
+
+    def model(self, options):
+        """The model with its initial values."""
+        return RWKV7(D=options.width, L=options.layers)
+
+    def source(self, options):
+        """What batches are read from."""
+        return Streams(os.path.join(options.corpus, "train.bin"), options.batch, options.length)
 
     def save(self):
         """Writes OUT/last.pt (everything) and OUT/model.safetensors (the weights)."""
         path = os.path.join(self.options.out, "last.pt")
         torch.save({"net": self.net.state_dict(), "muon": self.muon.buffers, "adam": self.adam.state_dict(),
-                    "at": self.streams.at, "started": self.started, "steps": self.steps, "seen": self.seen}, path + ".new")
+                    "at": self.streams.at, "started": self.started, "steps": self.steps, "seen": self.seen},
+                   path + ".new")
         os.replace(path + ".new", path)
         export(self.net, os.path.join(self.options.out, "model.safetensors"))
 
@@ -123,8 +138,7 @@ class Trainer:
         for buffer, value in zip(self.muon.buffers, saved["muon"]):
             buffer.copy_(value)
         self.adam.load_state_dict(saved["adam"])
-        if len(saved["at"]) == len(self.streams.at):
-            self.streams.at = saved["at"]
+        self.streams.restore(saved["at"])
         self.started, self.steps, self.seen = saved["started"], saved["steps"], saved["seen"]
 
     def rate(self):
@@ -132,11 +146,20 @@ class Trainer:
         left = 1 - (time.time() - self.started) / (60 * self.options.minutes)
         return max(0.0, min(1.0, (self.steps + 1) / 40, left / 0.8))
 
+    def loss(self):
+        """The loss of the next batch and the tokens in it."""
+        tokens = self.streams.window()
+        logits, state = self.net(tokens[:, :-1], self.state, half=True)
+        self.state = reset_some(state, self.random)
+        return F.cross_entropy(logits.reshape(-1, 256), tokens[:, 1:].reshape(-1)), tokens[:, 1:].numel()
+
+    def heldout(self, rows=16):
+        """A line on what has not been trained on."""
+        return f"{heldout_loss(self.net, os.path.join(self.options.corpus, 'heldout.txt'), rows):.4f}"
+
     def step(self):
         """One step; returns the training loss."""
-        tokens = self.streams.window()
-        logits, self.state = self.net(tokens[:, :-1], self.state, half=True)
-        loss = F.cross_entropy(logits.reshape(-1, 256), tokens[:, 1:].reshape(-1))
+        loss, count = self.loss()
         loss.backward()
         rate = self.rate()
         for group in self.adam.param_groups:
@@ -144,32 +167,27 @@ class Trainer:
         self.adam.step()
         self.muon.step(self.options.muon * rate, 0.05)
         self.net.zero_grad(set_to_none=True)
-        self.state = reset_some(self.state, self.random)
         self.steps += 1
-        self.seen += tokens[:, 1:].numel()
+        self.seen += count
         return loss.item()
 
 
-def parse():
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Trains the byte-level RWKV-7.")
-    parser.add_argument("corpus")
+def parse(parser, **defaults):
+    """Adds the options of a run to `parser` and reads the command line."""
     parser.add_argument("out")
     for name, kind, value in (("minutes", float, 75), ("threads", int, 1), ("batch", int, 16), ("length", int, 256),
                               ("layers", int, 6), ("width", int, 256), ("seed", int, 7), ("muon", float, 0.02),
                               ("adam", float, 3e-3)):
-        parser.add_argument("--" + name, type=kind, default=value)
+        parser.add_argument("--" + name, type=kind, default=defaults.get(name, value))
     return parser.parse_args()
 
 
-def main():
-    """Trains until the time is over, reporting and saving on the way."""
-    options = parse()
+def train(kind, options):
+    """Trains until the time is over, reporting and saving on the way; `kind` is Trainer or a class of its kind."""
     torch.set_num_threads(options.threads)
     os.makedirs(options.out, exist_ok=True)
-    trainer = Trainer(options)
+    trainer = kind(options)
     trainer.resume()
-    heldout = os.path.join(options.corpus, "heldout.txt")
     saved, average = time.time(), math.log(256)
     while trainer.rate() > 0:
         loss = trainer.step()
@@ -180,9 +198,16 @@ def main():
         if time.time() - saved > 240:
             trainer.save()
             saved = time.time()
-            print(f"held out {heldout_loss(trainer.net, heldout, 4):.4f}", flush=True)
+            print(f"held out {trainer.heldout(4)}", flush=True)
     trainer.save()
-    print(f"end: {trainer.steps} steps, {trainer.seen} bytes, held out {heldout_loss(trainer.net, heldout):.4f}")
+    print(f"end: {trainer.steps} steps, {trainer.seen} bytes, held out {trainer.heldout()}")
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Trains the byte-level RWKV-7.")
+    parser.add_argument("corpus")
+    train(Trainer, parse(parser))
 
 
 if __name__ == "__main__":
