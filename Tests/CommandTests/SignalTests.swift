@@ -13,6 +13,8 @@ struct SignalTests {
     let quantize = Tool(name: "rwkv-quantize")
     var model: String { folder.file("m.rwkv") }
     var large: String { folder.file("large.rwkv") }
+    var embedder: String { folder.file("embedder.rwkv") }
+    var reranker: String { folder.file("reranker.rwkv") }
     var text: String { folder.file("text") }
     var ids: String { folder.file("ids.json") }
     /// Outputs, and nothing else.
@@ -23,6 +25,9 @@ struct SignalTests {
       let trained = "\(packageRoot)/examples/model/rwkv7-docs-5m.safetensors"
       #expect(try quantize.run(golden("v7-std/model.safetensors"), model).status == 0)
       #expect(try quantize.run(trained, large, "--type", "fp32", "--no-measure").status == 0)
+      let bytes = ["--type", "fp32", "--tokenizer", "bytes"]
+      #expect(try quantize.run([golden("emb-std/model.pth"), embedder] + bytes).status == 0)
+      #expect(try quantize.run(golden("rerank-std/model.pth"), reranker, "--type", "fp32").status == 0)
       let words = String(repeating: "one long text ", count: 400_000)
       try words.write(toFile: text, atomically: true, encoding: .utf8)
       let list = "[" + String(repeating: "5,7,", count: 400_000) + "1]"
@@ -37,7 +42,8 @@ struct SignalTests {
 
   /// Work that would take minutes, of every command that can take so long; `verify` takes a second.
   enum Work: String, CaseIterable {
-    case prompt, promptFromPipe, bench, perplexity, logits, embed, convert, verify, compare
+    case prompt, promptFromPipe, drafts, bench, perplexity, logits, embed, rerank
+    case convert, calibrate, repack, verify, compare
 
     func start(_ place: Place) throws -> Running {
       let (run, quantize) = (place.run, place.quantize)
@@ -45,13 +51,21 @@ struct SignalTests {
       switch self {
       case .prompt: return try run.start([model, "-f", text, "-t", "1"])
       case .promptFromPipe: return try endlessInput(run, [model, "-f", "-"], place)
+      case .drafts:
+        return try run.start([model, "-f", text, "--draft", model, "-t", "1"])
       case .bench: return try run.start(["bench", model, "-p", "9000000", "-n", "0", "-r", "1", "-t", "1"])
       case .perplexity: return try run.start(["perplexity", model, "-f", text, "-t", "1"])
       case .logits:
         return try run.start(["logits", model, "--tokens", place.ids, "--out", place.outputs + "/l"])
       case .embed: return try run.start(["embed", model, "-f", text, "--out", place.outputs + "/v.npy"])
+      case .rerank:
+        return try run.start(["rerank", place.embedder, place.reranker, "-q", "a", "-f", text, "-t", "1"])
       case .convert:
         return try quantize.start([large, place.outputs + "/q.rwkv", "--type", "int4", "-t", "1"])
+      case .calibrate:
+        let out = place.outputs + "/q.rwkv"
+        return try quantize.start([large, out, "--type", "int4", "--calibrate", text, "-t", "1"])
+      case .repack: return try quantize.start([large, place.outputs + "/q.rwkv", "-t", "1"])
       case .verify: return try quantize.start(["verify", large, "-t", "1"])
       case .compare: return try quantize.start(["compare", large, large, "--text", text])
       }
