@@ -41,7 +41,8 @@ struct DraftTests {
   static let prompt = Array("abcabcabd abc".utf8).map(Int.init)
 
   static func write(
-    _ model: Model, _ options: SamplingOptions, count: Int? = 20, stop: [String] = [], drafts: Drafts? = nil
+    _ model: Model, _ options: SamplingOptions, count: Int? = 20, after prompt: [Int] = prompt,
+    stop: [String] = [], drafts: Drafts? = nil
   ) throws -> Written {
     let session = try Session(model, threads: 1)
     try session.prefill(prompt)

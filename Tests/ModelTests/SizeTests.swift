@@ -3,6 +3,7 @@ import Foundation
 import RWKVFormat
 import RWKVQuantization
 import RWKVTokenizer
+import Synchronization
 import Testing
 
 @testable import RWKV
@@ -169,6 +170,55 @@ struct SizeTests {
         let age = ages[member] + 1
         if test.states[age] != nil { #expect(test.has(states[index], after: age), "\(index) of \(count)") }
       }
+    }
+  }
+
+  /// Prompts of all lengths beside each other: the logits and the state of each are those of its tokens.
+  @Test(arguments: names)
+  func promptsOfAnyLengthShareAScheduler(_ name: String) throws {
+    let test = try get(name)
+    for model in name.hasPrefix("v7")
+      ? [try Model(path: test.path), try test.streamed()] : [try Model(path: test.path)]
+    {
+      let scheduler = try Scheduler(model, threads: 2, parallel: 5)
+      let right = Mutex<[Int]>([])
+      let done = DispatchGroup()
+      for length in Self.lengths {
+        var request = Request(prompt: Array(test.tokens.prefix(length)), limit: 0) { result in
+          if case .success((.length, let state)) = result, test.has(state, after: length) {
+            right.withLock { $0.append(length) }
+          }
+          done.leave()
+        }
+        // The others' rows are read without logits.
+        if length % 2 == 1 {
+          request.observePrompt = { index, logits, _ in
+            if !test.has(logits, at: index) { right.withLock { $0.append(-index) } }
+          }
+        }
+        done.enter()
+        try scheduler.submit(request)
+      }
+      done.wait()
+      #expect(right.withLock { $0.sorted() } == Self.lengths)
+    }
+  }
+
+  /// What is guessed changes neither text nor state, right or wrong, at and beyond the end of each block.
+  @Test(arguments: names)
+  func draftsAcrossTheEndsOfBlocksChangeNothing(_ name: String) throws {
+    let test = try get(name)
+    let (resident, streamed) = (try Model(path: test.path), try test.streamed())
+    let greedy = DraftTests.settings[0]
+    for length in [1] + Self.blocks.map({ $0 - 2 }) {
+      let prompt = Array(test.tokens.prefix(length))
+      let expected = try DraftTests.write(resident, greedy, count: 9, after: prompt)
+      func drafts() -> Drafts { Drafts(Oracle(prompt + expected.tokens, wrongEvery: 4), always: 3) }
+      #expect(try DraftTests.write(resident, greedy, count: 9, after: prompt, drafts: drafts()) == expected)
+      #expect(try DraftTests.write(streamed, greedy, count: 9, after: prompt, drafts: drafts()) == expected)
+      let model = Drafts(try ModelDrafter(resident, for: resident, threads: 2), always: 3)
+      #expect(try DraftTests.write(resident, greedy, count: 9, after: prompt, drafts: model) == expected)
+      #expect(model.drafted > 0 && model.accepted == model.drafted, "\(length) tokens")
     }
   }
 
