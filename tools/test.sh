@@ -9,12 +9,6 @@ if ! python3 -c "import numpy, zstandard" 2>/dev/null; then
   install_packages python3 python3-numpy python3-zstandard
   PATH="/usr/bin:$PATH" # the Python that has them, if another one comes first
 fi
-# Python's packages for tests of ours are apart from the system's; those tests are skipped where they cannot be had.
-if ! .build/venv/bin/pip install -q -r Tests/CABITests/requirements.txt 2>/dev/null; then
-  python3 -m venv .build/venv 2>/dev/null || install_packages python3-venv || true
-  { python3 -m venv .build/venv && .build/venv/bin/pip install -q -r Tests/CABITests/requirements.txt; } ||
-    say "no packages for Python: those tests are skipped"
-fi
 # NEON kernels are compiled for ARM and run on an emulated processor; skipped where that cannot be had.
 if ! command -v qemu-aarch64 >/dev/null 2>&1 || ! command -v aarch64-linux-gnu-gcc >/dev/null 2>&1; then
   install_packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user || say "no ARM tools: those tests are skipped"
@@ -24,23 +18,37 @@ if ! ldconfig -p | grep -qE 'libcurl(-gnutls)?\.so\.4' || ! command -v openssl >
   install_packages libcurl4 openssl || say "no libcurl: those tests are skipped"
 fi
 
+# Python's packages for tests of ours are apart from the system's; those tests are skipped where they cannot be had.
+if [ ! -x .build/venv/bin/pip ] && ! python3 -m venv .build/venv 2>/dev/null; then
+  { install_packages python3-venv && python3 -m venv .build/venv; } || true
+fi
+# What is fetched is fetched while the compilers work.
+{
+  for list in Tests/CABITests/requirements.txt server/Tests/requirements.txt; do
+    .build/venv/bin/pip install -q -r $list || say "$list cannot be had: tests that need it are skipped"
+  done
+} &
+packages=$!
+swift package --package-path server resolve >/dev/null 2>&1 &
+server=$!
+
 echo "== style"
 swift format lint -r -s Package.swift Sources Tests tools examples
 
 echo "== build"
 swift build --build-tests
+wait $packages
 echo "== test"
 swift test --disable-xctest --skip-build
 
 # The server is a package of its own, whose dependencies are many; without them its tests are skipped.
-if swift package --package-path server resolve >/dev/null 2>&1; then
+if wait $server; then
   echo "== server"
   swift build --package-path server --product rwkv-serve
   bin=$(swift build --show-bin-path)
   "$bin/rwkv-quantize" examples/model/rwkv7-docs-5m.safetensors .build/server-test.rwkv --type int4 --no-measure --force
   python=python3
-  { .build/venv/bin/pip install -q -r server/Tests/requirements.txt && python=.build/venv/bin/python; } ||
-    say "no packages for Python: the server is tried without other people's clients"
+  [ ! -x .build/venv/bin/python ] || python=.build/venv/bin/python
   $python server/Tests/routes.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" .build/server-test.rwkv
   for part in emb rerank; do
     "$bin/rwkv-quantize" Tests/Fixtures/goldens/$part-std/model.pth .build/server-$part.rwkv --type fp32 --force \
