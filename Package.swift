@@ -76,7 +76,7 @@ let package = Package(
           ], .when(platforms: [.linux]))
       ]),
 
-    .target(name: "CArguments", path: "tools/arguments"),
+    .target(name: "CArguments", path: "tools/shared/arguments"),
     // What both tools need to talk to people.
     .target(
       name: "Terminal",
@@ -84,7 +84,7 @@ let package = Package(
         "CRWKVABI", "CArguments", "RWKVFormat",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
-      path: "tools/terminal", swiftSettings: swiftSettings),
+      path: "tools/shared/terminal", swiftSettings: swiftSettings),
     tool(
       "rwkv-run",
       [
@@ -92,17 +92,17 @@ let package = Package(
         "RWKVTokenizer",
       ], resources: [.embedInCode("models.txt")]),
     // Checkpoints that are read over HTTP; libcurl is looked for when they are.
-    .systemLibrary(name: "CCurl", path: "tools/curl"),
+    .systemLibrary(name: "CCurl", path: "tools/shared/curl"),
     .target(
       name: "Remote", dependencies: ["CCurl", "Terminal", "RWKVCheckpoint", "RWKVFormat"],
-      path: "tools/remote",
+      path: "tools/shared/remote",
       swiftSettings: swiftSettings),
     tool(
       "rwkv-quantize",
       ["Remote", "Terminal", "RWKV", "RWKVQuantization", "RWKVFormat", "RWKVCheckpoint", "RWKVTokenizer"]),
 
     // What the machine can do at most.
-    .target(name: "CPeak", path: "tools/peak"),
+    .target(name: "CPeak", path: "tools/shared/peak"),
     // For those who work on kernels.
     .executableTarget(
       name: "bench-kernels",

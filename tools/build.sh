@@ -23,7 +23,7 @@ done
 mkdir -p "$prefix"
 prefix=$(cd "$prefix" && pwd)
 cd "$(dirname "$0")/.."
-. tools/prepare.sh
+. tools/steps/prepare.sh
 
 # A folder in which the linker finds libzstd as an archive alone, so that it is linked statically.
 archives=$PWD/.build/archives
@@ -53,7 +53,7 @@ fi
 
 say "installing into $prefix"
 strip -o .build/librwkv.so.0 "$built/librwkv.so"
-tools/install-library.sh .build/librwkv.so.0 "$prefix"
+tools/steps/install-library.sh .build/librwkv.so.0 "$prefix"
 share=$prefix/share
 mkdir -p "$prefix/bin" "$share/man/man1" "$share/bash-completion/completions" "$share/zsh/site-functions" \
   "$share/fish/vendor_completions.d"
@@ -61,8 +61,8 @@ for command in $programs; do
   program=$prefix/bin/$command
   rm -f "$program"
   strip -o "$program" "$built/$command"
-  python3 tools/manual.py "$program" >"$share/man/man1/$command.1"
-  python3 tools/completions.py "$program" bash | sed "1{/^#!/d}" >"$share/bash-completion/completions/$command"
-  python3 tools/completions.py "$program" zsh >"$share/zsh/site-functions/_$command"
-  python3 tools/completions.py "$program" fish >"$share/fish/vendor_completions.d/$command.fish"
+  python3 tools/steps/manual.py "$program" >"$share/man/man1/$command.1"
+  python3 tools/steps/completions.py "$program" bash | sed "1{/^#!/d}" >"$share/bash-completion/completions/$command"
+  python3 tools/steps/completions.py "$program" zsh >"$share/zsh/site-functions/_$command"
+  python3 tools/steps/completions.py "$program" fish >"$share/fish/vendor_completions.d/$command.fish"
 done

@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 cd "$(dirname "$0")/.."
-. tools/prepare.sh
+. tools/steps/prepare.sh
 
 say "building a release (the first time takes a minute or two)"
 mkdir -p .build

@@ -3,7 +3,7 @@
 # Installs what is missing, builds, and runs every test. Safe to run again.
 set -eu
 cd "$(dirname "$0")/.."
-. tools/prepare.sh
+. tools/steps/prepare.sh
 # formats/read_model.py, the independent reader, is compared with the runtime.
 if ! python3 -c "import numpy, zstandard" 2>/dev/null; then
   install_packages python3 python3-numpy python3-zstandard

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Made by tools/reference/make_canonical_tables.py from Unicode 14.0.0; do not edit.
+// Made by tools/develop/reference/make_canonical_tables.py from Unicode 14.0.0; do not edit.
 
 /// Canonical decompositions, one step, without Hangul syllables.
 enum CanonicalDecompositions {

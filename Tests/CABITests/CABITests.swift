@@ -237,7 +237,7 @@ struct CABITests {
     let place = try Workplace.shared.get()
     let prefix = place.path + "/moved"
     try Self.require(
-      "tools/install-library.sh \(place.path)/librwkv.so \(prefix).at && rm -rf \(prefix) && mv \(prefix).at \(prefix)"
+      "tools/steps/install-library.sh \(place.path)/librwkv.so \(prefix).at && rm -rf \(prefix) && mv \(prefix).at \(prefix)"
     )
     let version = try Self.shell("PKG_CONFIG_PATH=\(prefix)/lib/pkgconfig pkg-config --modversion rwkv")
       .output
@@ -283,7 +283,7 @@ struct CABITests {
 
   @Test func examplesInCBuildAndRun() throws {
     let place = try Workplace.shared.get()
-    try Self.require("tools/install-library.sh \(place.path)/librwkv.so \(place.path)/installed")
+    try Self.require("tools/steps/install-library.sh \(place.path)/librwkv.so \(place.path)/installed")
     for (name, arguments) in [
       ("embed", "model.rwkv 'hello world' 20"), ("batch", "hybrid.rwkv 9 hello world again"),
     ] {

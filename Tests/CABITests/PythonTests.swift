@@ -51,7 +51,7 @@ extension CABITests {
     try Self.require(
       "\(Self.python(place)) Tests/CABITests/Programs/documented.py \(place.path)/model.rwkv \(checkpoint) "
         + "\(place.path)/embedder.rwkv \(place.path)/reranker.rwkv \(place.output())")
-    try Self.require("\(Self.python(place)) tools/python-api.py --check")
+    try Self.require("\(Self.python(place)) tools/develop/python-api.py --check")
   }
 
   /// A folder of texts to scores, vectors and texts.

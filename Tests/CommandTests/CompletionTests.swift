@@ -2,7 +2,7 @@
 import Foundation
 import Testing
 
-/// What the Tab key offers in a shell, for the files that tools/completions.py writes.
+/// What the Tab key offers in a shell, for the files that tools/steps/completions.py writes.
 @Suite("Completions")
 struct CompletionTests {
   private let folder = TemporaryFolder()
@@ -30,7 +30,10 @@ struct CompletionTests {
     let tool = Tool(name: words[0])
     let writing = try Running(
       "/bin/sh",
-      ["-c", "python3 '\(packageRoot)/tools/completions.py' '\(tool.path)' \(shell) > '\(definitions)'"])
+      [
+        "-c",
+        "python3 '\(packageRoot)/tools/steps/completions.py' '\(tool.path)' \(shell) > '\(definitions)'",
+      ])
     #expect(try writing.wait().status == 0)
     let result = try Running(
       "/usr/bin/env",
@@ -71,11 +74,12 @@ struct CompletionTests {
     }
   }
 
-  /// The page of tools/manual.py: every command, its options and their defaults, and nothing that roff complains about.
+  /// The page of tools/steps/manual.py: every command, its options and their defaults, and nothing that roff
+  /// complains about.
   @Test(arguments: ["rwkv-run", "rwkv-quantize"])
   func theManualHasAllOptions(_ name: String) throws {
     let path = Tool(name: name).path
-    let page = try Running("/usr/bin/env", ["python3", packageRoot + "/tools/manual.py", path]).wait()
+    let page = try Running("/usr/bin/env", ["python3", packageRoot + "/tools/steps/manual.py", path]).wait()
     #expect(page.status == 0, "\(page.errors)")
     let text = page.output.replacingOccurrences(of: "\\-", with: "-")
     for argument in FileArgument.all where argument.tool == name {

@@ -6,7 +6,7 @@ import Testing
 
 @Suite("Sampler")
 struct SamplerTests {
-  /// Made by tools/reference/make_sampler_cases.py.
+  /// Made by tools/develop/reference/make_sampler_cases.py.
   struct Case: Decodable, CustomTestStringConvertible {
     let name: String
     let logits: [Float?]

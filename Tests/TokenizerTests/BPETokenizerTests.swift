@@ -173,7 +173,7 @@ struct NormalizationTests {
         hash = (hash ^ 0x0A) &* 0x100_0000_01B3
       }
     }
-    // Printed by tools/reference/normalization_hash.py.
+    // Printed by tools/develop/reference/normalization_hash.py.
     #expect(hash == 0x19D9_72CB_C2FE_DAE1)
   }
 

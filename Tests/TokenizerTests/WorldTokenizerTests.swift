@@ -181,7 +181,7 @@ struct WorldVocabularyTests {
   func allTokens() throws {
     let tokenizer = try Self.tokenizer.get()
     let hash = tokenizer.blob.reduce(0xCBF2_9CE4_8422_2325 as UInt64) { ($0 ^ UInt64($1)) &* 0x100_0000_01B3 }
-    // Printed by tools/reference/vocabulary_hash.py.
+    // Printed by tools/develop/reference/vocabulary_hash.py.
     #expect(hash == 0xFDEC_3A3C_E0DC_5D6C)
     #expect(tokenizer.vocabularySize == 65_530)
   }

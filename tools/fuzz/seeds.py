@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools/versions"))
+sys.path.insert(0, str(ROOT / "tools/develop/versions"))
 import containers  # noqa: E402
 
 WIDTH, RANK = 8, 4

@@ -64,7 +64,7 @@ package() {
 }
 
 # The library.
-tools/install-library.sh "$prefix/lib/librwkv.so.0" "$work/librwkv-dev/usr" "lib/$triplet"
+tools/steps/install-library.sh "$prefix/lib/librwkv.so.0" "$work/librwkv-dev/usr" "lib/$triplet"
 libraries=usr/lib/$triplet
 mkdir -p "$work/librwkv0/$libraries" "$work/librwkv0/DEBIAN"
 mv "$work/librwkv-dev/$libraries/librwkv.so.0" "$work/librwkv0/$libraries/"

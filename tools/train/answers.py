@@ -13,9 +13,9 @@ part from those of fp16, "at byte" is the median of where; "cut" counts those th
 that repeat themselves.
 
 Calibration: on 16,384 bytes of other problems ("own"), on TEXT ("other"), on what the model writes ("auto"). ggml's
-types are emulated in FP32 (../ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is measured on
-the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text. --raw keeps
-the answers. Needs numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
+types are emulated in FP32 (../develop/ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is
+measured on the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text.
+--raw keeps the answers. Needs numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
 """
 import argparse
 import json
@@ -50,7 +50,7 @@ def variants(options, folder):
 
 def ggml(options, folder, own):
     """The same for ggml's types: checkpoints of what is left of the weights."""
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../develop"))
     from safetensors.numpy import save_file
 
     from ggml_types import Quantizer, T, ggml_model, read

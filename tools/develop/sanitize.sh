@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # The C kernels, the C interface and the threads under sanitizers, the C example under valgrind. Zero findings, or exit 1.
 #
-#     tools/sanitize.sh [kernels] [address] [thread] [valgrind]        all of them if none is named
+#     tools/develop/sanitize.sh [kernels] [address] [thread] [valgrind]        all of them if none is named
 #
 #   kernels    every kernel test with AddressSanitizer and UndefinedBehaviorSanitizer
 #   address    all of rwkv.h and eight threads of mixed work, with both
@@ -11,8 +11,8 @@
 #
 # Builds are kept in .build/sanitize-*. One closing line.
 set -eu
-cd "$(dirname "$0")/.."
-. tools/prepare.sh
+cd "$(dirname "$0")/../.."
+. tools/steps/prepare.sh
 wanted=${*:-kernels address thread valgrind}
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
@@ -73,7 +73,7 @@ program() {
 soak() { check "soak ($1)" "$place/soak" 0 "$place" "$place/v7.rwkv" "$place/v6.rwkv" "$place/x.rwkv" "$place/v4.rwkv"; }
 
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1
-export LSAN_OPTIONS="suppressions=$PWD/tools/sanitize-leaks.txt" TSAN_OPTIONS="suppressions=$PWD/tools/sanitize-threads.txt"
+export LSAN_OPTIONS="suppressions=$PWD/tools/develop/sanitize-leaks.txt" TSAN_OPTIONS="suppressions=$PWD/tools/develop/sanitize-threads.txt"
 
 for kind in $wanted; do
   case $kind in
@@ -117,7 +117,7 @@ for kind in $wanted; do
       convert .build
       # Older valgrinds give up on debug information of this kind.
       strip --strip-debug .build/debug/librwkv.so -o "$place/librwkv-plain.so"
-      tools/install-library.sh "$place/librwkv-plain.so" "$place/installed"
+      tools/steps/install-library.sh "$place/librwkv-plain.so" "$place/installed"
       PKG_CONFIG_PATH="$place/installed/lib/pkgconfig" make -C examples/c-embed -s --always-make
       check "examples/c-embed (valgrind)" valgrind --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
         examples/c-embed/embed "$place/v7.rwkv" "hello world" 20

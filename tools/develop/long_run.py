@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Decodes a long text token by token and writes down, all along it, what memory and what time a token takes.
 
-    RWKV_LIBRARY=.build/release/librwkv.so tools/long_run.py MODEL.rwkv OUT.json [--tokens 1000000] [--points 200]
+    RWKV_LIBRARY=.build/release/librwkv.so tools/develop/long_run.py MODEL.rwkv OUT.json [--tokens 1000000] [--points 200]
 
 One thread and its processor time, so that other work on the machine matters little. Needs numpy.
 """
@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "python"))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "python"))
 from librwkv import Model  # noqa: E402
 
 

@@ -24,7 +24,7 @@ def main():
             rows.append([code] + [int(part, 16) for part in mapping.split()])
     pairs, singles = ([row for row in rows if len(row) == length] for length in (3, 2))
     print(f"""\
-// Made by tools/reference/make_canonical_tables.py from Unicode {unicodedata.unidata_version}; do not edit.
+// Made by tools/develop/reference/make_canonical_tables.py from Unicode {unicodedata.unidata_version}; do not edit.
 
 /// Canonical decompositions, one step, without Hangul syllables.
 enum CanonicalDecompositions {{

@@ -20,7 +20,7 @@ import numpy as np
 
 import containers
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 GOLDENS = ROOT / "Tests/Fixtures/goldens"
 DOCUMENT = ROOT / "docs/versions.md"
 CASES = {"4": "v4-hf", "5.0": "v50-std", "5.1": "v51-std", "5.2": "v52-hf", "6": "v6-hf", "7": "v7-f32-small",

@@ -2,18 +2,18 @@
 # SPDX-License-Identifier: MIT
 """Do the tests notice when the code is wrong?
 
-    tools/mutate.py --sample N [--seed S] [--only TEXT] [--scratch FOLDER] [--timeout SECONDS]
-    tools/mutate.py [--only TEXT] [--scratch FOLDER] [--timeout SECONDS] [--keep]
+    tools/develop/mutate.py --sample N [--seed S] [--only TEXT] [--scratch FOLDER] [--timeout SECONDS]
+    tools/develop/mutate.py [--only TEXT] [--scratch FOLDER] [--timeout SECONDS] [--keep]
 
-The first form draws N faults at random from all that tools/mutants.py can make of Sources, tools and python: nobody chose
-them. The second takes those of tools/mutants.txt, one expression each, chosen by hand. All of them are built into one copy
+The first form draws N faults at random from all that tools/develop/mutants.py can make of Sources, tools and python: nobody chose
+them. The second takes those of tools/develop/mutants.txt, one expression each, chosen by hand. All of them are built into one copy
 of the tree, every one behind a switch (`mutant == 7 ? wrong : right`), so that one build serves them all; RWKV_MUTANT=7 in
 the environment switches fault 7 on. Drawn faults that do not compile are left out. For each, the suites that should notice
 are run (those of the table; those that run what the file is part of), and for a drawn fault with which they pass, all
 others. A fault with which everything passes is a survivor. Without any fault the suites must pass.
 
 The copy is made in FOLDER (/tmp/mutants), which keeps its build for the next time. Results of drawn faults are kept in
-FOLDER/results.jsonl: a run that was stopped goes on, and samples of other seeds add up. tools/equivalent.txt lists drawn
+FOLDER/results.jsonl: a run that was stopped goes on, and samples of other seeds add up. tools/develop/equivalent.txt lists drawn
 faults that change nothing anybody could notice, each with its reason: they are counted apart. One closing line; exit 1 if
 fewer than 95 % of the table, or 85 % of the drawn ones, are caught. --only: mutants whose path or text contains TEXT.
 --keep: don't copy the tree again.
@@ -32,7 +32,7 @@ import time
 
 import mutants as operators
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 COPIED = [
     "Package.swift", "Package.resolved", "Sources", "Tests", "tools", "examples", "formats", "python", "docs",
     "README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"]
@@ -67,7 +67,7 @@ SUITES = [
 ]
 # Not what is shipped, or not under test by the suites.
 LEFT_OUT = re.compile(
-    r"tools/(train|figures|versions|reference|synthetic|fuzz|peak|bench-kernels)/|tools/[^/]*\.py$|"
+    r"tools/(develop|train|synthetic|fuzz|steps|shared/peak|bench-kernels)/|"
     r"Sources/CZstd|Sources/RWKVTokenizer/CanonicalDecompositions|Sources/CRWKVABI")
 
 
@@ -120,7 +120,7 @@ def read_table(path):
 
 
 class DrawnMutant:
-    """A fault that tools/mutants.py made of one line."""
+    """A fault that tools/develop/mutants.py made of one line."""
 
     def __init__(self, path, index, line, operator, change, make):
         self.path, self.index, self.operator, self.change, self.make = path, index, operator, change, make
@@ -335,7 +335,7 @@ def run_sample(options):
             file.write(json.dumps(results[mutant.id], ensure_ascii=False) + "\n")
         print(f"{'SURVIVES' if passed else 'caught'} {mutant}  [{seconds:.0f} s]\n     {noticed}", flush=True)
     equivalent = set()
-    with open(os.path.join(ROOT, "tools/equivalent.txt"), encoding="utf-8") as file:
+    with open(os.path.join(ROOT, "tools/develop/equivalent.txt"), encoding="utf-8") as file:
         equivalent = {line.split()[0] for line in file if line.strip() and not line.startswith("#")}
     counted = [entry for entry in results.values() if entry["id"] not in equivalent]
     caught = sum(entry["caught"] for entry in counted)
@@ -360,7 +360,7 @@ def main():
     options = parser.parse_args()
     if options.sample:
         run_sample(options)
-    mutants = read_table(os.path.join(ROOT, "tools/mutants.txt"))
+    mutants = read_table(os.path.join(ROOT, "tools/develop/mutants.txt"))
     tree = os.path.join(options.scratch, "tree") if options.keep else make_tree(options.scratch, mutated(mutants))
     passed, seconds, output = run(["swift", "build", "--build-tests"], tree, 3600)
     if not passed:

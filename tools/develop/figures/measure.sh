@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Measures what plot.py draws, with the programs of this project in PATH, and nothing else running:
-#   tools/figures/measure.sh OUT quality               types of the trained model in examples/model
-#   tools/figures/measure.sh OUT speed MODEL.rwkv…     decoding, of one model in several types
-#   tools/figures/measure.sh OUT depth MODEL.rwkv      decoding after texts of many lengths
-#   tools/figures/measure.sh OUT picture               not measured: the terminal in README.md, OUT/run.svg
+#   tools/develop/figures/measure.sh OUT quality               types of the trained model in examples/model
+#   tools/develop/figures/measure.sh OUT speed MODEL.rwkv…     decoding, of one model in several types
+#   tools/develop/figures/measure.sh OUT depth MODEL.rwkv      decoding after texts of many lengths
+#   tools/develop/figures/measure.sh OUT picture               not measured: the terminal in README.md, OUT/run.svg
 set -eu
 out=$1
 what=$2
@@ -12,7 +12,7 @@ shift 2
 mkdir -p "$out"
 case $what in
 quality)
-  examples=$(cd "$(dirname "$0")/../../examples/model" && pwd)
+  examples=$(cd "$(dirname "$0")/../../../examples/model" && pwd)
   rwkv-quantize "$examples/rwkv7-docs-5m.safetensors" "$out/exact.rwkv" --type fp32 --force
   : >"$out/quality.jsonl"
   for type in int4 int5 int8 fp16; do

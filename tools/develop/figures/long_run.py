@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Draws what tools/long_run.py wrote, and prints it as a table: long_run.py OUT.svg RUNS... Needs matplotlib.
+"""Draws what tools/develop/long_run.py wrote, and prints it as a table: long_run.py OUT.svg RUNS... Needs matplotlib.
 
 A file holds one run a line: docs/images/long-run.jsonl is what docs/images/long-run.svg shows.
 """

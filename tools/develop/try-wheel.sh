@@ -1,17 +1,17 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Installs a wheel of librwkv where nothing else is, and runs the lines of python/README.md word by word:
-#   tools/try-wheel.sh WHEEL [SUITE]
+#   tools/develop/try-wheel.sh WHEEL [SUITE]
 #
 # SUITE: a release of Debian, by default bookworm. Needs root and debootstrap, and fetches some 100 MB of Debian's and
 # NumPy's packages. The checkpoint is the one in examples/model.
 set -eu
 if [ $# -lt 1 ] || [ $# -gt 2 ]; then
-  echo "usage: tools/try-wheel.sh WHEEL [SUITE]" >&2
+  echo "usage: tools/develop/try-wheel.sh WHEEL [SUITE]" >&2
   exit 64
 fi
 wheel=$(realpath "$1")
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "${2:-bookworm}" "$place" \

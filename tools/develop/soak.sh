@@ -3,10 +3,10 @@
 # Hours of mixed work from eight threads through the C interface (Tests/CABITests/Programs/soak.c): nothing may grow, leak
 # or differ from what one thread computes.
 #
-#     tools/soak.sh [SECONDS]        an hour if not said otherwise; one closing line, exit 1 if it found something
+#     tools/develop/soak.sh [SECONDS]        an hour if not said otherwise; one closing line, exit 1 if it found something
 set -eu
-cd "$(dirname "$0")/.."
-. tools/prepare.sh
+cd "$(dirname "$0")/../.."
+. tools/steps/prepare.sh
 seconds=${1:-3600}
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Writes docs/python-api.md from the docstrings of the Python package:
 
-    PYTHONPATH=python RWKV_LIBRARY=build/lib/librwkv.so tools/python-api.py [--check]
+    PYTHONPATH=python RWKV_LIBRARY=build/lib/librwkv.so tools/develop/python-api.py [--check]
 
 --check: writes nothing and fails if the page is another.
 """
@@ -16,12 +16,12 @@ import librwkv._columns
 import librwkv.ray
 import librwkv.spark
 
-PAGE = pathlib.Path(__file__).parent.parent / "docs/python-api.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs/python-api.md"
 HEAD = """# The Python package, function by function
 
-Written by tools/python-api.py from the docstrings. [python/README.md](../python/README.md) says how to install it,
-[embedding.md](embedding.md) how it is used, [bulk.md](bulk.md) what it does with millions of texts. In the examples
-`model` is an open model and `np` is NumPy; the tests run them.
+Written by tools/develop/python-api.py from the docstrings. [python/README.md](../python/README.md) says how to
+install it, [embedding.md](embedding.md) how it is used, [bulk.md](bulk.md) what it does with millions of texts. In
+the examples `model` is an open model and `np` is NumPy; the tests run them.
 """
 
 
@@ -106,6 +106,6 @@ def page() -> str:
 written = page()
 if sys.argv[1:] == ["--check"]:
     if PAGE.read_text() != written:
-        sys.exit(f"{PAGE.name} is not what the docstrings say; run tools/python-api.py")
+        sys.exit(f"{PAGE.name} is not what the docstrings say; run tools/develop/python-api.py")
 else:
     PAGE.write_text(written)

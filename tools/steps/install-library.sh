@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Installs a built librwkv with its header, pkg-config and CMake files, all of which find each other by their places:
-#   tools/install-library.sh LIBRARY PREFIX [LIBDIR, within it; by default lib]
+#   tools/steps/install-library.sh LIBRARY PREFIX [LIBDIR, within it; by default lib]
 set -eu
 library=$1
-header=$(dirname "$0")/../Sources/CRWKVABI/include/rwkv.h
+header=$(dirname "$0")/../../Sources/CRWKVABI/include/rwkv.h
 prefix=$2
 lib=${3:-lib}
 up=$(echo "$lib" | sed 's|[^/]*|..|g') # from it to PREFIX
