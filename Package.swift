@@ -10,7 +10,11 @@ let swiftSettings: [SwiftSetting] = [
 ]
 
 // Kernels at -O0 would make the tests crawl, so debug builds optimise them too.
-let kernelSettings: [CSetting] = [.unsafeFlags(["-O3"], .when(configuration: .debug))]
+let kernelSettings: [CSetting] = [
+  .unsafeFlags(["-O3"], .when(configuration: .debug)),
+  // A weight format that a switch forgets does not compile.
+  .unsafeFlags(["-Werror=switch"]),
+]
 
 func library(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
   .target(name: name, dependencies: dependencies, swiftSettings: swiftSettings)

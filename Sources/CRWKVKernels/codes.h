@@ -60,16 +60,10 @@ RK_INLINE u8x64 rk_table(const int8_t *table, int add) {
 }
 
 // ---- scale bytes ------------------------------------------------------------------------------------------
-/// Bits of s in a scale byte of INT4 and INT5; the others choose o.
-RK_INLINE int rk_scale_bits(int format) { return format == RK_INT4 ? 6 : 7; }
-
-/// o of scale bytes whose offset bits are 0; each step adds 4.
-RK_INLINE int rk_lowest_offset(int format) { return format == RK_INT4 ? -4 : 0; }
-
-/// s of 16 scale bytes, INT4 and INT5 times 2^(32 − scale bits): a shift to the top reads the sign at no
-/// cost, and rk_scale_unit undoes the power of two where it costs nothing either.
+/// s of 16 scale bytes, the signed ones of INT4 and INT5 times 2^(32 − scale bits): a shift to the top reads
+/// the sign at no cost, and rk_scale_unit undoes the power of two where it costs nothing either.
 RK_INLINE f32x16 rk_scaled_scales(int format, i32x16 bytes) {
-  return __builtin_convertvector(format == RK_INT8 ? bytes : bytes << (32 - rk_scale_bits(format)), f32x16);
+  return __builtin_convertvector(rk_is_packed(format) ? bytes << (32 - rk_format(format).scale_bits) : bytes, f32x16);
 }
 
 /// What d counts: with it d is about the largest magnitude of its weights, far from F16's limits.
@@ -77,7 +71,7 @@ RK_INLINE f32x16 rk_scaled_scales(int format, i32x16 bytes) {
 
 /// The powers of two that stored d and rk_scaled_scales leave out.
 RK_INLINE float rk_scale_unit(int format) {
-  return RK_D_UNIT * (format == RK_INT4 ? 0x1p-26f : format == RK_INT5 ? 0x1p-25f : 1);
+  return RK_D_UNIT * (rk_is_packed(format) ? 1.0f / (float)(1u << (32 - rk_format(format).scale_bits)) : 1);
 }
 
 RK_INLINE i32x16 rk_scale_bytes(const uint8_t *p) { return __builtin_convertvector(rk_load_u8(p), i32x16); }

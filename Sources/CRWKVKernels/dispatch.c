@@ -89,17 +89,23 @@ const rk_kernels *rk_kernels_best(void) {
   return best;
 }
 
+const rk_format_row *rk_format_numbers(int format) {
+  if (format < 0 || format >= (int)(sizeof rk_formats / sizeof rk_formats[0])) return NULL;
+  const rk_format_row *row = &rk_formats[format];
+  return row->value_bytes || row->code_bits ? row : NULL;
+}
+
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record) {
   return rows_per_record == 16 ? (size_t)panel_bytes(format, columns)
                                : (size_t)row_layout(format, columns).bytes;
 }
 
 size_t rk_row_limits_bytes(int format, ptrdiff_t columns, ptrdiff_t rows) {
-  return format == RK_INT4 || format == RK_INT5 ? (size_t)(rows * row_limit_count(columns) + 16) : 0;
+  return rk_is_packed(format) ? (size_t)(rows * row_limit_count(columns) + 16) : 0;
 }
 
 void rk_row_limits(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count, uint8_t *limits) {
-  if (format != RK_INT4 && format != RK_INT5) return;
+  if (!rk_is_packed(format)) return;
   ptrdiff_t bytes = row_layout(format, columns).bytes, n = row_limit_count(columns);
   for (ptrdiff_t j = first; j < first + count; j++)
     for (ptrdiff_t i = 0; i < n; i++) limits[j * n + i] = row_limit((const uint8_t *)rows + j * bytes + 2 * i);

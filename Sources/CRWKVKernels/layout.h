@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "rk_kernels.h"
+#include "formats.h"
 
 static inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -14,21 +14,14 @@ static inline ptrdiff_t round_up(ptrdiff_t n, ptrdiff_t multiple) {
 
 static inline ptrdiff_t padded_columns(ptrdiff_t columns) { return round_up(columns, 32); }
 
-static inline ptrdiff_t value_bytes(int format) { return format == RK_F32 ? 4 : 2; }
-
-/// Columns that share a scale.
-static inline ptrdiff_t block_columns(int format) { return format == RK_INT8 ? 32 : 16; }
+/// Columns that share a scale byte.
+static inline ptrdiff_t block_columns(int format) { return rk_format(format).block; }
 
 static inline ptrdiff_t panel_bytes(int format, ptrdiff_t columns) {
-  ptrdiff_t K = padded_columns(columns);
-  ptrdiff_t d = 64 * (round_up(K, 512) / 512);
-  ptrdiff_t scales = 64 * (round_up(K, 4 * block_columns(format)) / (4 * block_columns(format)));
-  switch (format) {
-    case RK_INT4: return d + scales + 8 * K;
-    case RK_INT5: return d + scales + 2 * K + 8 * K;
-    case RK_INT8: return d + scales + 16 * K;
-    default: return 16 * K * value_bytes(format);
-  }
+  ptrdiff_t K = padded_columns(columns), group = 4 * block_columns(format);
+  if (!rk_is_coded(format)) return 16 * K * rk_format(format).value_bytes;
+  ptrdiff_t d = 64 * (round_up(K, 512) / 512), scales = 64 * (round_up(K, group) / group);
+  return d + scales + 2 * K * (rk_format(format).code_bits + rk_format(format).low_bits);
 }
 
 /// Offsets of the parts of a single-row record.
@@ -39,14 +32,14 @@ typedef struct {
 static inline row_parts row_layout(int format, ptrdiff_t columns) {
   ptrdiff_t K = padded_columns(columns);
   row_parts parts = {0, 0, 0, 0};
-  if (format != RK_INT4 && format != RK_INT5 && format != RK_INT8) {
-    parts.bytes = round_up(K * value_bytes(format), 16);
+  if (!rk_is_coded(format)) {
+    parts.bytes = round_up(K * rk_format(format).value_bytes, 16);
     return parts;
   }
   parts.scales = round_up(2 * (round_up(K, 256) / 256), 16);
   parts.low = parts.scales + round_up(K / block_columns(format), 16);
-  parts.codes = parts.low + (format == RK_INT5 ? round_up(K / 8, 16) : 0);
-  parts.bytes = parts.codes + (format == RK_INT8 ? K : K / 2);
+  parts.codes = parts.low + round_up(K / 8 * rk_format(format).low_bits, 16);
+  parts.bytes = parts.codes + K / 8 * rk_format(format).code_bits;
   return parts;
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 internal import CRWKVKernels
+internal import RWKVFormat
 
 /// Rows of a block that continue one state: a stretch of a prompt, or one token of one of several conversations.
 struct Run {
@@ -184,7 +185,7 @@ final class Frame {
 
   /// Of a value matrix with INT4 or INT5; the other formats need none.
   static func limitsBytes(units: Int, columns: Int) -> Int {
-    Int(rk_row_limits_bytes(Int32(RK_INT4), columns, units))
+    Int(rk_row_limits_bytes(Int32(WeightFormat.int4.rawValue), columns, units))
   }
 
   /// Prepares for a block; rows of the runs are consecutive and cover it. `origin`: its first row in its pass.

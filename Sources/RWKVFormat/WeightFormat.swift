@@ -4,18 +4,37 @@
 public enum WeightFormat: UInt8, Sendable, CaseIterable {
   case bytes = 0, f32 = 1, f16 = 2, bf16 = 3, int4 = 4, int5 = 5, int8 = 8
 
-  /// "INT4", as people write it.
-  public var name: String {
+  /// What there is to know of a format, one row each. The kernels have the same numbers in formats.h, and a test
+  /// compares them.
+  package struct Row {
+    package let name: String
+    /// Bytes of a value that is stored as it is; 0: codes, scale bytes and d.
+    package var valueBytes = 0
+    /// Columns that share a scale byte.
+    package var block = 0
+    /// Bits of a code in the code lines, and those that stand apart.
+    package var codeBits = 0, lowBits = 0
+    /// Bits of s in a scale byte, signed if less than 8.
+    package var scaleBits = 0
+  }
+
+  package var row: Row {
     switch self {
-    case .bytes: "bytes"
-    case .f32: "F32"
-    case .f16: "F16"
-    case .bf16: "BF16"
-    case .int4: "INT4"
-    case .int5: "INT5"
-    case .int8: "INT8"
+    case .bytes: Row(name: "bytes", valueBytes: 1)
+    case .f32: Row(name: "F32", valueBytes: 4)
+    case .f16: Row(name: "F16", valueBytes: 2)
+    case .bf16: Row(name: "BF16", valueBytes: 2)
+    case .int4: Row(name: "INT4", block: 16, codeBits: 4, scaleBits: 6)
+    case .int5: Row(name: "INT5", block: 16, codeBits: 4, lowBits: 1, scaleBits: 7)
+    case .int8: Row(name: "INT8", block: 32, codeBits: 8, scaleBits: 8)
     }
   }
+
+  /// "INT4", as people write it.
+  public var name: String { row.name }
+
+  /// Whether weights are codes, rounded from what they were: INT4, INT5 and INT8.
+  package var isCoded: Bool { row.codeBits > 0 }
 
   /// Bytes of one record of `rowsPerRecord` (1 or 16) rows; nil if there is no such record or it overflows.
   public func recordBytes(columns: Int, rowsPerRecord: Int) -> Int? {
@@ -23,7 +42,7 @@ public enum WeightFormat: UInt8, Sendable, CaseIterable {
   }
 }
 
-/// What the bytes of a record are made of. The only place that knows these numbers.
+/// What the bytes of a record are made of.
 package struct RecordLayout: Equatable, Sendable {
   /// Classes of bytes in split order; F32, F16, BF16 and bytes have only `codes`, their values.
   static let classCount = 4
@@ -59,39 +78,24 @@ package struct RecordLayout: Equatable, Sendable {
 
   /// [d, scales, low bits, codes] of a panel: whole lines of 64 bytes.
   private static func panelBytes(_ format: WeightFormat, _ columns: Int) -> [Int] {
-    let d = roundUp(columns, 512) / 512 * 64
-    return switch format {
-    case .bytes: [0, 0, 0, 0]  // refused above
-    case .f32: [0, 0, 0, columns * 64]
-    case .f16, .bf16: [0, 0, 0, columns * 32]
-    case .int4: [d, roundUp(columns, 64), 0, columns * 8]
-    case .int5: [d, roundUp(columns, 64), columns * 2, columns * 8]
-    case .int8: [d, roundUp(columns, 128) / 2, 0, columns * 16]
-    }
+    let row = format.row
+    guard format.isCoded else { return [0, 0, 0, 16 * columns * row.valueBytes] }
+    let (d, scales) = (roundUp(columns, 512) / 512 * 64, roundUp(columns, 4 * row.block) / row.block * 16)
+    return [d, scales, 2 * columns * row.lowBits, 2 * columns * row.codeBits]
   }
 
   /// [d, scales, low bits, codes] of a single row: each padded to a multiple of 16 bytes.
   private static func rowBytes(_ format: WeightFormat, _ columns: Int) -> [Int] {
-    let d = roundUp(roundUp(columns, 256) / 128, 16)
-    return switch format {
-    case .bytes: [0, 0, 0, columns]
-    case .f32: [0, 0, 0, columns * 4]
-    case .f16, .bf16: [0, 0, 0, columns * 2]
-    case .int4: [d, roundUp(columns / 16, 16), 0, columns / 2]
-    case .int5: [d, roundUp(columns / 16, 16), roundUp(columns / 8, 16), columns / 2]
-    case .int8: [d, roundUp(columns / 32, 16), 0, columns]
-    }
+    let row = format.row
+    guard format.isCoded else { return [0, 0, 0, columns * row.valueBytes] }
+    let (d, scales) = (roundUp(roundUp(columns, 256) / 128, 16), roundUp(columns / row.block, 16))
+    return [d, scales, roundUp(columns / 8 * row.lowBits, 16), columns / 8 * row.codeBits]
   }
 
   /// Bytes of one element of a class: wider ones are split into byte planes.
   func elementBytes(_ byteClass: Int) -> Int {
     if byteClass == ByteClass.d.rawValue { return 2 }
-    guard byteClass == ByteClass.codes.rawValue else { return 1 }
-    return switch format {
-    case .f32: 4
-    case .f16, .bf16: 2
-    case .bytes, .int4, .int5, .int8: 1
-    }
+    return byteClass == ByteClass.codes.rawValue ? max(1, format.row.valueBytes) : 1
   }
 
   /// Where the bytes of each class stand in a record, in stream order; indexed by `ByteClass`.
@@ -109,14 +113,14 @@ package struct RecordLayout: Equatable, Sendable {
       add(.codes, classBytes[3])
       return runs
     }
-    let span = format == .int8 ? 128 : 64  // columns of a line of scales
-    let codesPerColumn = format == .int8 ? 16 : 8
+    let row = format.row
+    let span = 4 * row.block  // columns of a line of scales
     for column in stride(from: 0, to: columns, by: span) {
       let width = min(span, columns - column)
       if column % 512 == 0 { add(.d, 64) }
       add(.scales, 64)
-      add(.lowBits, format == .int5 ? width * 2 : 0)
-      add(.codes, width * codesPerColumn)
+      add(.lowBits, 2 * width * row.lowBits)
+      add(.codes, 2 * width * row.codeBits)
     }
     return runs
   }

@@ -87,7 +87,7 @@ extension TensorInfo {
   /// Whether rounding it can profit from its inputs' moments: not tables, whose rows are read alone, and
   /// not `time_maa_w2`, whose five parts have an input each.
   fileprivate var canCompensate: Bool {
-    [.int4, .int5, .int8].contains(format) && !TensorInfo.isTable(name) && !name.hasSuffix("time_maa_w2")
+    format.isCoded && !TensorInfo.isTable(name) && !name.hasSuffix("time_maa_w2")
   }
 
   /// Rows of hidden units whose errors are made up for by each other: equal parts of a chunk, which is made by one

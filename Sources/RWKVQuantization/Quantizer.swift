@@ -188,16 +188,12 @@ struct Quantizer: Sendable {
 }
 
 extension WeightFormat {
-  /// The largest magnitude that blocks of a quantized format reach, and the least with which all of their scales can be used
-  /// (formats/rwkv-v1.md: the table's reach times the largest scale times d, which is an F16 in units of 2^-12).
+  /// The largest magnitude that blocks of codes reach, and the least with which all of their scales can be used
+  /// (formats/rwkv-v1.md: the table's reach times the largest scale times d, which is an F16 in units of 2^-12); nil if
+  /// there are no codes.
   private var range: ClosedRange<Float>? {
-    let reach: Float
-    switch self {
-    case .int4: reach = 110 * 31
-    case .int5: reach = 112 * 63
-    case .int8: reach = 127 * 224
-    default: return nil
-    }
+    guard isCoded, let numbers = rk_format_numbers(Int32(rawValue))?.pointee else { return nil }
+    let reach = numbers.reach * Float(numbers.largest_scale)
     return reach * 0x1p-12 * 0x1p-24...reach * 0x1p-12 * 65504
   }
 

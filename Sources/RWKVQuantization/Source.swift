@@ -75,7 +75,7 @@ struct ModelFileSource: WeightSource {
   init(_ file: ModelFile) throws(QuantizationError) {
     self.file = file
     infos = file.tensors.filter { $0.format != .bytes }
-    for info in infos where [.int4, .int5, .int8].contains(info.format) {
+    for info in infos where info.format.isCoded {
       throw .alreadyQuantized(path: file.path, tensor: info.name, format: info.format)
     }
     tensors = infos.map {

@@ -126,14 +126,26 @@ private struct ValueCheck {
     func any<Word: FixedWidthInteger>(_: Word.Type, _ mask: Word, equals value: Word) -> Bool {
       run.bindMemory(to: Word.self).contains { $0 & mask == value }
     }
-    switch (byteClass, format) {
-    case (.d, _): return any(UInt16.self, 0x7C00, equals: 0x7C00) ? "a scale d that is not finite" : nil
-    case (.scales, .int4): return any(UInt8.self, 0x3F, equals: 0x20) ? "the invalid block scale -32" : nil
-    case (.scales, .int5): return any(UInt8.self, 0x7F, equals: 0x40) ? "the invalid block scale -64" : nil
-    case (.codes, .f32): return any(UInt32.self, 0x7F80_0000, equals: 0x7F80_0000) ? "a NaN or infinity" : nil
-    case (.codes, .f16): return any(UInt16.self, 0x7C00, equals: 0x7C00) ? "a NaN or infinity" : nil
-    case (.codes, .bf16): return any(UInt16.self, 0x7F80, equals: 0x7F80) ? "a NaN or infinity" : nil
-    default: return nil
+    switch byteClass {
+    case .d: return any(UInt16.self, 0x7C00, equals: 0x7C00) ? "a scale d that is not finite" : nil
+    case .scales:
+      // A signed scale is not the number that has no opposite.
+      let lowest = 1 << (format.row.scaleBits - 1)
+      guard 1..<8 ~= format.row.scaleBits, any(UInt8.self, UInt8(2 * lowest - 1), equals: UInt8(lowest))
+      else {
+        return nil
+      }
+      return "the invalid block scale -\(lowest)"
+    case .codes:
+      let isInfinite =
+        switch format {
+        case .f32: any(UInt32.self, 0x7F80_0000, equals: 0x7F80_0000)
+        case .f16: any(UInt16.self, 0x7C00, equals: 0x7C00)
+        case .bf16: any(UInt16.self, 0x7F80, equals: 0x7F80)
+        case .bytes, .int4, .int5, .int8: false
+        }
+      return isInfinite ? "a NaN or infinity" : nil
+    case .lowBits, nil: return nil
     }
   }
 

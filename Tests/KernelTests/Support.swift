@@ -30,14 +30,20 @@ struct Random {
 
 /// The tables that this machine can run and that promise the same bits; the scalar one is the definition.
 var scalarKernels: rk_kernels { kernels("scalar") }
-let otherTables = ["avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm"].filter { (name: String) in
-  rk_kernels_named(name) != nil
-}
-let tableNames = ["scalar"] + otherTables
+let tableNames: [String] = allTables.filter { !unfusedTables.contains($0) }
+let otherTables: [String] = tableNames.filter { $0 != "scalar" }
 
 /// The tables without fused multiply-add, which agree with them to a tolerance.
-let unfusedTables = ["sse41"].filter { (name: String) in rk_kernels_named(name) != nil }
-let allTables = tableNames + unfusedTables
+let unfusedTables: [String] = allTables.filter { $0 == "sse41" }
+
+/// Those of this build that this machine can run.
+let allTables = tablesOfTheLibrary()
+
+private func tablesOfTheLibrary() -> [String] {
+  var names: [String] = []
+  while let name = rk_kernels_name(Int32(names.count)) { names.append(String(cString: name)) }
+  return names.filter { rk_kernels_named($0) != nil }
+}
 
 func kernels(_ name: String) -> rk_kernels {
   guard let table = rk_kernels_named(name) else { preconditionFailure("no table \(name)") }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import CRWKVKernels
+import RWKVFormat
 import Testing
 
 private let widths = [1, 16, 31, 32, 33, 64, 96, 255, 256, 257, 512, 768, 2048]
@@ -25,6 +26,32 @@ struct RecordSizes {
     #expect(recordBytes(.int8, 768, 1) == 16 + 32 + 768)
     #expect(recordBytes(.int5, 33, 1) == 16 + 16 + 16 + 32)
     #expect(recordBytes(.f16, 33, 1) == 128)
+  }
+}
+
+@Suite("Rows of formats")
+struct FormatRows {
+  /// Kernels and file format have each a row for a format.
+  @Test("are the same in C and Swift, for every number", arguments: UInt8.min...UInt8.max)
+  func rows(_ number: UInt8) throws {
+    let format = WeightFormat(rawValue: number)
+    guard let format, format != .bytes else {
+      #expect(rk_format_numbers(Int32(number)) == nil)
+      return
+    }
+    let row = format.row
+    let numbers = try #require(rk_format_numbers(Int32(number))).pointee
+    #expect(Int(numbers.value_bytes) == row.valueBytes, "\(format)")
+    #expect(Int(numbers.block) == row.block, "\(format)")
+    #expect(Int(numbers.code_bits) == row.codeBits && Int(numbers.low_bits) == row.lowBits, "\(format)")
+    #expect(Int(numbers.scale_bits) == row.scaleBits, "\(format)")
+    #expect(Format(rawValue: Int32(number)) != nil, "\(format) has no tests of its kernels")
+    for columns in 1...1100 {
+      for rows in [1, 16] {
+        let bytes = rk_record_bytes(Int32(number), columns, Int32(rows))
+        #expect(format.recordBytes(columns: columns, rowsPerRecord: rows) == bytes, "\(format) \(columns)")
+      }
+    }
   }
 }
 

@@ -34,7 +34,26 @@ static inline void rk_pause(void) {
 }
 
 /// Weight formats, numbered as in the file format.
-enum { RK_F32 = 1, RK_F16 = 2, RK_BF16 = 3, RK_INT4 = 4, RK_INT5 = 5, RK_INT8 = 8 };
+typedef enum { RK_F32 = 1, RK_F16 = 2, RK_BF16 = 3, RK_INT4 = 4, RK_INT5 = 5, RK_INT8 = 8 } rk_weight_format;
+
+/// A weight is a value as it is (F32, F16, BF16), or d · s · (T[code] + o): d for 256 columns of a row, a scale
+/// byte with s and o for each block of columns, a code for each weight.
+typedef struct {
+  int value_bytes;      ///< bytes of a value that is stored as it is; 0: codes
+  int block;            ///< columns that share a scale byte
+  int code_bits;        ///< bits of a code in the code lines
+  int low_bits;         ///< bits of a code that stand apart from them
+  int scale_bits;       ///< bits of s in a scale byte, signed if less than 8; the others choose o
+  int lowest_offset;    ///< o of scale bytes whose offset bits are 0; each step adds 4
+  int fold;             ///< is added to T + o where a prompt's weights are unpacked: sums fit into a signed byte
+  int largest_scale;    ///< largest s that the quantizer aims at
+  float reach;          ///< |T + o| at which it puts the largest magnitude of 256 columns, with that s
+  int scale_candidates; ///< scales that it tries for each block
+  float factor_limit;   ///< G of rows_integer.inc: g · s must fit into a signed byte times 256 plus another
+} rk_format_row;
+
+/// The row of formats.h for the format with this number, or NULL if there is none.
+const rk_format_row *RK_NULLABLE rk_format_numbers(int format);
 
 /// Logits whose sums and maxima are taken together.
 #define RK_LOGIT_GROUP 64
