@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MIT
+/// What a pickle that was read has for a checkpoint.
+extension Pickle {
+  /// Names and tensors of the dictionary, in its order, or of the one within it that has the weights.
+  func contents() throws(Failure) -> Contents {
+    guard stack.count == 1, case .dictionary(var entries) = objects[stack[0]] else {
+      throw Failure(unsupported: true, problem: "holds no dictionary of tensors")
+    }
+    let settings = settings(entries)
+    for _ in 0..<4 {
+      let inner = Pickle.wrappers.lazy.compactMap { self.dictionary($0, in: entries) }.first { !$0.isEmpty }
+      guard let inner else { break }
+      entries = inner
+    }
+    return Contents(tensors: try tensors(of: entries), settings: settings, lists: lists(entries))
+  }
+
+  private func lists(_ entries: [(key: Int, value: Int)]) -> [String: [Int]] {
+    var lists: [String: [Int]] = [:]
+    for entry in entries {
+      guard case .text(let key) = objects[entry.key] else { continue }
+      switch objects[entry.value] {
+      case .list(let values), .tuple(let values):
+        let numbers = values.compactMap { if case .integer(let number) = objects[$0] { number } else { nil } }
+        if numbers.count == values.count { lists[key] = numbers }
+      default: break
+      }
+    }
+    return lists
+  }
+
+  /// Under which trainers keep the weights, beside the state of the training.
+  private static let wrappers = [
+    "module", "state_dict", "model_state_dict", "lora_state_dict", "model", "weights", "params", "network",
+  ]
+
+  private func dictionary(
+    _ name: String, in entries: [(key: Int, value: Int)]
+  ) -> [(key: Int, value: Int)]? {
+    for entry in entries {
+      if case .text(name) = objects[entry.key], case .dictionary(let inner) = objects[entry.value] {
+        return inner
+      }
+    }
+    return nil
+  }
+
+  private func settings(_ entries: [(key: Int, value: Int)]) -> [String: Double] {
+    var settings: [String: Double] = [:]
+    for entry in dictionary("config", in: entries) ?? [] {
+      guard case .text(let key) = objects[entry.key] else { continue }
+      switch objects[entry.value] {
+      case .integer(let value): settings[key] = Double(value)
+      case .number(let value): settings[key] = value
+      case .bool(let value): settings[key] = value ? 1 : 0
+      default: break
+      }
+    }
+    return settings
+  }
+
+  /// Of a dictionary, and of those within it under names joined by dots. Other things beside tensors are passed over.
+  private func tensors(
+    of entries: [(key: Int, value: Int)]
+  ) throws(Failure) -> [(name: String, tensor: Tensor)] {
+    var found: [(name: String, tensor: Tensor)] = []
+    var other: String?
+    try collect(entries, prefix: "", depth: 0, into: &found, &other)
+    if found.isEmpty, let other {
+      throw Failure(unsupported: true, problem: "has something else than a tensor at \(quoted(other))")
+    }
+    return found
+  }
+
+  private func collect(
+    _ entries: [(key: Int, value: Int)], prefix: String, depth: Int,
+    into found: inout [(name: String, tensor: Tensor)], _ other: inout String?
+  ) throws(Failure) {
+    for entry in entries {
+      guard case .text(let key) = objects[entry.key] else {
+        throw Failure(unsupported: true, problem: "has a key that is no text")
+      }
+      switch objects[entry.value] {
+      case .tensor(let tensor): found.append((prefix + key, tensor))
+      case .dictionary(let inner) where depth < 4:
+        try collect(inner, prefix: prefix + key + ".", depth: depth + 1, into: &found, &other)
+      default: other = other ?? prefix + key
+      }
+      guard found.count <= StoredTensor.maximumTensors else { throw Failure(problem: "has too many tensors") }
+    }
+  }
+
+  /// The texts of a list, if it is one.
+  var list: [String]? {
+    guard let top = stack.first, case .list(let values) = objects[top] else { return nil }
+    var texts: [String] = []
+    for value in values {
+      guard case .text(let text) = objects[value] else { return nil }
+      texts.append(text)
+    }
+    return texts
+  }
+}
