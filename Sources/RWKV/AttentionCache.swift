@@ -38,8 +38,8 @@ final class AttentionCache {
   /// Values of one head, [count, valueSize].
   func values(_ head: Int) -> UnsafeMutablePointer<Float> { values + head * capacity * valueSize }
 
-  /// Makes room for `tokens` tokens in chunks of `chunkSize` (`Int.max` where there are none); `limit`: more than that is
-  /// never needed.
+  /// Makes room for `tokens` tokens in chunks of `chunkSize` (`Int.max` where there are none); `limit`: more than
+  /// that is never needed.
   func reserve(_ tokens: Int, chunkSize: Int, limit: Int) {
     guard tokens > capacity else { return }
     let room = max(tokens, min(max(256, 2 * capacity), limit))

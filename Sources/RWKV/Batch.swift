@@ -47,7 +47,8 @@ public final class Batch {
     return evaluator.logits(index)
   }
 
-  /// Chooses the next token of each conversation of the last call, `samplers[i]` that of conversation i, on all threads.
+  /// Chooses the next token of each conversation of the last call, `samplers[i]` that of conversation i, on all
+  /// threads.
   ///
   /// When it throws, samplers before and after the one that failed may have chosen.
   public func sample(with samplers: inout [Sampler]) throws(SamplingError) -> [Int] {

@@ -19,13 +19,13 @@ public struct Configuration: Sendable, Equatable {
   public let groupNormEpsilon: Float
   /// RWKV-X only
   public let sparseAttention: SparseAttention?
-  /// Of a reranker, for each of its blocks the layer of the embedding model whose state it reads; negative numbers count
-  /// from the end.
+  /// Of a reranker, for each of its blocks the layer of the embedding model whose state it reads; negative numbers
+  /// count from the end.
   public let stateLayers: [Int]
   /// H
   public var heads: Int { embedding / headSize }
-  /// Memory by which a state of RWKV-7b grows with each token [bytes]; 0 in all other versions, whose states have a fixed
-  /// size or, in RWKV-X, a bound.
+  /// Memory by which a state of RWKV-7b grows with each token [bytes]; 0 in all other versions, whose states have a
+  /// fixed size or, in RWKV-X, a bound.
   public var bytesPerToken: Int {
     version == .v7b ? layers * (DeepEmbedSizes.keys + embedding) * MemoryLayout<Float>.size : 0
   }

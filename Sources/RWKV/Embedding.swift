@@ -26,11 +26,11 @@ public struct EmbeddingOptions: Sendable {
 extension Session {
   /// The vector of a text, for comparing it with others.
   ///
-  /// The text is read from an empty state and ends with token 0, for an embedding model with its token 65535; the session's
-  /// state is that after it. There are no logits of it.
+  /// The text is read from an empty state and ends with token 0, for an embedding model with its token 65535; the
+  /// session's state is that after it. There are no logits of it.
   /// - Parameters:
-  ///   - tokens: the text's, without the one that ends it. An embedding model takes the average of its output after this
-  ///     token and after each 65535 in the text.
+  ///   - tokens: the text's, without the one that ends it. An embedding model takes the average of its output after
+  ///     this token and after each 65535 in the text.
   ///   - progress: called with the number of tokens read so far; reading stops when it returns false.
   public func embedding(
     _ tokens: [Int], _ options: EmbeddingOptions = EmbeddingOptions(),
@@ -40,8 +40,8 @@ extension Session {
     return try evaluator.embeddings([tokens], [state], options, progress: progress)[0]
   }
 
-  /// The vectors of many texts, which share passes over the weights: the same as one by one. The session's state stays as
-  /// it is.
+  /// The vectors of many texts, which share passes over the weights: the same as one by one. The session's state
+  /// stays as it is.
   public func embeddings(
     _ texts: [[Int]], _ options: EmbeddingOptions = EmbeddingOptions(),
     progress: (Int) -> Bool = { _ in true }

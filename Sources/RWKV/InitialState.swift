@@ -32,9 +32,9 @@ struct InitialState: Sendable {
     try self.init(stored, State.Layout(configuration))
   }
 
-  /// - Parameter timeStates: [layers][H, N value, N key], as training stores them in every version: RWKV-PEFT's `rwkvop.py`
-  ///   exchanges the last two axes before kernels that want [key, value], and does not before the one that wants
-  ///   [value, key].
+  /// - Parameter timeStates: [layers][H, N value, N key], as training stores them in every version: RWKV-PEFT's
+  ///   `rwkvop.py` exchanges the last two axes before kernels that want [key, value], and does not before the one
+  ///   that wants [value, key].
   init(_ timeStates: [[Float]], _ layout: State.Layout) throws(ModelError) {
     let (H, N) = (layout.heads, layout.headSize)
     guard timeStates.count == layout.layers, layout.hasMatrices else {

@@ -13,8 +13,8 @@ public struct Streaming: Sendable, Equatable {
   public let streamedBytes, streamedFileBytes: Int
   /// A prompt costs one pass over the file for each so many tokens.
   public static let tokensPerPass = 512
-  /// What to expect, from the rate at which one of the blocks was read and inflated: at first, perhaps from the disk, and
-  /// again, out of the system's cache.
+  /// What to expect, from the rate at which one of the blocks was read and inflated: at first, perhaps from the disk,
+  /// and again, out of the system's cache.
   public internal(set) var firstTokensPerSecond = 0.0, cachedTokensPerSecond = 0.0
 }
 

@@ -77,7 +77,8 @@ public final class Model: Sendable {
   /// - Parameters:
   ///   - memoryLimit: the most memory that the process may use with one session [bytes]. A model that needs more runs
   ///     all the same, more slowly: see `streaming`.
-  ///   - maximumContext: of RWKV-7b, the most tokens that a state remembers; by default as many as one state has memory for.
+  ///   - maximumContext: of RWKV-7b, the most tokens that a state remembers; by default as many as one state has
+  ///     memory for.
   ///   - requiresTokenizer: whether a file without a tokenizer is an error, which is thrown before weights are loaded.
   ///   - progress: called with the share done, 0…1, from any thread; loading stops when it returns false.
   public convenience init(
@@ -143,8 +144,8 @@ public final class Model: Sendable {
   /// What the names of each block's tensors begin with, in the order of evaluation.
   package var blockPrefixes: [String] { configuration.blocks.map(\.prefix) }
 
-  /// Of a streamed model: the seconds that `threads` threads need for one pass over the streamed blocks with nothing else
-  /// to do. Reads, inflates and puts into order what a token needs, to where it needs it, without checksums.
+  /// Of a streamed model: the seconds that `threads` threads need for one pass over the streamed blocks with nothing
+  /// else to do. Reads, inflates and puts into order what a token needs, to where it needs it, without checksums.
   package func secondsPerPass(threads: Int) throws(ModelError) -> Double? {
     try store.secondsPerPass(threads: threads)
   }

@@ -3,8 +3,8 @@ public import RWKVFormat
 internal import RWKVTokenizer
 internal import Glibc
 
-/// Reads documents with an embedding model as its reranker wants them, so that what the model remembers of each can be kept.
-/// Not thread-safe.
+/// Reads documents with an embedding model as its reranker wants them, so that what the model remembers of each can
+/// be kept. Not thread-safe.
 public final class DocumentReader {
   public let model: Model
   fileprivate let evaluator: Evaluator
@@ -61,8 +61,8 @@ public final class DocumentReader {
 /// A reranker with the embedding model whose states it reads: says how well documents answer a query.
 ///
 /// The embedding model reads each document and then the query; one token of the reranker, which has blocks of its own,
-/// makes a score of the recurrences that are left. What a document leaves behind can be kept: then a query costs its own
-/// tokens only, and the scores are the same bits. Not thread-safe.
+/// makes a score of the recurrences that are left. What a document leaves behind can be kept: then a query costs its
+/// own tokens only, and the scores are the same bits. Not thread-safe.
 public final class Reranker {
   public let documents: DocumentReader
   public let model: Model

@@ -4,8 +4,8 @@ import Glibc
 
 /// The whole recurrent state of one conversation: all that a model remembers of the tokens it has read.
 ///
-/// Its size does not depend on how many tokens that were, but in RWKV-7b and, up to a bound, in RWKV-X. Not thread-safe:
-/// one session uses a state at a time.
+/// Its size does not depend on how many tokens that were, but in RWKV-7b and, up to a bound, in RWKV-X. Not
+/// thread-safe: one session uses a state at a time.
 public final class State {
   /// The layout of a state: what one layer keeps, in floats. Reference order: `att` shift, recurrence, `ffn` shift.
   struct Layout: Equatable, Sendable {

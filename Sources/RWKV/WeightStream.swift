@@ -5,9 +5,9 @@ import Synchronization
 
 /// Brings the matrices of blocks that do not fit into memory there for each pass, in the order of evaluation.
 ///
-/// There are two buffers. While one block is evaluated, a background thread inflates the next one into the other buffer;
-/// when the evaluation arrives there first, its threads help with the chunks that are left. Checksums are compared the first
-/// time a block is read. The sessions of a model take turns: one evaluation at a time.
+/// There are two buffers. While one block is evaluated, a background thread inflates the next one into the other
+/// buffer; when the evaluation arrives there first, its threads help with the chunks that are left. Checksums are
+/// compared the first time a block is read. The sessions of a model take turns: one evaluation at a time.
 final class WeightStream: @unchecked Sendable {
   /// The chunks of one streamed block.
   struct Group {

@@ -54,8 +54,8 @@ extension ChatTemplate {
 
   /// The text that a model reads before it answers the last message.
   ///
-  /// If the last message is the assistant's, the answer goes on from it, white space and all; an empty one there is left
-  /// out.
+  /// If the last message is the assistant's, the answer goes on from it, white space and all; an empty one there is
+  /// left out.
   /// - Parameter thinking: how to answer; nil for the template's first way.
   public func text(of messages: [ChatMessage], _ thinking: Thinking? = nil) throws(ChatMessageError) -> String
   {

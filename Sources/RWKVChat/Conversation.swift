@@ -4,9 +4,9 @@ public import RWKVTokenizer
 
 /// A conversation with a model: turns that can be taken back, saved, and gone on with on another day.
 ///
-/// Every answer depends only on what the state has read, the options and the seed, so that a conversation that was saved
-/// and loaded goes on bit for bit as if it had never stopped. When a call throws, the conversation is what it was before.
-/// Not thread-safe.
+/// Every answer depends only on what the state has read, the options and the seed, so that a conversation that was
+/// saved and loaded goes on bit for bit as if it had never stopped. When a call throws, the conversation is what it
+/// was before. Not thread-safe.
 public final class Conversation {
   /// A message and what the model made of it.
   public struct Turn {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 
 extension ChatTemplate {
-  /// The template in Jinja, which writes what `text(of:)` does with the first way of thinking: for programs that know no
-  /// other templates.
+  /// The template in Jinja, which writes what `text(of:)` does with the first way of thinking: for programs that know
+  /// no other templates.
   public var jinja: String {
     let content = cleans ? "clean(message.content)" : "message.content"
     let way = thinking.first

@@ -162,8 +162,8 @@ enum Names {
     return (kept, leftOut)
   }
 
-  /// What the names of the model's tensors begin with beside those of other parts: VisualRWKV, RWKV-X and EmbeddingRWKV;
-  /// ModRWKV; RWKVReRanker.
+  /// What the names of the model's tensors begin with beside those of other parts: VisualRWKV, RWKV-X and
+  /// EmbeddingRWKV; ModRWKV; RWKVReRanker.
   private static let parts = ["rwkv.", "llm.", "reranker."]
   /// Of the model, and yet without its prefix.
   private static let besidesModel = ["head.", "lm_head.", "moba.", "reranker_layer_idx"]

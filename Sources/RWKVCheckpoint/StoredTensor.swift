@@ -10,8 +10,8 @@ struct StoredTensor: Sendable {
   var offset: Int
   /// True for a 2-D tensor whose values lie column by column (a transposed view in a torch file).
   var isColumnMajor = false
-  /// Values from one to the next along each axis, where they lie neither row by row nor column by column (a view in a torch
-  /// file); the container has checked them.
+  /// Values from one to the next along each axis, where they lie neither row by row nor column by column (a view in a
+  /// torch file); the container has checked them.
   var strides: [Int]?
   /// True where a low-rank matrix is stored as [out, in]; BlinkDL has [in, out]. Of a state: its last two axes are
   /// exchanged.

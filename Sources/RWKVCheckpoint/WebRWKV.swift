@@ -34,8 +34,8 @@ enum WebRWKV {
     return name[...dot] + "time_maa_" + name[dot...].dropFirst(".time_mix_".utf8.count)
   }
 
-  /// Whether `time_first` is the bonus itself: in version 6, and in a gated version 5 of F16 with a row of values for each
-  /// head. BlinkDL's tensor of that name, an exponent, is older than such rows.
+  /// Whether `time_first` is the bonus itself: in version 6, and in a gated version 5 of F16 with a row of values for
+  /// each head. BlinkDL's tensor of that name, an exponent, is older than such rows.
   private static func isBonusPlain(_ sources: [String: StoredTensor]) -> Bool {
     guard let bonus = sources["blocks.0.att.time_first"], sources["blocks.0.att.time_faaaa"] == nil else {
       return false

@@ -4,8 +4,8 @@ import Glibc
 /// Of `wanted` threads, this one included, how many the system lets this process have now.
 ///
 /// Dispatch waits without end for a thread that it cannot get. So as many are started for a moment, each with the room
-/// of a stack and of the memory that the allocator reserves for it: limits of address space, data or processes show here.
-/// Costs some 30 µs for each.
+/// of a stack and of the memory that the allocator reserves for it: limits of address space, data or processes show
+/// here. Costs some 30 µs for each.
 package func availableThreads(_ wanted: Int) -> Int {
   guard wanted > 1 else { return 1 }
   var attributes = pthread_attr_t()

@@ -99,7 +99,8 @@ struct Chunk: Sendable {
 }
 
 extension TensorInfo {
-  /// Whether a tensor of this name has a row for each token, which is read alone: the embedding, and tables of 7a and 7b.
+  /// Whether a tensor of this name has a row for each token, which is read alone: the embedding, and tables of 7a and
+  /// 7b.
   package static func isTable(_ name: String) -> Bool { name.hasSuffix("emb.weight") }
 
   /// What a writer is asked for, checked and laid out; `firstChunk` and `rawHash` follow later.

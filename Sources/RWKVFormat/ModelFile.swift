@@ -68,8 +68,8 @@ public final class ModelFile: Sendable {
     return chunks[range].allSatisfy { $0.codec == .stored } ? chunks[tensor.firstChunk].offset : nil
   }
 
-  /// Reads one chunk of a tensor: its records, of `rawLength(ofChunk:of:)` bytes. Checks its checksum, unless the caller has
-  /// had it checked before and makes sure that the file is what it was (`checkUnchanged`).
+  /// Reads one chunk of a tensor: its records, of `rawLength(ofChunk:of:)` bytes. Checks its checksum, unless the
+  /// caller has had it checked before and makes sure that the file is what it was (`checkUnchanged`).
   public func readChunk(
     _ chunk: Int, of tensor: TensorInfo, into destination: UnsafeMutableRawBufferPointer,
     using reader: ChunkReader, verifying: Bool = true

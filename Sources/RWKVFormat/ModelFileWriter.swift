@@ -47,8 +47,8 @@ public struct EncodedChunk: Sendable {
 
 /// Writes a model file: encode chunks on any number of threads, append them in file order, finish.
 ///
-/// Nothing is left behind without `finish` (OutputFile.swift). The same input gives the same file whatever the number of
-/// threads. `tensors` and `encode` may be used from any thread; memory is that of the chunks in flight.
+/// Nothing is left behind without `finish` (OutputFile.swift). The same input gives the same file whatever the number
+/// of threads. `tensors` and `encode` may be used from any thread; memory is that of the chunks in flight.
 public final class ModelFileWriter: Sendable {
   /// In file order, without checksums.
   public let tensors: [TensorInfo]

@@ -12,7 +12,8 @@ public func processorCount() -> Int {
 
 /// Processors in the affinity mask.
 private func allowedProcessors() -> Int? {
-  // sched_getaffinity is not visible from Swift; the kernel prints the same mask, as in "Cpus_allowed:\t0000000f,ffffffff".
+  // sched_getaffinity is not visible from Swift; the kernel prints the same mask, as in
+  // "Cpus_allowed:\t0000000f,ffffffff".
   let line = readText("/proc/self/status")?.split(separator: "\n").first { $0.hasPrefix("Cpus_allowed:") }
   guard let line else { return nil }
   let count = line.dropFirst(13).reduce(0) { $0 + ($1.hexDigitValue ?? 0).nonzeroBitCount }

@@ -39,7 +39,8 @@ public struct Comparison: Sendable {
 
   /// The whole text.
   public private(set) var whole = Stretch(start: 0)
-  /// The text by position, each stretch ending at four times the position where the one before ends: does the error grow?
+  /// The text by position, each stretch ending at four times the position where the one before ends: does the error
+  /// grow?
   public private(set) var stretches: [Stretch] = []
 
   /// The end of the first stretch.

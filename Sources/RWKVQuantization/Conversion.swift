@@ -286,8 +286,8 @@ private struct Draft {
 
   /// As many of the wanted threads as there is memory for.
   ///
-  /// Each holds the weights of a chunk as they are read and in F32, its records in both orders and what compression makes
-  /// of them; up to four finished chunks of it, with and without compression, wait for their turn.
+  /// Each holds the weights of a chunk as they are read and in F32, its records in both orders and what compression
+  /// makes of them; up to four finished chunks of it, with and without compression, wait for their turn.
   private static func threads(for tensors: [TensorInfo], wanted: Int) throws(QuantizationError) -> Int {
     let (compressor, stack) = (4 << 20, 8 << 20)
     let each = tensors.reduce(0) { most, tensor in
@@ -333,8 +333,8 @@ private struct Draft {
     tensors = try Self.plan(source, type, options, progress)
   }
 
-  /// Stores what the publisher recommends, as far as it can be followed. None of it begins with `rwkv.`: the model's identity
-  /// stays.
+  /// Stores what the publisher recommends, as far as it can be followed. None of it begins with `rwkv.`: the model's
+  /// identity stays.
   private mutating func add(_ recommended: GenerationConfig) {
     notes += recommended.notes
     for setting in SamplingSetting.allCases where setting != .seed {

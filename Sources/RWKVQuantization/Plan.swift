@@ -16,9 +16,10 @@ import RWKVFormat
 /// Embedding and head are the most sensitive tensors of all and low-rank matrices are small: INT4 does not pay
 /// (docs/quality.md has the measurements).
 ///
-/// Small is what has at most 1/32 of the weights. Of what int8 loses, more than a quarter is lost in embedding and head: small ones
-/// stay in 16 bits, for which the file grows by less than 4 % and a token reads 3 % more. With int4 a token of a 0.1B would read as many
-/// bytes of an INT8 head as of all else: one that is not small is INT5, which adds a tenth to the loss.
+/// Small is what has at most 1/32 of the weights. Of what int8 loses, more than a quarter is lost in embedding and
+/// head: small ones stay in 16 bits, for which the file grows by less than 4 % and a token reads 3 % more. With int4
+/// a token of a 0.1B would read as many bytes of an INT8 head as of all else: one that is not small is INT5, which
+/// adds a tenth to the loss.
 public enum QuantizationType: String, Sendable, CaseIterable {
   case int4Small = "int4-small"
   case int4, int5, int8, fp16, fp32
@@ -30,7 +31,8 @@ public enum QuantizationType: String, Sendable, CaseIterable {
     "f16": .fp16, "bf16": .fp16, "f32": .fp32,
   ]
 
-  /// A type by its name, in capitals or not, or by that of another program's type with as many bits, like ggml's Q4_K_M.
+  /// A type by its name, in capitals or not, or by that of another program's type with as many bits, like ggml's
+  /// Q4_K_M.
   public init?(anyName name: String) {
     let name = name.lowercased()
     if let type = Self(rawValue: name) ?? Self.foreignNames[String(name.prefix { $0 != "_" })] {

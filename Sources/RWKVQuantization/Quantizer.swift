@@ -197,8 +197,8 @@ extension WeightFormat {
     return reach * 0x1p-12 * 0x1p-24...reach * 0x1p-12 * 65504
   }
 
-  /// The largest magnitude of `values` where this format cannot express them: where it would be cut off, or where all are
-  /// so small that they would lose their precision.
+  /// The largest magnitude of `values` where this format cannot express them: where it would be cut off, or where all
+  /// are so small that they would lose their precision.
   func magnitudeOutsideRange(_ values: UnsafeBufferPointer<Float>) -> Float? {
     guard let range else { return nil }
     let magnitude = Float(bitPattern: values.reduce(0) { max($0, $1.bitPattern & 0x7FFF_FFFF) })

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-/// A vocabulary that cannot express every text: one without all 256 bytes, one of whole words, or one with added tokens.
+/// A vocabulary that cannot express every text: one without all 256 bytes, one of whole words, or one with added
+/// tokens.
 ///
 ///     added tokens in the text, the longest first → between them, by `Rule`
 public struct VocabularyTokenizer: Tokenizer {

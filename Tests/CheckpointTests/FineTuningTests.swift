@@ -50,7 +50,8 @@ struct FineTuningTests {
     }
   }
 
-  /// fla has the factors of its low-rank pairs as layers [outputs, inputs], for which adapters are trained like for others.
+  /// fla has the factors of its low-rank pairs as layers [outputs, inputs], for which adapters are trained like for
+  /// others.
   @Test(arguments: ["attn.w_lora.lora.0", "attn.g_lora.lora.2", "attn.v_proj", "ffn.value"])
   func lorasOfFlasLayersAreAdded(layer: String) throws {
     let name = "model.layers.1.\(layer)"

@@ -9,7 +9,8 @@ import Testing
 struct GGUFTests {
   private let folder = TemporaryFolder()
 
-  /// Appends the vocabulary as llama.cpp's converter writes it: texts escaped as in Python's bytes, and a type for each.
+  /// Appends the vocabulary as llama.cpp's converter writes it: texts escaped as in Python's bytes, and a type for
+  /// each.
   private func add(
     _ tokens: [(text: String, type: Int)], model: String = "rwkv", to file: inout ForeignFileTests.GGUFDraft
   ) {

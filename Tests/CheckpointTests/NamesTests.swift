@@ -235,8 +235,8 @@ struct NamesTests {
     expectFailure(folder.write("hole", safetensors(incomplete)), .mismatch, "whole blocks")
   }
 
-  /// Versions 5.0 to 5.2 differ in the gate and the number of decays; the bonus keeps its name. It is BF16 here: where all
-  /// is F16, rows of `time_first` are web-rwkv's and no exponents.
+  /// Versions 5.0 to 5.2 differ in the gate and the number of decays; the bonus keeps its name. It is BF16 here:
+  /// where all is F16, rows of `time_first` are web-rwkv's and no exponents.
   @Test(arguments: [
     (Version.v50, "time_first", 4), (.v50, "time_faaaa", 4), (.v51, "time_first", 4),
     (.v51, "time_faaaa", 4), (.v52, "time_faaaa", 64), (.v52, "time_first", 64),

@@ -20,7 +20,8 @@ struct WebRWKVTests {
     }
   }
 
-  /// The Python converter exchanges the axes of version 7's matrices, the Rust one does not; whatever the file is called.
+  /// The Python converter exchanges the axes of version 7's matrices, the Rust one does not; whatever the file is
+  /// called.
   @Test(arguments: [true, false], ["model.st", "model.safetensors"])
   func bothConvertersAreRead(exchanged: Bool, name: String) throws {
     let path = folder.write(name, safetensors(try drafts(exchanged: exchanged)))

@@ -53,8 +53,8 @@ struct DocumentTests {
     "template": ("cat >block.template <<'END'", "END\nrwkv-run chat model.rwkv --template block.template"),
   ]
 
-  /// A document's blocks of code as commands, without those after a comment "not run: reason". Blocks without a language
-  /// are pictures.
+  /// A document's blocks of code as commands, without those after a comment "not run: reason". Blocks without a
+  /// language are pictures.
   static func commands(_ name: String) throws -> [String] {
     let text = try String(contentsOfFile: "\(packageRoot)/\(name)", encoding: .utf8)
     var (blocks, block, isSkipped) = ([String](), [String]?.none, false)

@@ -78,8 +78,8 @@ struct SumsOfRows {
     }
   }
 
-  /// Integers of at most 1052 or 518 for the largest of 128 activations: 0.12 and 0.25 % are lost where 4 and 5 bits cost 6 and
-  /// 3 %.
+  /// Integers of at most 1052 or 518 for the largest of 128 activations: 0.12 and 0.25 % are lost where 4 and 5 bits
+  /// cost 6 and 3 %.
   @Test(
     "come close to the sums of dequantized rows", arguments: [(Format.int4, 0.00125), (.int5, 0.0026)],
     tableNames)
@@ -109,8 +109,8 @@ struct SumsOfRows {
   func blocks(format: Format, table: String) {
     let kernels = kernels(table)
     var scratch = [Float](repeating: 0, count: Int(RK_ADD_ROWS_SCRATCH))
-    // Half of the activations, a tenth of them, or most are zero: tokens share rows where most are needed by most, and few
-    // tokens those that two of them need.
+    // Half of the activations, a tenth of them, or most are zero: tokens share rows where most are needed by most,
+    // and few tokens those that two of them need.
     for (columns, from, to, least) in [
       (1, 0, 1, 0), (96, 32, 64, 0), (96, 32, 64, -1.3), (257, 0, 257, 0), (1120, 32, 1120, 0),
       (1120, 32, 1120, -1.3), (1120, 0, 1120, 1.6),

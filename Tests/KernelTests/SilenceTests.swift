@@ -3,8 +3,8 @@ import CRWKVKernels
 import Glibc
 import Testing
 
-/// The same token 100,000 times, with decays at their limits: nothing overflows, vanishes wrongly or drifts away from the
-/// recurrence in double precision.
+/// The same token 100,000 times, with decays at their limits: nothing overflows, vanishes wrongly or drifts away from
+/// the recurrence in double precision.
 ///
 /// Keys, values and receptances are constants, so the references are their formulas in the simplest form. Group norms
 /// have weight 1 and bias 0.

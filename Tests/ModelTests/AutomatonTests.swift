@@ -4,8 +4,9 @@ import RWKV
 import RWKVQuantization
 import Testing
 
-/// State tracking as a test of bits: a tiny RWKV-7 that keeps eight registers, each holding one of eight values, through
-/// any number of writes and reads (examples/automaton, tools/train/automaton.py). One wrong bit of state is a wrong answer.
+/// State tracking as a test of bits: a tiny RWKV-7 that keeps eight registers, each holding one of eight values,
+/// through any number of writes and reads (examples/automaton, tools/train/automaton.py). One wrong bit of state is a
+/// wrong answer.
 @Suite("Automaton")
 struct AutomatonTests {
   static let checkpoint = URL(filePath: #filePath).deletingLastPathComponent()

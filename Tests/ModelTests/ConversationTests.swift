@@ -211,7 +211,8 @@ struct ConversationTests {
     #expect(try second.undo()?.message == "two" && second.undo() == nil)
   }
 
-  /// An answer that was cut goes on after it was saved, and after a message that was taken back, as if neither had been.
+  /// An answer that was cut goes on after it was saved, and after a message that was taken back, as if neither had
+  /// been.
   @Test(arguments: cases, [1 << 30, 0])
   func cutAnswersGoOnLater(_ golden: Golden, _ limit: Int) throws {
     func answer(_ between: (Conversation) throws -> Void) throws -> [UInt8] {

@@ -5,7 +5,8 @@ import Testing
 
 @testable import RWKV
 
-/// What RWKV-7a and 7b have beyond the others. Their logits, cuts, threads and states are among the tests of all versions.
+/// What RWKV-7a and 7b have beyond the others. Their logits, cuts, threads and states are among the tests of all
+/// versions.
 @Suite("DeepEmbed")
 struct DeepEmbedTests {
   static let cases = Golden.cases("v7a") + Golden.cases("v7b")

@@ -36,8 +36,8 @@ struct InitialStateTests {
     try bytes.write(to: file)
   }
 
-  /// Training stores [H, value, key]: the reference's own order in version 7, its transpose in versions 5 and 6, where `rwkv`
-  /// 0.8.32 exchanges the axes when it loads them.
+  /// Training stores [H, value, key]: the reference's own order in version 7, its transpose in versions 5 and 6,
+  /// where `rwkv` 0.8.32 exchanges the axes when it loads them.
   @Test(arguments: Golden.cases("v5") + Golden.cases("v6") + Golden.cases("v7"))
   func axesAreExchangedAsInTheReference(golden: Golden) throws {
     let model = try golden.model()

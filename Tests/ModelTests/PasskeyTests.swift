@@ -5,8 +5,8 @@ import RWKVFormat
 import RWKVQuantization
 import Testing
 
-/// What RWKV-X's attention is for: a key that lies far back. The weights are constructed, not trained: they show that the
-/// runtime finds one at any distance, not that a model learns to.
+/// What RWKV-X's attention is for: a key that lies far back. The weights are constructed, not trained: they show that
+/// the runtime finds one at any distance, not that a model learns to.
 @Suite("Passkey")
 struct PasskeyTests {
   /// A key of five digits, hidden in 65,536 tokens of filler, of which the attention remembers 4,000 at most.
@@ -31,8 +31,8 @@ struct PasskeyTests {
 }
 
 /// One block of RWKV-7, which writes the code of the token before into the second half of the channels, and one of
-/// attention: a marker or digit looks for a place behind its like, and the token there becomes the answer. Places behind
-/// markers and digits are worth a little to every token, so that the cache keeps them when it is compressed.
+/// attention: a marker or digit looks for a place behind its like, and the token there becomes the answer. Places
+/// behind markers and digits are worth a little to every token, so that the cache keeps them when it is compressed.
 private enum PasskeyModel {
   /// Tokens 1…11 are filler, 12 comes before the key, digit d of place i is 13 + 10 i + d.
   static let marker = 12

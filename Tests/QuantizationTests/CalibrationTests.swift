@@ -77,8 +77,8 @@ struct CalibrationTests {
     #expect(try Verification.problems(of: calibrated) == [])
   }
 
-  /// On the text that it was calibrated on, each version loses less, whatever its matrices are called and wherever their
-  /// inputs come from.
+  /// On the text that it was calibrated on, each version loses less, whatever its matrices are called and wherever
+  /// their inputs come from.
   @Test(arguments: versions, [QuantizationType.int4, .int5, .int8]) func helpsEveryVersion(
     name: String, type: QuantizationType
   ) throws {

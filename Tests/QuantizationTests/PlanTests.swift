@@ -45,8 +45,8 @@ struct PlanTests {
     #expect(exactness([0, -0.0]).halfFormat == .f16)
   }
 
-  /// Pieces whose sums of errors are of many sizes, so that another order of adding gives other bits; the first ones take
-  /// longest, so that several threads finish them last.
+  /// Pieces whose sums of errors are of many sizes, so that another order of adding gives other bits; the first ones
+  /// take longest, so that several threads finish them last.
   private struct UnevenSource: WeightSource {
     let path = "uneven"
     let tensors = [

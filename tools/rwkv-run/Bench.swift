@@ -134,7 +134,8 @@ struct Bench: ParsableCommand {
     }
   }
 
-  /// Conversations from `start` on that read different tokens, or what they choose; the tokens per second of all of them.
+  /// Conversations from `start` on that read different tokens, or what they choose; the tokens per second of all of
+  /// them.
   private func repeatedBatch(
     _ evaluator: Evaluator, _ threads: Int, _ count: Int, _ start: State, samples: Bool
   ) throws -> Measured {
@@ -157,8 +158,8 @@ struct Bench: ParsableCommand {
     return measured
   }
 
-  /// "pp512", "tg128", after some tokens "tg128@d4096", of conversations that advance together "tg128x4", where tokens are
-  /// chosen "tg128+sample".
+  /// "pp512", "tg128", after some tokens "tg128@d4096", of conversations that advance together "tg128x4", where
+  /// tokens are chosen "tg128+sample".
   private func testName(
     _ kind: String, _ tokens: Int, streams: Int = 1, depth: Int, samples: Bool = false
   ) -> String {
@@ -230,7 +231,8 @@ struct Bench: ParsableCommand {
     var passSeconds: [Double] = []
   }
 
-  /// Runs `body` on `count` tokens `repetitions` times after a warm-up, each time with the states as they were at `start`.
+  /// Runs `body` on `count` tokens `repetitions` times after a warm-up, each time with the states as they were at
+  /// `start`.
   private func repeated(
     _ model: Model, _ threads: Int, _ count: Int, _ states: [State], _ start: State,
     _ body: ([Int]) throws -> Void

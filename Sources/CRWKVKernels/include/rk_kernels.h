@@ -2,8 +2,8 @@
 /// The kernels: pure functions on pointers. They allocate nothing, keep nothing and start no threads.
 ///
 /// `rk_kernels_best()` returns a table of functions for the best instruction set that this CPU (and the
-/// environment variable RWKV_ISA=scalar|sse41|avx2|avxvnni|avx512|neon|dotprod|i8mm as a cap) allows. Every table computes
-/// the same numbers:
+/// environment variable RWKV_ISA=scalar|sse41|avx2|avxvnni|avx512|neon|dotprod|i8mm as a cap) allows. Every table
+/// computes the same numbers:
 /// - integer parts (dot products of codes) are exact;
 /// - floating-point parts follow one order of operations with fused multiply-add, so that tables with FMA
 ///   hardware and the scalar one (fmaf) agree bit for bit (sse41 has no such instruction: its sums agree within
@@ -131,9 +131,9 @@ typedef struct {
   void (*matmul)(int format, const void *panels, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
                  const rk_input *x, ptrdiff_t T, float *y, ptrdiff_t ldy);
   /// y[c] += Σ_i h[i] · rows[index[i]][c] for c of [from, to); from and to multiples of 32 (or to = columns).
-  /// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends; terms
-  /// are integers, summed exactly over 128 neighbouring rows (rows_integer.inc). `limits`: what rk_row_limits gives for those
-  /// rows; the other formats need none.
+  /// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends;
+  /// terms are integers, summed exactly over 128 neighbouring rows (rows_integer.inc). `limits`: what rk_row_limits
+  /// gives for those rows; the other formats need none.
   void (*add_rows)(int format, const void *rows, const uint8_t *RK_NULLABLE limits, ptrdiff_t columns,
                    const int32_t *index, const float *h, ptrdiff_t n, ptrdiff_t from, ptrdiff_t to, float *y);
   /// The same for T tokens: y[t][c] += Σ_j h[t·ldh + j] · rows[j][c], j of [first, first + count) ascending,
@@ -174,12 +174,13 @@ typedef struct {
   float (*exp_shifted)(float *x, ptrdiff_t n, float max);
 
   // ---- a vocabulary's logits ------------------------------------------------------------------------------
-  /// terms[i] = e^((x[i] − max) · scale) in double precision, x[i] ≤ max, scale > 0, and sums[g] of the terms of group g of
-  /// RK_LOGIT_GROUP values. The same bits from every table.
+  /// terms[i] = e^((x[i] − max) · scale) in double precision, x[i] ≤ max, scale > 0, and sums[g] of the terms of
+  /// group g of RK_LOGIT_GROUP values. The same bits from every table.
   void (*softmax_terms)(const float *x, ptrdiff_t n, float max, double scale, double *RK_NULLABLE terms, double *sums);
   /// Σ e^(x − max) for x ≤ max, off by less than 2^-15 of it.
   double (*sum_exp)(const float *x, ptrdiff_t n, float max);
-  /// maxima[g] of each group of RK_LOGIT_GROUP values, and the least of all that are not −∞. Returns 0 if a value is NaN or +∞.
+  /// maxima[g] of each group of RK_LOGIT_GROUP values, and the least of all that are not −∞. Returns 0 if a value is
+  /// NaN or +∞.
   int (*maxima)(const float *x, ptrdiff_t n, float *maxima, float *least);
   /// Lists what lies in [low, high], with its indices, and returns how many there are. Both lists have room for n.
   ptrdiff_t (*within)(const float *x, ptrdiff_t n, float low, float high, int32_t *index, float *value);
@@ -207,8 +208,8 @@ typedef struct {
 /// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);
 
-/// What `add_rows` has to know of INT4 and INT5 rows before it reads them, packed: for rows [first, first + count) an upper limit
-/// of |d|, one byte for each 256 columns. `limits` has rk_row_limits_bytes.
+/// What `add_rows` has to know of INT4 and INT5 rows before it reads them, packed: for rows [first, first + count) an
+/// upper limit of |d|, one byte for each 256 columns. `limits` has rk_row_limits_bytes.
 void rk_row_limits(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count, uint8_t *limits);
 size_t rk_row_limits_bytes(int format, ptrdiff_t columns, ptrdiff_t rows);
 

@@ -9,8 +9,8 @@ internal import RWKVFormat
 ///     each of them mixed with that of the token before, then normed
 ///     y = Σ_s v_s exp(a_s) / Σ_s exp(a_s)        a_s = 64 tanh(q · k_s / 1024)
 ///
-/// z: the residual stream that enters the block; x0: the vector that entered the first one. Since |a| ≤ 64, exp needs no
-/// maximum to be subtracted. Normed keys and values stay in an `AttentionCache`, so that nothing is computed twice.
+/// z: the residual stream that enters the block; x0: the vector that entered the first one. Since |a| ≤ 64, exp needs
+/// no maximum to be subtracted. Normed keys and values stay in an `AttentionCache`, so that nothing is computed twice.
 struct DeepAttention {
   /// [256, D]
   let qq: Matrix

@@ -23,8 +23,8 @@ struct DeepTable {
   }
 }
 
-/// DeepEmbed, of RWKV-7a and 7b: channel mixing whose hidden vector is multiplied by a factor that depends on the token.
-/// BlinkDL's `rwkv_v7a_demo.py`.
+/// DeepEmbed, of RWKV-7a and 7b: channel mixing whose hidden vector is multiplied by a factor that depends on the
+/// token. BlinkDL's `rwkv_v7a_demo.py`.
 ///
 ///     E = s_emb[token] + s_emb_x x0                     read as 32 × 32, row by row
 ///     h = Eᵀ (s1ᵀ x)                                    x: what the norm gives, not shifted

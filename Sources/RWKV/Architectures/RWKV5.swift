@@ -3,7 +3,8 @@ internal import CRWKVKernels
 internal import RWKVFormat
 import Glibc
 
-/// RWKV-5.0, 5.1 and 5.2 "Eagle".   arXiv:2404.05892; BlinkDL's `rwkv` 0.8.32 `model.py`, `att_one_v5` … `att_one_v5_2`.
+/// RWKV-5.0, 5.1 and 5.2 "Eagle".   arXiv:2404.05892; BlinkDL's `rwkv` 0.8.32 `model.py`, `att_one_v5` …
+/// `att_one_v5_2`.
 ///
 /// 5.0 has no gate; 5.0 and 5.1 have one decay and one bonus per head, 5.2 one per channel.
 /// Letters: D embedding, H heads, N head size, T rows of the block.

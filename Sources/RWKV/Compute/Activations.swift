@@ -44,8 +44,8 @@ struct Activations {
   }
 }
 
-/// Row widths are padded to whole blocks of 64, an odd number of them: rows that are a power of two apart would compete for
-/// the same few sets of the cache.
+/// Row widths are padded to whole blocks of 64, an odd number of them: rows that are a power of two apart would
+/// compete for the same few sets of the cache.
 func paddedWidth(_ width: Int) -> Int { ((width + 63) / 64 | 1) * 64 }
 
 /// Plain f32 rows.

@@ -20,8 +20,8 @@ package var instructionSetOrProblem: String {
   } catch { return "\(error)" }
 }
 
-/// Refuses a value of the environment variable RWKV_ISA that would be without effect: the name of no instruction set for
-/// which this build has kernels.
+/// Refuses a value of the environment variable RWKV_ISA that would be without effect: the name of no instruction set
+/// for which this build has kernels.
 package func checkInstructionSet() throws(ModelError) {
   guard let cap = getenv("RWKV_ISA").map({ String(cString: $0) }), !cap.isEmpty else { return }
   var names: [String] = []

@@ -103,8 +103,8 @@ struct Product {
   }
 }
 
-/// The rows that tasks take together: the halves of a prompt, so that each half of a team works on what it has in its caches; otherwise
-/// all of them.
+/// The rows that tasks take together: the halves of a prompt, so that each half of a team works on what it has in its
+/// caches; otherwise all of them.
 struct RowHalves {
   private let rows: Int
   private let split: Int

@@ -9,14 +9,16 @@ import Synchronization
 /// Dispatch is entered once per evaluation (`run`); every member executes the same code, and each call of
 /// `Member.parallel` is a phase whose tasks the members share. A phase ends when all its tasks are done, not when all
 /// members have arrived: a member that the system has not scheduled holds nothing up. It finds the phases it missed
-/// already over and catches up. Members with an even index take tasks from the front, the others from the back, so that what a task
-/// leaves in a core's cache is mostly there for the same task of the next phase. Which member runs a task never changes the result.
+/// already over and catches up. Members with an even index take tasks from the front, the others from the back, so
+/// that what a task leaves in a core's cache is mostly there for the same task of the next phase. Which member runs a
+/// task never changes the result.
 final class Team: Sendable {
   /// Members at most, 1…
   let size: Int
   /// Where inputs of matrices are gathered: only for calibration.
   let moments: InputMoments?
-  /// Phase number (24 bits), then how many of its tasks have been claimed from the front and from the back (20 bits each).
+  /// Phase number (24 bits), then how many of its tasks have been claimed from the front and from the back (20 bits
+  /// each).
   private let ticket: Atomic<UInt64>
   /// Finished tasks of the current phase.
   private let finished = Atomic<Int>(0)

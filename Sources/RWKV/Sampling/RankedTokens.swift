@@ -167,8 +167,8 @@ struct RankedTokens: Sendable {
       rest -= sum
     }
     if let token = token(at: rest, in: ends) { return token }
-    // Sums in another order differ in their last bits, so that there may be a rest behind the end. The first bucket has the
-    // most likely token, whose weight is 1.
+    // Sums in another order differ in their last bits, so that there may be a rest behind the end. The first bucket
+    // has the most likely token, whose weight is 1.
     for number in (0..<last).reversed() where buckets[number].tempered > 0 {
       sort(number)
       if let token = token(at: .infinity, in: sorted) { return token }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 internal import RWKVFormat
 
-/// What somebody recommends or asks for: how tokens are chosen, and what ends a text. What is not in it is left to others.
+/// What somebody recommends or asks for: how tokens are chosen, and what ends a text. What is not in it is left to
+/// others.
 public struct SamplingAdvice: Sendable, Equatable {
   public var values: [SamplingSetting: Double] = [:]
   /// Strings that end a text; nil: nothing is said about them.

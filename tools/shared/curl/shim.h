@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// libcurl's interface as far as it is used. The library is looked for when the program runs; its functions with variable
-// arguments are called from here, because Swift cannot.
+// libcurl's interface as far as it is used. The library is looked for when the program runs; its functions with
+// variable arguments are called from here, because Swift cannot.
 #pragma once
 #include <stddef.h>
 

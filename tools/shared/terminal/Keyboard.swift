@@ -3,8 +3,8 @@ import Glibc
 
 /// What a person types, character by character: what libedit reads from.
 ///
-/// Ctrl-C gives up the line, and the ends of pasted lines are part of it. Terminals put marks around what is pasted when
-/// they are asked to (`Keyboard.asksForMarks`).
+/// Ctrl-C gives up the line, and the ends of pasted lines are part of it. Terminals put marks around what is pasted
+/// when they are asked to (`Keyboard.asksForMarks`).
 struct Keyboard {
   /// Written to a terminal before a line is read, and after it.
   static let asksForMarks = "\u{1B}[?2004h"

@@ -11,8 +11,8 @@ package func requireFile(_ path: String, ending: String? = nil) throws {
 }
 
 /// Refuses a path where no file can be written, before the work of which it is to hold the result.
-/// - Parameter inputs: files and folders that the work reads: none of them, and nothing in them but older .rwkv files, is
-///   written over.
+/// - Parameter inputs: files and folders that the work reads: none of them, and nothing in them but older .rwkv
+///   files, is written over.
 package func requireWritable(_ path: String, besides inputs: [String?]) throws {
   let target: String
   do {
