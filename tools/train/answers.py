@@ -13,9 +13,9 @@ part from those of fp16, "at byte" is the median of where; "cut" counts those th
 that repeat themselves.
 
 Calibration: on 16,384 bytes of other problems ("own"), on TEXT ("other"), on what the model writes ("auto"). ggml's
-types are emulated in FP32 (../develop/ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is
-measured on the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text.
---raw keeps the answers. Needs numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
+types are emulated in FP32 (../ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is measured on
+the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text. --raw keeps
+the answers, and a run that was interrupted goes on behind them. Needs numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
 """
 import argparse
 import json
@@ -31,11 +31,11 @@ import librwkv
 import tasks
 
 SEEDS = range(5)
-MORE = 64  # bytes that an answer may be too long before it is cut
+MORE = 32  # bytes that an answer may be too long before it is cut
 
 
-def variants(options, folder):
-    """Name, source and arguments of every conversion."""
+def variants(options, folder, done):
+    """Name, source and arguments of every conversion; of ggml's without those in `done`."""
     own = os.path.join(folder, "own.txt")
     with open(own, "wb") as file:
         file.write(tasks.text(80, 5).encode())
@@ -45,12 +45,12 @@ def variants(options, folder):
         for name, source in (("own", own), ("other", options.other), ("auto", "auto")):
             yield f"{kind}, {name}", options.model, ["--type", kind, "--calibrate", source]
         if options.ggml and kind == "int4":
-            yield from ggml(options, folder, own)
+            yield from ggml(options, folder, own, done)
 
 
-def ggml(options, folder, own):
+def ggml(options, folder, own, done):
     """The same for ggml's types: checkpoints of what is left of the weights."""
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../develop"))
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
     from safetensors.numpy import save_file
 
     from ggml_types import Quantizer, T, ggml_model, read
@@ -60,9 +60,10 @@ def ggml(options, folder, own):
         weights = importance(options.model, file.read(16_384))
     for name, kind, chosen in (("Q4_0", T.Q4_0, None), ("Q4_K", T.Q4_K, None), ("Q4_K, imatrix", T.Q4_K, weights),
                                ("Q5_K", T.Q5_K, None)):
-        path = os.path.join(folder, "ggml.safetensors")
-        save_file(ggml_model(tensors, kind, "rwkv.cpp", quantizer, chosen)[0], path)
-        yield name, path, ["--type", "fp32"]
+        if name not in done:
+            path = os.path.join(folder, "ggml.safetensors")
+            save_file(ggml_model(tensors, kind, "rwkv.cpp", quantizer, chosen)[0], path)
+            yield name, path, ["--type", "fp32"]
 
 
 def write(model, problems, **options):
@@ -101,7 +102,7 @@ class Examination:
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
         self.problems = list(tasks.examination(options.count))
-        self.longer = list(tasks.examination(options.count // 5, longer=True))
+        self.longer = list(tasks.examination(max(1, options.count // 10), longer=True))
         self.sampled = tasks.random.Random(1).sample(self.problems, max(1, len(self.problems) // 20))
         self.tool = os.path.join(options.bin, "rwkv-quantize")
         self.text = os.path.join(folder, "heldout.txt")
@@ -180,10 +181,19 @@ def main():
     parser.add_argument("--raw")
     options = parser.parse_args()
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    done = {}
+    if options.raw and os.path.exists(options.raw):
+        with open(options.raw) as file:
+            done = {result["name"]: result for result in map(json.loads, file)}
     with tempfile.TemporaryDirectory() as folder:
         examination = Examination(options, folder)
-        for variant in variants(options, folder):
-            result = examination.run(*variant)
+        examination.exact = done.get("fp16")
+        for result in done.values():
+            print(f"| {' | '.join(examination.row(result))} |", flush=True)
+        for name, source, arguments in variants(options, folder, done):
+            if name in done:
+                continue
+            result = examination.run(name, source, arguments)
             print(f"| {' | '.join(examination.row(result))} |", flush=True)
             if options.raw:
                 with open(options.raw, "a") as file:
