@@ -27,9 +27,9 @@ struct Run {
 
   /// `state` reads the first `kept` of the rows, and `ahead`, which takes over what `state` remembers then, the others.
   /// For states without caches.
-  init(count: Int, _ state: State, kept: Int, ahead: State) {
+  init(first: Int, count: Int, _ state: State, kept: Int, ahead: State) {
     precondition(state.caches.isEmpty && (1..<count).contains(kept))
-    self.init(first: 0, count: count, state.values, kept: kept, ahead: ahead.values, state)
+    self.init(first: first, count: count, state.values, kept: kept, ahead: ahead.values, state)
   }
 
   private init(

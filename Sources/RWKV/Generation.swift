@@ -45,14 +45,14 @@ extension Session {
   ) throws -> FinishReason {
     var writer = TextWriter(count, tokenizer: tokenizer, stop: stop)
     if let drafts {
-      var text = DraftedText(self, drafts, writer)
+      var text = DraftedText(state, drafts, writer)
       do {
-        while try text.step(with: &sampler, observe, receive) {}
+        while try step(&text, with: &sampler, observe, receive) {}
       } catch {
-        try? text.settle()
+        try? settle(text)
         throw error
       }
-      try text.settle()
+      try settle(text)
       return text.reason ?? .cancelled
     }
     while true {

@@ -12,6 +12,8 @@ public struct Request: @unchecked Sendable {
   public var prompt: [Int]
   /// What the request goes on from: the request's own from now on. Nil: a new document.
   public var state: State?
+  /// Tokens that the state has read, as far as they are known: what drafts may go by.
+  public var history: [Int] = []
   /// Tokens to write at most; nil: until the model ends the text.
   public var limit: Int?
   public var options = SamplingOptions()
@@ -70,7 +72,9 @@ public enum SchedulerError: Error, Sendable, Equatable, CustomStringConvertible 
 ///
 /// Each pass reads at most 64 rows: one token of every text that is being written, and pieces of the prompts that wait,
 /// so that a long prompt never stops those who write. Requests are served in the order in which they came. A request's
-/// numbers, and so its text, are the same bits whether it is alone or among others.
+/// numbers, and so its text, are the same bits whether it is alone or among others, with drafts or without.
+///
+/// With drafts, rows that nobody else needs go to guesses of what the texts go on with, as far as that pays.
 ///
 /// Thread-safe. Passes run on a thread of the scheduler's own while there are requests, and none otherwise.
 public final class Scheduler: Sendable {
@@ -85,6 +89,12 @@ public final class Scheduler: Sendable {
   /// Only touched on `thread`.
   private nonisolated(unsafe) let evaluator: Evaluator
   private nonisolated(unsafe) var active: [Job] = []
+  private let drafter: (@Sendable () -> any Drafter)?
+  /// Nil: as many drafts as may be, always.
+  private nonisolated(unsafe) var pace: DraftPace?
+  private let mostDrafts: Int
+  /// What the last pass took, if it read nothing but texts that go on.
+  private nonisolated(unsafe) var last: (rows: Int, texts: Int, drafting: Double, seconds: Double)?
 
   private struct Waiting {
     var jobs: [Job] = []
@@ -107,6 +117,9 @@ public final class Scheduler: Sendable {
     public var passes = 0
     public var promptTokens = 0
     public var writtenTokens = 0
+    /// Tokens that were drafted, and those of them that were right.
+    public var draftedTokens = 0
+    public var acceptedTokens = 0
     /// Time in passes, sampling included [ns].
     public var nanoseconds: UInt64 = 0
   }
@@ -120,13 +133,26 @@ public final class Scheduler: Sendable {
   ///   - threads: threads of a pass.
   ///   - parallel: requests that advance together at most, 1…64.
   ///   - queue: requests that wait at most.
-  public init(
-    _ model: Model, threads: Int = processorCount(), parallel: Int = 16, queue: Int = 256
+  ///   - drafter: makes what guesses how a text goes on, one for each text; all of them are used on one thread. Nil: none.
+  public convenience init(
+    _ model: Model, threads: Int = processorCount(), parallel: Int = 16, queue: Int = 256,
+    drafter: (@Sendable () -> any Drafter)? = nil
+  ) throws(ModelError) {
+    try self.init(model, threads: threads, parallel: parallel, queue: queue, drafter: drafter, always: nil)
+  }
+
+  /// - Parameter always: tokens to draft for each pass, whether that pays or not; nil: what pays.
+  package init(
+    _ model: Model, threads: Int, parallel: Int, queue: Int = 256, drafter: (@Sendable () -> any Drafter)?,
+    always: Int?
   ) throws(ModelError) {
     precondition((1...Evaluator.capacity).contains(parallel) && queue >= 0)
     self.model = model
     self.parallel = parallel
     self.queue = queue
+    self.drafter = drafter
+    pace = always == nil ? DraftPace() : nil
+    mostDrafts = always ?? Drafts.limitByDefault
     waiting = Mutex(Waiting())
     evaluator = try Evaluator(model, threads: threads)
   }
@@ -156,7 +182,8 @@ public final class Scheduler: Sendable {
     }
   }
 
-  /// Ends a request before the next pass; its `finish` gets `.cancelled`. Nothing happens if it has ended.
+  /// Ends a request before the next pass; its `finish` gets `.cancelled`. A state that is behind its text because drafts
+  /// were wrong takes part in that pass. Nothing happens if the request has ended.
   public func cancel(_ ticket: Ticket) {
     waiting.withLock { if $0.isRunning { _ = $0.cancelled.insert(ticket.id) } }
   }
@@ -183,14 +210,16 @@ public final class Scheduler: Sendable {
   private func run() {
     while admit() {
       let begin = DispatchTime.now().uptimeNanoseconds
-      let (prompt, written) = step()
+      let read = step()
       let time = DispatchTime.now().uptimeNanoseconds - begin
       active.removeAll { $0.isFinished }
       waiting.withLock { waiting in
         waiting.statistics.active = active.count
         waiting.statistics.passes += 1
-        waiting.statistics.promptTokens += prompt
-        waiting.statistics.writtenTokens += written
+        waiting.statistics.promptTokens += read.prompt
+        waiting.statistics.writtenTokens += read.written
+        waiting.statistics.draftedTokens += read.drafted
+        waiting.statistics.acceptedTokens += read.accepted
         waiting.statistics.nanoseconds += time
       }
     }
@@ -199,16 +228,21 @@ public final class Scheduler: Sendable {
   /// Ends what was cancelled and gives places to those who wait; false if nothing is left to do.
   private func admit() -> Bool {
     var ended: [Job] = []
+    var new: ArraySlice<Job> = []
     let goesOn = waiting.withLock { waiting in
       if waiting.isStopped || !waiting.cancelled.isEmpty {
-        let isEnding = { (job: Job) in waiting.isStopped || waiting.cancelled.contains(job.id) }
+        let isEnding = { (job: Job) in
+          waiting.isStopped || (waiting.cancelled.contains(job.id) && !job.endsAfterAPass())
+        }
         ended = (active + waiting.jobs).filter(isEnding)
-        active.removeAll(where: isEnding)
-        waiting.jobs.removeAll(where: isEnding)
+        let ids = Set(ended.map(\.id))
+        active.removeAll { ids.contains($0.id) }
+        waiting.jobs.removeAll { ids.contains($0.id) }
         waiting.cancelled = []
       }
       let places = min(parallel - active.count, waiting.jobs.count)
-      active += waiting.jobs.prefix(places)
+      new = waiting.jobs.prefix(places)
+      active += new
       waiting.jobs.removeFirst(places)
       waiting.statistics.waiting = waiting.jobs.count
       waiting.statistics.active = active.count
@@ -216,23 +250,64 @@ public final class Scheduler: Sendable {
       return waiting.isRunning
     }
     for job in ended { job.end(.success(.cancelled)) }
+    if let drafter { for job in new { job.begin(Drafts(drafter(), always: mostDrafts)) } }
     return goesOn
   }
 
-  /// One pass: a row for each text that is being written, the others for prompts, the oldest first.
-  private func step() -> (prompt: Int, written: Int) {
+  /// One pass: what each text that is being written has chosen, the others for prompts, the oldest first; drafts where no
+  /// prompt waits.
+  private func step() -> (prompt: Int, written: Int, drafted: Int, accepted: Int) {
     let writing = active.filter { $0.isWriting }
     DispatchQueue.concurrentPerform(iterations: writing.count) { writing[$0].choose() }
-    var room = Evaluator.capacity
-    var readers: [(job: Job, tokens: ArraySlice<Int>)] = []
-    for job in writing where job.chosen != nil {
-      readers.append((job, [job.chosen ?? 0]))
-      room -= 1
+    var (written, drafted, accepted) = (0, 0, 0)
+    for job in writing {
+      written += job.follow()
+      drafted += job.drafted
+      accepted += job.accepted
     }
-    let written = readers.count
-    for job in active where !job.isWriting && !job.isFinished && room > 0 {
+    if let last {
+      pace?.learn(
+        rows: last.rows, texts: last.texts, drafted: drafted, accepted: accepted, drafting: last.drafting,
+        pass: last.seconds)
+    }
+    last = nil
+    let start = DispatchTime.now().uptimeNanoseconds
+    let texts = active.filter { !$0.isFinished }
+    let isSteady = texts.allSatisfy(\.isWriting)
+    if isSteady { draft(texts) }
+    let begin = DispatchTime.now().uptimeNanoseconds
+    let (rows, prompt) = pass()
+    let end = DispatchTime.now().uptimeNanoseconds
+    if isSteady && rows > 0 {
+      last = (rows, texts.count, Double(begin - start) * 1e-9, Double(end - begin) * 1e-9)
+    }
+    return (prompt, written, drafted, accepted)
+  }
+
+  /// Proposes what the texts may go on with.
+  private func draft(_ texts: [Job]) {
+    guard drafter != nil else { return }
+    let bounds = texts.map(\.draftBounds)
+    var room = Evaluator.capacity - bounds.reduce(0) { $0 + $1.unread }
+    let counts = pace?.counts(bounds) ?? bounds.map(\.most)
+    for (job, count) in zip(texts, counts) where room > 0 {
+      job.propose(min(count, room))
+      room -= count
+    }
+  }
+
+  /// Reads what the texts that are being written have chosen, and pieces of prompts; returns the rows of both.
+  private func pass() -> (texts: Int, prompt: Int) {
+    var readers: [(job: Job, tokens: ArraySlice<Int>)] = []
+    var room = Evaluator.capacity
+    for job in active where !job.isFinished && !job.tokens.isEmpty && job.hasRoom(job.tokens.count) {
+      readers.append((job, job.tokens[...]))
+      room -= job.tokens.count
+    }
+    let texts = Evaluator.capacity - room
+    for job in active where job.isReading && !job.isFinished && room > 0 {
       let piece = job.nextPiece(room)
-      if piece.isEmpty { continue }
+      if piece.isEmpty || !job.hasRoom(piece.count) { continue }
       readers.append((job, piece))
       room -= piece.count
     }
@@ -240,7 +315,7 @@ public final class Scheduler: Sendable {
     var runs: [Run] = []
     var tokens: [Int] = []
     for (job, piece) in readers {
-      runs.append(Run(first: tokens.count, count: piece.count, job.state))
+      runs.append(job.run(first: tokens.count, count: piece.count))
       tokens += piece
     }
     do throws(ModelError) {
@@ -254,7 +329,7 @@ public final class Scheduler: Sendable {
     score(readers)
     var row = 0
     for (job, piece) in readers { job.advance(piece, evaluator, &row) }
-    return (tokens.count - written, written)
+    return (texts, tokens.count - texts)
   }
 
   /// Gives the requests that were read how well the pass predicted their targets.
@@ -274,157 +349,5 @@ public final class Scheduler: Sendable {
       reader.job.scores += scores.prefix(count)
       scores = scores.dropFirst(count)
     }
-  }
-}
-
-/// A request that is being served. Not thread-safe.
-private final class Job: @unchecked Sendable {
-  var id = 0
-  let state: State
-  private let request: Request
-  private var writer: TextWriter?
-  private var sampler: Sampler
-  /// Tokens of the prompt that the state has read.
-  private var read = 0
-  private var checkpoints: ArraySlice<Int>
-  /// What the next token is chosen from, [V], in the evaluator's memory until its next pass; empty before the prompt
-  /// is read. Every text that is being written takes part in every pass.
-  private var logits = UnsafeBufferPointer<Float>(start: nil, count: 0)
-  /// The token that the state reads next.
-  private(set) var chosen: Int?
-  /// Why the text ends when the state has read `chosen`.
-  private var ending: FinishReason?
-  private(set) var isFinished = false
-  /// Those of the request's targets so far.
-  var scores: [TokenScore] = []
-  private var pooling: TextPooling?
-  private var vector: [Float] = []
-
-  init(_ request: Request, _ model: Model) throws {
-    let vocabulary = model.configuration.vocabulary
-    for token in request.prompt + request.targets where !(0..<vocabulary).contains(token) {
-      throw ModelError(.tokenOutOfRange(token, vocabulary: vocabulary), path: model.path)
-    }
-    guard !request.prompt.isEmpty || request.limit == 0 else {
-      throw ModelError(.invalidBatch("a request without a prompt; token 0 begins a document"))
-    }
-    guard request.targets.count <= request.prompt.count else {
-      throw ModelError(.invalidBatch("more targets than tokens of the prompt"))
-    }
-    if let state = request.state, state.model.identity != model.identity {
-      throw ModelError(.invalidBatch("a state of another model"))
-    }
-    self.request = request
-    sampler = try Sampler(request.options, tokenizer: model.tokenizer)
-    if request.limit != 0 {
-      guard model.languageHead != nil else {
-        throw ModelError(.wrongKind(model.configuration.kind, expected: .language), path: model.path)
-      }
-      guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
-      writer = TextWriter(request.limit, tokenizer: tokenizer, stop: request.stop)
-    }
-    state = request.state ?? model.newState()
-    checkpoints = request.checkpoints.filter { (1...max(1, request.prompt.count)).contains($0) }[...]
-    if request.receiveEmbedding != nil { pooling = try TextPooling(model, request.embeddingOptions) }
-  }
-
-  /// Whether the prompt is read and the text is not at its end.
-  var isWriting: Bool { read == request.prompt.count && !isFinished && !logits.isEmpty }
-
-  /// Chooses the token that the next pass is to read, and hands out the text that is certain by then.
-  func choose() {
-    do {
-      guard var writer else { return }
-      let (token, text) = try writer.choose(logits, with: &sampler, observe: request.observe)
-      self.writer = writer
-      ending = writer.reason
-      if !text.isEmpty && !request.receive(text) && ending == nil { ending = .cancelled }
-      chosen = token
-      if token == nil { end(.success(ending ?? .length)) }
-    } catch {
-      end(.failure(error))
-    }
-  }
-
-  /// Tokens of the prompt to read next, no further than the next checkpoint or the first token with a target.
-  func nextPiece(_ room: Int) -> ArraySlice<Int> {
-    if request.prompt.isEmpty { end(.success(.length)) }
-    let end = min(
-      read + room, checkpoints.first ?? .max, read < firstWithTarget ? firstWithTarget : .max,
-      request.prompt.count)
-    return request.prompt[read..<end]
-  }
-
-  /// Index of the first token of the prompt that has a target.
-  private var firstWithTarget: Int { request.prompt.count - request.targets.count }
-
-  /// The targets of a piece of the prompt.
-  func targets(of tokens: ArraySlice<Int>) -> ArraySlice<Int> {
-    guard chosen == nil, read >= firstWithTarget else { return [] }
-    return request.targets[read - firstWithTarget..<read - firstWithTarget + tokens.count]
-  }
-
-  /// Rows whose logits the request needs of a pass over `tokens`.
-  func output(_ tokens: ArraySlice<Int>) -> Evaluator.Output {
-    guard chosen == nil else { return ending == nil ? .lastOfEachRun : .none }
-    let wantsAll = request.observePrompt != nil || request.receiveEmbedding != nil
-    if wantsAll || !targets(of: tokens).isEmpty { return .all }
-    return read + tokens.count == request.prompt.count && request.limit != 0 ? .lastOfEachRun : .none
-  }
-
-  /// Their number.
-  func rows(of tokens: ArraySlice<Int>) -> Int {
-    switch output(tokens) {
-    case .all: tokens.count
-    case .none: 0
-    default: 1
-    }
-  }
-
-  /// The state has read `tokens`; the rows of logits that `output` asked for begin at `row`.
-  func advance(_ tokens: ArraySlice<Int>, _ evaluator: Evaluator, _ row: inout Int) {
-    let count = rows(of: tokens)
-    defer { row += count }
-    if chosen != nil {
-      chosen = nil
-      if let ending { return end(.success(ending)) }
-    } else {
-      if let observe = request.observePrompt {
-        for index in 0..<count {
-          observe(read + index, evaluator.logits(row + index), evaluator.hidden(row + index))
-        }
-      }
-      for index in pooling == nil ? 0..<0 : 0..<count {
-        pooling?.add(
-          evaluator.hidden(row + index), after: tokens[tokens.startIndex + index],
-          isLast: read + index == request.prompt.count - 1)
-      }
-      read += tokens.count
-      if checkpoints.first == read {
-        checkpoints.removeFirst()
-        request.checkpoint(read, state.copy())
-      }
-      request.progress(read)
-      guard read == request.prompt.count else { return }
-      if let pooling {
-        do throws(ModelError) {
-          vector = try evaluator.vectors(of: [pooling.pooled(state)], request.embeddingOptions)[0]
-        } catch {
-          return end(.failure(error))
-        }
-      }
-      if request.limit == 0 { return end(.success(.length)) }
-    }
-    logits = evaluator.logits(row + count - 1)
-  }
-
-  func end(_ result: Result<FinishReason, any Error>) {
-    guard !isFinished else { return }
-    isFinished = true
-    if case .success(.length) = result {
-      if !request.targets.isEmpty { request.receiveScores(scores) }
-      request.receiveEmbedding?(vector)
-    }
-    request.finish(result.map { ($0, state) })
   }
 }

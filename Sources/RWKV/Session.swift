@@ -45,17 +45,9 @@ public final class Session {
     }
   }
 
-  /// Lets `state` read a few tokens in one pass; afterwards `logits(afterRow:)` has what follows each.
-  func decode(_ tokens: [Int], into state: State) throws(ModelError) {
-    try evaluator.evaluate(.tokens(tokens[...]), [Run(first: 0, count: tokens.count, state)], output: .all)
-  }
-
-  /// The session's state reads `tokens`, and `ahead`, which takes over what it remembers then, the drafts that follow them; all
-  /// in one pass. For states without caches.
-  func decode(_ tokens: [Int], ahead: State, _ drafts: [Int]) throws(ModelError) {
-    let all = tokens + drafts
-    try evaluator.evaluate(
-      .tokens(all[...]), [Run(count: all.count, state, kept: tokens.count, ahead: ahead)], output: .all)
+  /// One pass over a few tokens; afterwards `logits(afterRow:)` has what follows each.
+  func decode(_ tokens: [Int], _ run: Run) throws(ModelError) {
+    try evaluator.evaluate(.tokens(tokens[...]), [run], output: .all)
   }
 
   /// Logits of the token after token `row` of those that the last call read, [V].

@@ -48,6 +48,23 @@ public enum JSONValue: Sendable, Equatable {
     parser.skipSpace()
     guard parser.position == bytes.count else { throw parser.error("text after the end") }
   }
+
+  /// What stands between the quotes of a string.
+  public static func escaped(_ text: String) -> String {
+    var result = ""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "\"", "\\": result += "\\\(scalar)"
+      case "\n": result += "\\n"
+      case "\r": result += "\\r"
+      case "\t": result += "\\t"
+      case _ where scalar.value < 0x20:
+        result += "\\u00" + (scalar.value < 0x10 ? "0" : "") + String(scalar.value, radix: 16)
+      default: result.unicodeScalars.append(scalar)
+      }
+    }
+    return result
+  }
 }
 
 /// Recursive descent over the bytes; `depth` bounds the recursion.

@@ -35,6 +35,23 @@ struct GuidedJSONTests {
     ] { #expect(!accepts(text, grammar), "\(text)") }
   }
 
+  /// A model cannot go on with white space for ever, nor for long.
+  @Test func oneSeparatorIsEnough() throws {
+    let grammar = try JSONGrammar(Self.person)
+    for space in [" ", "\n", "\t", "\r", ""] {
+      let parts = ["{", #""name""#, ":", #""  ""#, ",", #""mood""#, ":", #""so so""#]
+      #expect(accepts(parts.map { $0 + space }.joined() + "}", grammar))
+      guard !space.isEmpty else { continue }
+      for index in parts.indices {
+        var more = parts
+        more[index] += space + " "
+        #expect(!accepts(more.joined() + "}", grammar), "two after \(parts[index])")
+      }
+    }
+    var free = GuidedJSON(nil)
+    #expect(("[" + String(repeating: " ", count: 32) + "]").utf8.allSatisfy { free.push($0, nil) })
+  }
+
   @Test func otherMembersHaveOtherNames() throws {
     let grammar = try JSONGrammar(
       .object(

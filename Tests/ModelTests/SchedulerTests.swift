@@ -15,6 +15,7 @@ struct SchedulerTests {
   /// What became of a request.
   struct Outcome: Sendable, Equatable {
     var text: [UInt8] = []
+    var tokens: [Int] = []
     var reason: FinishReason?
     var error: String?
     var state: [UInt8] = []
@@ -30,7 +31,7 @@ struct SchedulerTests {
       threads: 2)
   }
 
-  private static func random(_ name: String) throws -> Model? {
+  private static func random(_ name: String, maximumContext: Int? = nil) throws -> Model? {
     guard let golden = Golden.cases(name).first(where: { $0.name == name }) else { return nil }
     return try Model(
       path: TemporaryFiles.shared.path(for: "bytes-" + name) { path in
@@ -39,7 +40,7 @@ struct SchedulerTests {
         options.overwrite = true
         options.tokenizer = .bytes
         _ = try Conversion.convert(golden.checkpoint.path, to: path, options)
-      }, threads: 2)
+      }, threads: 2, maximumContext: maximumContext)
   }
 
   /// Requests of all kinds: long prompts and short ones, greedy and drawn, cut by a stop string, with a state.
@@ -70,6 +71,7 @@ struct SchedulerTests {
         outcomes.withLock { $0[index].text += text }
         return true
       }
+      request.observe = { token in outcomes.withLock { $0[index].tokens.append(token.id) } }
       request.checkpoint = { read, state in
         let bytes = try? state.encoded()
         outcomes.withLock { $0[index].checkpoints[read] = bytes ?? [] }
@@ -97,18 +99,68 @@ struct SchedulerTests {
     return outcomes.withLock { $0 }
   }
 
-  private static func check(_ model: Model) throws {
+  /// Right and wrong guesses for every text: prompts tell the texts apart.
+  private final class Guesser: Drafter {
+    private let texts: [[Int]]
+    private let period: Int
+    private var read: [Int] = []
+
+    init(_ texts: [[Int]], wrongEvery period: Int) { (self.texts, self.period) = (texts, period) }
+
+    func reset() { read = [] }
+    func read(_ tokens: [Int]) { read += tokens }
+
+    func propose(_ count: Int) -> [Int] {
+      guard let text = texts.first(where: { $0.starts(with: read) }) else { return [] }
+      return text[read.count..<min(read.count + count, text.count)].enumerated().map { index, token in
+        (read.count + index) % period == 0 ? (token + 1) % 100 : token
+      }
+    }
+  }
+
+  /// With any drafts, and with the pace that follows from time, what is written is the same.
+  private static func checkDrafts(
+    _ model: Model, _ alone: [Outcome], wrongEvery cases: [(period: Int, count: Int)]
+  ) throws {
+    // Drafts begin where the prompt ends.
+    var (requests, alone) = (requests(model, 24), alone)
+    for index in requests.indices {
+      requests[index].checkpoints = []
+      alone[index].checkpoints = [:]
+    }
+    let texts = zip(requests, alone).map { $0.prompt + $1.tokens }
+    for (period, count) in cases {
+      let scheduler = try Scheduler(
+        model, threads: 2, parallel: 9, drafter: { Guesser(texts, wrongEvery: period) }, always: count)
+      let drafted = try run(requests, on: scheduler, together: true)
+      for (index, (one, other)) in zip(alone, drafted).enumerated() {
+        #expect(one == other, "request \(index), \(count) drafted, wrong at each \(period)th")
+      }
+      scheduler.stop()  // the last pass is counted after the last request has ended
+      let statistics = scheduler.statistics
+      #expect(statistics.writtenTokens == alone.reduce(0) { $0 + $1.tokens.count })
+      #expect(statistics.draftedTokens > 0 && (statistics.acceptedTokens > 0) == (period > 1))
+      if period == .max { #expect(statistics.acceptedTokens == statistics.draftedTokens) }
+    }
+    let paced = try Scheduler(model, threads: 2, parallel: 9, drafter: { Guesser(texts, wrongEvery: 4) })
+    #expect(try run(requests, on: paced, together: true) == alone)
+  }
+
+  private static func check(
+    _ model: Model, drafts: [(Int, Int)] = [(Int.max, 4), (5, 3), (3, 8), (1, 2)]
+  ) throws {
     let alone = try run(requests(model, 24), on: Scheduler(model, threads: 1, parallel: 1), together: false)
     let together = try run(requests(model, 24), on: Scheduler(model, threads: 2, parallel: 9), together: true)
     for (index, (one, other)) in zip(alone, together).enumerated() {
       #expect(one == other, "request \(index)")
       #expect(one.reason != nil && one.error == nil && !one.state.isEmpty)
     }
+    try checkDrafts(model, alone, wrongEvery: drafts)
     #expect(alone.contains { $0.reason == .length && !$0.text.isEmpty })
     #expect(alone[1].promptLogits.count == 4 && alone[0].checkpoints.count >= 1)
   }
 
-  @Test func togetherIsAlone() throws { try Self.check(try Self.trained()) }
+  @Test func togetherIsAlone() throws { try Self.check(try Self.trained(), drafts: [(5, 3)]) }
 
   @Test(arguments: versions) func togetherIsAloneInEveryVersion(_ name: String) throws {
     let model = try #require(try Self.random(name))
@@ -184,6 +236,75 @@ struct SchedulerTests {
     #expect(reasons.withLock { $0 } == [.cancelled, .cancelled])
     scheduler.close()
     #expect(throws: SchedulerError.closed) { try scheduler.submit(Request(prompt: [40], limit: 1) { _ in }) }
+  }
+
+  /// A text that is left while drafts are made: its state has read all that was written.
+  @Test(arguments: ["v7-hf", "x-one"]) func aStateIsNotBehindItsCancelledText(_ name: String) throws {
+    let model = try #require(try Self.random(name))
+    let prompt = [1, 2, 3]
+    var request = Request(prompt: prompt, limit: 40) { _ in }
+    request.options.logitBias = [0: -.infinity]
+    let whole = try Self.run([request], on: Scheduler(model, threads: 1), together: true)[0]
+    for end in [4, 9, 17] {
+      let text = prompt + whole.tokens
+      let scheduler = try Scheduler(
+        model, threads: 1, parallel: 1, drafter: { Guesser([text], wrongEvery: 4) }, always: 3)
+      let written = Mutex([Int]())
+      let ticket = Mutex(Scheduler.Ticket?.none)
+      let (hasEnded, isSubmitted) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+      let state = Mutex([UInt8]())
+      var left = request
+      left.observe = { token in
+        let count = written.withLock { written in
+          written.append(token.id)
+          return written.count
+        }
+        if count == 1 { isSubmitted.wait() }
+        if count == end, let ticket = ticket.withLock({ $0 }) { scheduler.cancel(ticket) }
+      }
+      left.finish = { result in
+        if case .success((.cancelled, let left)) = result {
+          state.withLock { $0 = (try? left.encoded()) ?? [] }
+        }
+        hasEnded.signal()
+      }
+      let taken = try scheduler.submit(left)
+      ticket.withLock { $0 = taken }
+      isSubmitted.signal()
+      hasEnded.wait()
+      let session = try Session(model, threads: 1)
+      try session.prefill(prompt + written.withLock { $0 })
+      #expect(try session.state.encoded() == state.withLock { $0 })
+      #expect((end...end + 4).contains(written.withLock { $0.count }))
+    }
+  }
+
+  /// RWKV-7b: a text that has no room left ends with an error, and the others go on.
+  @Test func aFullContextEndsOneRequest() throws {
+    let model = try #require(try Self.random("v7b-std", maximumContext: 40))
+    var requests = [(30, 40), (10, 20), (50, 1), (3, 30)].map { length, limit in
+      Request(prompt: (0..<length).map { 1 + $0 % 100 }, limit: limit) { _ in }
+    }
+    for index in requests.indices { requests[index].options.logitBias = [0: -.infinity] }
+    let outcomes = try Self.run(requests, on: Scheduler(model, threads: 1), together: true)
+    #expect(outcomes.map { $0.error == nil } == [false, true, false, true])
+    #expect(outcomes[0].tokens.count >= 10 && outcomes[1].tokens.count == 20)
+    let texts = zip(requests, outcomes).map { $0.prompt + $1.tokens }
+    let drafting = try Scheduler(
+      model, threads: 1, parallel: 4, drafter: { Guesser(texts, wrongEvery: 6) }, always: 4)
+    #expect(try Self.run(requests, on: drafting, together: true).map(\.tokens) == outcomes.map(\.tokens))
+  }
+
+  /// The same with a model that drafts for all texts.
+  @Test func aModelDraftsForManyTexts() throws {
+    let model = try Self.trained()
+    let expected = try Self.run(Self.requests(model, 6), on: Scheduler(model, threads: 1), together: true)
+    let first = Mutex(try ModelDrafter(model, for: model, threads: 1))
+    let scheduler = try Scheduler(
+      model, threads: 1, parallel: 5, drafter: { first.withLock { ModelDrafter(beside: $0) } }, always: 3)
+    #expect(try Self.run(Self.requests(model, 6), on: scheduler, together: true) == expected)
+    scheduler.stop()
+    #expect(scheduler.statistics.acceptedTokens > scheduler.statistics.draftedTokens / 4)
   }
 
   /// Texts that are scored and embedded among others that are written, against a session.

@@ -2,104 +2,140 @@
 internal import Dispatch
 import RWKVTokenizer
 
-/// A text that is being written with drafts.
+/// A text that is being written, perhaps with drafts: what the next pass reads of it, and what is chosen after that.
 ///
 /// In a pass with drafts the state reads what was chosen, and a copy of it, made on the way, goes on with the drafts. The
 /// copy takes the state's place if all of them were right; else those that were right are read again with the next pass.
 /// A state with caches (RWKV-7b, RWKV-X) stays where it was meanwhile.
 struct DraftedText {
-  private let session: Session
-  private let drafts: Drafts
-  private var writer: TextWriter
-  /// Chosen tokens that the session's state has not read.
-  private var unread: [Int] = []
-  private let ahead: State
+  let state: State
+  /// Nil: none are made.
+  var drafts: Drafts?
+  private(set) var writer: TextWriter
+  /// Chosen tokens that the state has not read.
+  private(set) var unread: [Int] = []
+  /// What may follow them.
+  private(set) var draft: [Int] = []
+  /// Chosen tokens that the drafter has not read.
+  private var news: [Int] = []
+  private var ahead: State?
   /// Why the text has ended.
   var reason: FinishReason? { writer.reason }
 
-  init(_ session: Session, _ drafts: Drafts, _ writer: TextWriter) {
-    self.session = session
+  init(_ state: State, _ drafts: Drafts?, _ writer: TextWriter) {
+    self.state = state
     self.drafts = drafts
     self.writer = writer
-    ahead = session.model.newState()
   }
 
-  /// One pass over the weights, unless nothing is to be read, and the tokens that are chosen after it. False at the end
-  /// of the text.
-  mutating func step(
-    with sampler: inout Sampler, _ observe: ((ChosenToken) -> Void)?, _ receive: ([UInt8]) -> Bool
-  ) throws -> Bool {
-    guard !unread.isEmpty else { return try choose(session.logits, with: &sampler, observe, receive).goesOn }
-    let start = DispatchTime.now().uptimeNanoseconds
-    let draft = try propose()
-    let drafted = DispatchTime.now().uptimeNanoseconds
-    let read = unread.count
-    if draft.isEmpty {
-      try session.decode(unread, into: session.state)
-      unread = []
-    } else if session.state.caches.isEmpty {
-      try session.decode(unread, ahead: ahead, draft)
-      unread = []
-    } else {
-      ahead.assign(session.state)
-      try session.decode(unread + draft, into: ahead)
+  /// What the next pass reads.
+  var tokens: [Int] { unread + draft }
+
+  /// How many tokens may be drafted for the next pass: those that may still be written and that the model can read.
+  var mostDrafts: Int {
+    // What was not read is read again with each pass: not for ever.
+    guard let drafts, reason == nil, unread.count <= drafts.limit else { return 0 }
+    let room = state.model.maximumContext.map { $0 - unread.count - (state.caches.first?.count ?? 0) }
+    return max(0, min(drafts.limit, writer.left, room ?? .max))
+  }
+
+  /// Drafts for the next pass, `count` or fewer; that is at most `mostDrafts`.
+  mutating func propose(_ count: Int) throws {
+    guard let drafts, count > 0 else { return }
+    let vocabulary = 0..<state.model.configuration.vocabulary
+    draft = Array(try drafts.propose(count).prefix(count).prefix { vocabulary.contains($0) })
+  }
+
+  /// Nothing follows what was chosen.
+  mutating func dropDrafts() { draft = [] }
+
+  /// The rows of a pass that read `tokens`, from row `first` on.
+  mutating func run(first: Int) -> Run {
+    guard !draft.isEmpty else { return Run(first: first, count: unread.count, state) }
+    let ahead = self.ahead ?? state.model.newState()
+    self.ahead = ahead
+    if state.caches.isEmpty {
+      return Run(first: first, count: unread.count + draft.count, state, kept: unread.count, ahead: ahead)
     }
+    ahead.assign(state)
+    return Run(first: first, count: unread.count + draft.count, ahead)
+  }
+
+  /// That pass is done.
+  mutating func wasRead() {
+    if draft.isEmpty || state.caches.isEmpty { unread = [] }
+  }
+
+  /// Chooses what follows all that was read, and what follows each draft that was chosen. False at the end of the text.
+  /// - Parameter logits: after all that was chosen before the pass and so many drafts.
+  mutating func choose(
+    _ logits: (_ drafts: Int) -> UnsafeBufferPointer<Float>, with sampler: inout Sampler,
+    _ observe: ((ChosenToken) -> Void)?, _ receive: ([UInt8]) -> Bool
+  ) throws -> Bool {
     let behind = unread.count
-    let end = DispatchTime.now().uptimeNanoseconds
     var accepted = 0
     var goesOn: Bool
-    // After what had not been read, and after each draft that was chosen.
     repeat {
-      let logits = session.logits(afterRow: read + accepted - 1)
-      let choice = try choose(logits, with: &sampler, observe, receive)
-      goesOn = choice.goesOn
-      guard accepted < draft.count, choice.token == draft[accepted] else { break }
+      let (token, text) = try writer.choose(
+        logits(accepted), unread: unread.count, with: &sampler, observe: observe)
+      goesOn = (text.isEmpty || receive(text)) && writer.reason == nil
+      guard let token else { break }
+      unread.append(token)
+      news.append(token)
+      guard accepted < draft.count, token == draft[accepted] else { break }
       accepted += 1
     } while goesOn
-    if !draft.isEmpty && accepted == draft.count {
-      session.state.take(ahead)
+    if let ahead, !draft.isEmpty, accepted == draft.count {
+      state.take(ahead)
       unread.removeFirst(behind + accepted)
     }
+    drafts?.count(drafted: draft.count, accepted: accepted)
+    draft = []
+    return goesOn
+  }
+
+  /// Tells the drafter what was chosen; returns how many tokens that are.
+  mutating func follow() throws -> Int {
+    defer { news = [] }
+    try drafts?.read(news)
+    return news.count
+  }
+}
+
+extension Session {
+  /// One pass over the weights, unless nothing is to be read, and the tokens that are chosen after it. False at the end
+  /// of the text.
+  func step(
+    _ text: inout DraftedText, with sampler: inout Sampler, _ observe: ((ChosenToken) -> Void)?,
+    _ receive: ([UInt8]) -> Bool
+  ) throws -> Bool {
+    let read = text.unread.count
+    let (start, known) = (DispatchTime.now().uptimeNanoseconds, text.drafts?.accepted ?? 0)
+    if read > 0, let drafts = text.drafts {
+      let bounds = DraftPace.Text(unread: read, most: text.mostDrafts, acceptance: drafts.acceptance)
+      try text.propose(drafts.pace?.counts([bounds])[0] ?? text.mostDrafts)
+    }
+    let (proposed, drafted) = (DispatchTime.now().uptimeNanoseconds, text.draft.count)
+    if read > 0 {
+      try decode(text.tokens, text.run(first: 0))
+      text.wasRead()
+    }
+    let end = DispatchTime.now().uptimeNanoseconds
+    let goesOn = try text.choose(
+      { read > 0 ? logits(afterRow: read + $0 - 1) : logits }, with: &sampler, observe, receive)
+    _ = try text.follow()
+    guard read > 0, let drafts = text.drafts else { return goesOn }
     drafts.passes += 1
-    drafts.drafted += draft.count
-    drafts.accepted += accepted
     drafts.pace?.learn(
-      rows: read + draft.count, drafted: draft.count, accepted: accepted,
-      drafting: Double(drafted - start) * 1e-9, pass: Double(end - drafted) * 1e-9)
+      rows: read + drafted, texts: 1, drafted: drafted, accepted: drafts.accepted - known,
+      drafting: Double(proposed - start) * 1e-9, pass: Double(end - proposed) * 1e-9)
     return goesOn
   }
 
   /// Lets the state read what was chosen, so that it and its logits are where the text is.
-  mutating func settle() throws {
-    guard !unread.isEmpty else { return }
-    drafts.passes += 1
-    try session.prefill(unread)
-    unread = []
-  }
-
-  /// As many drafts as pay, as may be written, and as the model can read.
-  private func propose() throws -> [Int] {
-    // What was not read is read again with each pass: not for ever.
-    guard unread.count <= drafts.limit else { return [] }
-    var wanted = min(drafts.pace?.count(unread: unread.count) ?? drafts.limit, writer.left)
-    if let limit = session.model.maximumContext {
-      wanted = min(wanted, limit - unread.count - (session.state.caches.first?.count ?? 0))
-    }
-    guard wanted > 0 else { return [] }
-    let vocabulary = 0..<session.model.configuration.vocabulary
-    return Array(try drafts.propose(wanted).prefix(wanted).prefix { vocabulary.contains($0) })
-  }
-
-  /// Chooses a token; nil where the text ends without one.
-  private mutating func choose(
-    _ logits: UnsafeBufferPointer<Float>, with sampler: inout Sampler,
-    _ observe: ((ChosenToken) -> Void)?, _ receive: ([UInt8]) -> Bool
-  ) throws -> (token: Int?, goesOn: Bool) {
-    let (token, text) = try writer.choose(logits, unread: unread.count, with: &sampler, observe: observe)
-    if let token {
-      unread.append(token)
-      try drafts.read([token])
-    }
-    return (token, (text.isEmpty || receive(text)) && writer.reason == nil)
+  func settle(_ text: DraftedText) throws {
+    guard !text.unread.isEmpty else { return }
+    text.drafts?.passes += 1
+    try prefill(text.unread)
   }
 }

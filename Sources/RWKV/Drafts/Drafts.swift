@@ -6,8 +6,15 @@ public protocol Drafter: AnyObject {
   func reset()
   /// Takes in what follows: tokens that were read or chosen, in order, each once.
   func read(_ tokens: [Int]) throws
+  /// Called after a prompt, or a piece of one, so that what there is to do with it need not be done while a text is
+  /// written.
+  func prepare() throws
   /// What may follow what was read: at most `count` tokens, fewer or none where there is nothing to go by.
   func propose(_ count: Int) throws -> [Int]
+}
+
+extension Drafter {
+  public func prepare() throws {}
 }
 
 /// Where the drafts of one text come from, and what became of them. Not thread-safe.
@@ -21,6 +28,8 @@ public final class Drafts {
   /// Those of them that were right.
   public internal(set) var accepted = 0
   private let drafter: any Drafter
+  /// Probability that a drafted token is right if those before it are, as it seems.
+  private(set) var acceptance = 0.7
   /// Nil: as many as may be, always.
   var pace: DraftPace?
   /// What the drafter has read: how many tokens, and their hash.
@@ -34,7 +43,7 @@ public final class Drafts {
   public init(_ drafter: any Drafter, limit: Int = limitByDefault) {
     self.drafter = drafter
     self.limit = min(max(1, limit), Self.mostTokens)
-    pace = DraftPace(most: self.limit)
+    pace = DraftPace()
   }
 
   /// Drafts `count` tokens for each pass, whether that pays or not.
@@ -50,6 +59,7 @@ public final class Drafts {
       known = (0, Self.hash([]))
     }
     try read(Array(text[known.count...]))
+    try drafter.prepare()
   }
 
   /// Tells the drafter what follows what it has read. What a session writes with drafts it learns by itself.
@@ -58,7 +68,19 @@ public final class Drafts {
     try drafter.read(tokens)
   }
 
+  /// Lets the drafter get ready for a text after what it has read.
+  func prepare() throws { try drafter.prepare() }
+
   func propose(_ count: Int) throws -> [Int] { try drafter.propose(count) }
+
+  /// What became of the drafts of a pass.
+  func count(drafted: Int, accepted: Int) {
+    self.drafted += drafted
+    self.accepted += accepted
+    for index in 0..<min(accepted + 1, drafted) {
+      acceptance += 0.1 * ((index < accepted ? 1 : 0) - acceptance)
+    }
+  }
 
   private static func hash(_ tokens: ArraySlice<Int>, after start: UInt64 = 0xCBF2_9CE4_8422_2325) -> UInt64 {
     tokens.reduce(start) { ($0 ^ UInt64(truncatingIfNeeded: $1)) &* 0x0100_0000_01B3 }

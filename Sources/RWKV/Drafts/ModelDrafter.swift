@@ -22,6 +22,13 @@ public final class ModelDrafter: Drafter {
     before = draft.newState()
   }
 
+  /// Drafts for another text with the same model: shares its memory and threads, so that one of the two may work at a
+  /// time.
+  public init(beside other: ModelDrafter) {
+    session = Session(other.session.evaluator, other.session.model.newState())
+    before = other.session.model.newState()
+  }
+
   public func reset() {
     session.state.reset()
     unread = []
@@ -29,10 +36,17 @@ public final class ModelDrafter: Drafter {
 
   public func read(_ tokens: [Int]) { unread += tokens }
 
+  public func prepare() throws {
+    // The last token is what the first draft follows.
+    guard unread.count > 1 else { return }
+    try session.prefill(Array(unread.dropLast()))
+    unread.removeFirst(unread.count - 1)
+  }
+
   public func propose(_ count: Int) throws -> [Int] {
-    if !unread.isEmpty { try session.prefill(unread) }
+    guard !unread.isEmpty else { return [] }
+    try session.prefill(unread)
     unread = []
-    guard !session.logits.isEmpty else { return [] }
     before.assign(session.state)
     var tokens: [Int] = []
     while groups.findMaxima(session.logits) {

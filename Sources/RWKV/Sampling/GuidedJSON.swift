@@ -42,6 +42,8 @@ struct GuidedJSON: Sendable {
     let before = text
     guard text.push(byte) else { return false }
     guard let grammar else { return true }
+    // Whoever asks for a shape wants its contents: one space or line break between parts is enough.
+    guard text.spaces <= 1 else { return false }
     if before.place.isInString && text.place.isInString && !before.isKey
       && ways.allSatisfy({ $0.node == nil })
     {

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
+
 /// What a JSON text must be like: of a type, with certain members, one of some values.
 public indirect enum JSONShape: Sendable, Equatable {
   /// A member of an object.
@@ -177,7 +179,7 @@ public final class JSONGrammar: Sendable {
         guard names.insert(member.name).inserted else { throw .repeatedMember(member.name) }
         values.append((try compile(member.value), member.isRequired))
       }
-      let keys = members.map { Array(JSONText.escaped($0.name).utf8) + [UInt8(ascii: "\"")] }
+      let keys = members.map { Array(JSONValue.escaped($0.name).utf8) + [UInt8(ascii: "\"")] }
       let rest: Int? = if let others { try compile(others) } else { nil }
       return try add(.object(names: try trie(keys), members: values, others: rest))
     }

@@ -41,7 +41,8 @@ struct JSONText: Sendable {
   private(set) var depth = 0
   /// Whether the string is, or was, a key.
   private(set) var isKey = false
-  private var spaces = 0
+  /// Bytes of white space that came last, where they mean nothing.
+  private(set) var spaces = 0
   /// Bytes that the character, escape or literal still has.
   private var remaining = 0
   /// The next byte of a character.
@@ -232,22 +233,5 @@ struct JSONText: Sendable {
       guard !begins, list.push(byte), !list.isComplete else { return false }
     }
     return list.push(UInt8(ascii: "]")) && list.isComplete
-  }
-
-  /// What stands between the quotes of a string.
-  static func escaped(_ text: String) -> String {
-    var result = ""
-    for scalar in text.unicodeScalars {
-      switch scalar {
-      case "\"", "\\": result += "\\\(scalar)"
-      case "\n": result += "\\n"
-      case "\r": result += "\\r"
-      case "\t": result += "\\t"
-      case _ where scalar.value < 0x20:
-        result += "\\u00" + (scalar.value < 0x10 ? "0" : "") + String(scalar.value, radix: 16)
-      default: result.unicodeScalars.append(scalar)
-      }
-    }
-    return result
   }
 }
