@@ -30,7 +30,8 @@ struct TaskTests {
       options.type = type
       options.tokenizer = .bytes
       if calibrated { options.calibration = .bytes(Array(text)) }
-      _ = try Conversion.convert(Self.folder.appending(path: "rwkv7-tasks.safetensors").path, to: path, options)
+      _ = try Conversion.convert(
+        Self.folder.appending(path: "rwkv7-tasks.safetensors").path, to: path, options)
     }
     return try Model(path: path, threads: 2)
   }
