@@ -2,7 +2,7 @@
 internal import CRWKVKernels
 internal import RWKVFormat
 
-/// Evaluates blocks of tokens: scratch memory and threads over a shared model. Not thread-safe.
+/// Evaluates tokens in pieces of up to 64 rows: scratch memory and threads over a shared model. Not thread-safe.
 package final class Evaluator {
   package let model: Model
   let frame: Frame
@@ -10,6 +10,7 @@ package final class Evaluator {
   private let ends: Frame
   let team: Team
   private let blocks: any BlockStack
+  private let sums: HiddenSums
   private let embeddings = RowTable.Reader()
   /// Of 7a and 7b.
   private let tokenRows: TokenRows?
@@ -23,15 +24,15 @@ package final class Evaluator {
   private let blockCount: Int
   /// Rows whose logits were wanted last.
   package private(set) var headCount = 0
-  /// Whether the last logits were not made here, so that there is no hidden vector to them.
-  private(set) var isRestored = false
   /// Whether there are logits of them, not the hidden vectors alone.
   private(set) var hasLogits = false
+  /// Whether the last logits were not made here, so that there is no hidden vector to them.
+  private(set) var isRestored = false
   /// [headCount, logitsStride]: one row for each requested row, in order.
   private let logits: UnsafeMutablePointer<Float>
   private let logitsStride: Int
 
-  /// Rows of a block: enough to make unpacking weights cheap, few enough to keep activations in the cache.
+  /// Rows of a piece: enough to make unpacking weights cheap, few enough to keep activations in the cache.
   static let capacity = 64
 
   /// Which rows' logits are wanted.
@@ -84,21 +85,23 @@ package final class Evaluator {
     blockCount = configuration.blocks.count
     team = Team(size: availableThreads(threads), moments: moments)
     frame = try Frame(
-      configuration, hiddenUnits: model.weights.hiddenUnits(configuration),
-      hiddenMatrices: model.store.hiddenRowsCount, capacity: Self.capacity,
+      configuration, capacity: Self.capacity,
       span: max(Self.capacity, span ?? (model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity)),
       teamSize: team.size, arena: arena)
     ends = try Frame(endsOf: frame, arena: arena)
+    sums = try HiddenSums(
+      frame, hiddenUnits: model.weights.hiddenUnits(configuration), matrices: model.store.hiddenRowsCount,
+      arena: arena)
     let tables = model.store.tables
     tokenRows = tables.isEmpty ? nil : try TokenRows(tables, frame, arena: arena)
+    let work = Workspace(frame: frame, sums: sums, tokens: tokenRows, arena: arena)
     blocks =
       switch model.weights {
-      case .v4(let weights): try RWKV4(weights, frame, arena: arena)
-      case .v5(let weights): try RWKV5(weights, frame, arena: arena)
-      case .v6(let weights): try RWKV6(weights, frame, arena: arena)
-      case .v7(let weights):
-        try RWKV7(weights, frame, tokenRows, maximumContext: model.maximumContext, arena: arena)
-      case .x(let weights): try RWKVX(weights, frame, arena: arena)
+      case .v4(let layers): try RWKV4(layers, work)
+      case .v5(let layers): try RWKV5(layers, work)
+      case .v6(let layers): try RWKV6(layers, work)
+      case .v7(let layers): try RWKV7(layers, work, maximumContext: model.maximumContext)
+      case .x(let weights): try RWKVX(weights, work)
       }
     readers = model.store.isStreamed ? (0..<team.size).map { _ in ChunkReader() } : []
     headInput = try Activations(rows: Self.capacity, width: configuration.embedding, in: arena)
@@ -114,14 +117,17 @@ package final class Evaluator {
   /// Memory reserved for activations and logits [bytes].
   var scratchBytes: Int { arena.byteCount }
 
-  /// Reads a sequence of any length and advances `state`, a block at a time; where the weights are streamed, as many
-  /// blocks as one pass over them takes.
+  /// Share of the hidden units' rows that decoding single tokens has read, 0…1; 1 before the first token.
+  var hiddenShare: Double { sums.shareRead }
+
+  /// Reads a sequence of any length and advances `state`, a piece at a time; where the weights are streamed, as many
+  /// pieces as one pass over them takes.
   ///
-  /// An error leaves the state after the last complete block or pass; but see `evaluate`.
+  /// An error leaves the state after the last complete pass; but see `evaluate`.
   /// - Parameters:
   ///   - logits: whether logits of the wanted rows are made, or their hidden vectors alone.
-  ///   - each: called after each block with the rows read so far and the rows of the block; reading stops when it
-  ///     returns false.
+  ///   - each: called after each piece, or for those of a pass whose logits were wanted, with the rows read so far and
+  ///     the rows of the piece; reading stops when it returns false.
   package func read(
     _ input: Input, _ state: State, output: Output, logits: Bool = true,
     _ each: (_ end: Int, _ count: Int) -> Bool
@@ -131,123 +137,132 @@ package final class Evaluator {
     var start = 0
     while start < total {
       let end = start + min(frame.span, total - start)
-      let part = input.slice(start..<end, D)
       let wanted = output == .lastOfEachRun && end < total ? .none : output
       var goesOn = true
-      if end - start <= Self.capacity {
-        try evaluate(part, [Run(first: 0, count: end - start, state)], output: wanted, logits: logits)
-        goesOn = each(end, end - start)
-      } else {
-        try evaluate(part, state, output: wanted, logits: logits, entering: { _ in true }) { first, count in
-          goesOn = each(start + first + count, count) && goesOn
-        }
-      }
+      let pieces = pieces(input.slice(start..<end, D), state)
+      try pass(
+        pieces, output: wanted, logits: logits, byStage: pieces.count > 1,
+        each: { first, count in goesOn = each(start + first + count, count) && goesOn })
       guard goesOn else { throw ModelError(.cancelled) }
       start = end
     }
   }
 
-  /// Reads a block, one input per row of the runs, and advances the runs' states.
+  /// Reads a piece, one input per row of the runs, and advances the runs' states.
   ///
   /// When it throws, no state has changed; except that weights which turn out to be unreadable in the middle leave
   /// states that remember nothing.
   func evaluate(
     _ input: Input, _ runs: [Run], output: Output, logits: Bool = true
   ) throws(ModelError) {
-    try checkHead(output, logits: logits)
-    try checkContext(runs)
-    frame.begin(runs)
-    try embed(input)
-    try loadRows(input, 0..<blockCount)
-    try pass(over: runs) { access throws(ModelError) in
-      try blocks.prepare()
-      // After the last time mixing only the ends of runs matter, unless all rows are wanted.
-      let shortens = !output.hasAll && runs.contains { $0.count > 2 }
-      if shortens { frame.begin(ends: ends) }
-      let last = shortens ? ends : frame
-      select(output, last)
-      team.run { member in
-        var pending = Frame.Pending.nothing
-        for position in 0..<blockCount {
-          model.store.acquire(position, access, &member, readers)
-          blocks.timeMix(&member, position, adding: pending)
-          let ending = shortens && position == blockCount - 1
-          if ending { frame.settle(&member, .delta, into: ends) }
-          pending = blocks.channelMix(
-            &member, position, ending ? ends : frame, adding: ending ? .nothing : .delta)
-        }
-        model.store.acquire(blockCount, access, &member, readers)
-        head(&member, last, adding: pending)
-      }
-      blocks.finish()
-    }
+    try pass(
+      [Piece(input: input, runs: runs, origin: 0)], output: output, logits: logits, byStage: false)
   }
 
-  /// Reads up to `frame.span` inputs that continue `state`, all of them through one block of the model before the next,
-  /// so that each block's weights are needed once.
-  ///
-  /// - Parameters:
-  ///   - entering: called before each block with its position, and before the head with that of no block; the reading
-  ///     stops when it returns false.
-  ///   - each: called where logits were asked for, with the first row that they belong to and their number.
-  private func evaluate(
-    _ input: Input, _ state: State, output: Output, logits: Bool, entering: (_ position: Int) -> Bool,
-    _ each: (_ first: Int, _ count: Int) -> Void
-  ) throws(ModelError) {
+  /// Rows that go through a block together.
+  private struct Piece {
+    let input: Input
+    let runs: [Run]
+    /// Its first row in its pass.
+    let origin: Int
+  }
+
+  /// A text in pieces.
+  private func pieces(_ input: Input, _ state: State) -> [Piece] {
     let D = model.configuration.embedding
     let total = input.rows(D)
+    return stride(from: 0, to: total, by: Self.capacity).map { start in
+      let count = min(Self.capacity, total - start)
+      return Piece(
+        input: input.slice(start..<start + count, D), runs: [Run(first: 0, count: count, state)],
+        origin: start)
+    }
+  }
+
+  /// One pass over the weights. Its stages are the blocks, then the head.
+  ///
+  /// - Parameters:
+  ///   - pieces: one, or several that continue one state.
+  ///   - byStage: whether all pieces go through a stage before the next, so that its weights are needed once.
+  ///   - entering: called before the piece, or before each stage, with the stage; the reading ends when it returns
+  ///     false.
+  ///   - each: called after the head, with the first row of a piece and the number of its rows.
+  private func pass(
+    _ pieces: [Piece], output: Output, logits: Bool, byStage: Bool,
+    entering: (_ stage: Int) -> Bool = { _ in true },
+    each: (_ first: Int, _ count: Int) -> Void = { _, _ in }
+  ) throws(ModelError) {
     try checkHead(output, logits: logits)
-    try checkContext([Run(first: 0, count: total, state)])
-    let starts = Array(stride(from: 0, to: total, by: Self.capacity))
-    func begin(_ start: Int) -> Run {
-      let run = Run(first: 0, count: min(Self.capacity, total - start), state)
-      frame.begin([run], origin: start)
-      return run
+    try checkContext(pieces)
+    for piece in pieces {
+      frame.begin(piece.runs, origin: piece.origin)
+      try embed(piece.input)
     }
-    for start in starts {
-      let run = begin(start)
-      try embed(input.slice(start..<start + run.count, D))
-    }
-    try pass(over: [begin(0)]) { access throws(ModelError) in
-      let cached = state.caches.map(\.count)
-      for position in 0..<blockCount {
-        guard entering(position) else { throw ModelError(.cancelled) }
-        team.run { member in model.store.acquire(position, access, &member, readers) }
-        for (cache, count) in zip(state.caches, cached) { cache.count = count }
-        for start in starts {
-          let run = begin(start)
-          try blocks.prepare()
-          try loadRows(input.slice(start..<start + run.count, D), position..<position + 1)
-          team.run { member in
-            blocks.timeMix(&member, position, adding: .nothing)
-            frame.settle(&member, blocks.channelMix(&member, position, frame, adding: .delta))
+    let caches = pieces[0].runs.flatMap(\.caches)
+    let cached = caches.map(\.count)
+    precondition(byStage || pieces.count == 1)
+    let steps = byStage ? (0...blockCount).map { $0...$0 } : [0...blockCount]
+    var hasStarted = false
+    do throws(ModelError) {
+      try model.store.evaluate { access throws(ModelError) in
+        for stages in steps {
+          guard entering(stages.lowerBound) else { throw ModelError(.cancelled) }
+          let isHead = stages.lowerBound == blockCount
+          if !isHead { for (cache, count) in zip(caches, cached) { cache.count = count } }
+          for (index, piece) in (isHead && !output.hasAll ? pieces.suffix(1) : pieces[...]).enumerated() {
+            frame.begin(piece.runs, origin: piece.origin)
+            if !isHead {
+              try loadRows(piece.input, stages)
+              blocks.prepare()
+            }
+            hasStarted = true
+            run(stages, output, index == 0 ? access : .nothing)
+            if !isHead { blocks.finish() }
+            if stages.upperBound == blockCount { each(piece.origin, frame.rows) }
           }
-          blocks.finish()
         }
       }
-      guard entering(blockCount) else { throw ModelError(.cancelled) }
-      for start in output == .all ? starts : starts.suffix(1) {
-        let run = begin(start)
-        select(output, frame)
-        team.run { member in
-          model.store.acquire(blockCount, access, &member, readers)
-          head(&member, frame, adding: .nothing)
+    } catch {
+      if hasStarted {
+        headCount = 0
+        for run in pieces[0].runs { run.owner.reset() }
+      }
+      throw error
+    }
+  }
+
+  /// Takes the frame's rows through some stages.
+  private func run(_ stages: ClosedRange<Int>, _ output: Output, _ access: WeightStore.Access) {
+    // After the last time mixing only the ends of runs matter, unless all rows are wanted.
+    let shortens = stages.count > 1 && !output.hasAll && frame.runs.contains { $0.count > 2 }
+    if shortens { frame.begin(ends: ends) }
+    let last = shortens ? ends : frame
+    select(output, last)
+    team.run { member in
+      for stage in stages {
+        model.store.acquire(stage, access, &member, readers)
+        if stage < blockCount {
+          blocks.evaluate(&member, stage, ends: shortens && stage == blockCount - 1 ? ends : nil)
+        } else {
+          head(&member, last)
         }
-        each(start, run.count)
       }
     }
   }
 
-  /// Reads a text from an empty state, all of it through one block of the model before the next, then the head.
+  /// Reads a text from an empty state, all of it through one block before the next, then the head.
   ///
   /// - Parameter entering: called before each block with its position, and before the head with that of no block; the
   ///   reading stops when it returns false.
   package func walk(_ tokens: [Int], entering: (_ position: Int) -> Bool) throws(ModelError) {
     precondition(tokens.count <= frame.span)
-    try evaluate(
-      .tokens(tokens[...]), model.newState(), output: .all, logits: model.languageHead != nil,
-      entering: entering
-    ) { _, _ in }
+    let state = model.newState()
+    // Runs do not keep their state alive.
+    try withExtendedLifetime(state) { () throws(ModelError) in
+      try pass(
+        pieces(.tokens(tokens[...]), state), output: .all, logits: model.languageHead != nil, byStage: true,
+        entering: entering)
+    }
   }
 
   /// x = layerNorm(embedding) of the frame's rows.
@@ -266,10 +281,7 @@ package final class Evaluator {
         frame.x[row].update(from: base + row * D, count: D)
       }
     }
-    for row in 0..<frame.rows {
-      let x = frame.x[row]
-      frame.kernels.layer_norm(x, model.inputNorm.weight, model.inputNorm.bias, D, 1e-5, x)
-    }
+    for row in 0..<frame.rows { model.inputNorm.apply(frame.x[row], into: frame.x[row], frame.kernels) }
     tokenRows?.keep(frame)
   }
 
@@ -282,36 +294,19 @@ package final class Evaluator {
   }
 
   /// Of 7b: throws where a state has no room for the tokens of its run.
-  private func checkContext(_ runs: [Run]) throws(ModelError) {
+  private func checkContext(_ pieces: [Piece]) throws(ModelError) {
     guard let limit = model.maximumContext else { return }
-    for run in runs where (run.caches.first?.count ?? 0) + run.count > limit {
-      throw ModelError(.contextFull(limit: limit))
+    for piece in pieces {
+      for run in piece.runs where (run.caches.first?.count ?? 0) + piece.origin + run.count > limit {
+        throw ModelError(.contextFull(limit: limit))
+      }
     }
   }
 
-  /// Of 7a and 7b: reads the rows of the frame's tokens that the blocks at `positions` need.
-  private func loadRows(_ input: Input, _ positions: Range<Int>) throws(ModelError) {
+  /// Of 7a and 7b: reads the rows of the frame's tokens that some blocks need.
+  private func loadRows(_ input: Input, _ stages: ClosedRange<Int>) throws(ModelError) {
     guard let tokenRows, case .tokens(let tokens) = input else { return }
-    try tokenRows.load(tokens, frame, positions: positions, team)
-  }
-
-  /// One pass over the weights, which advances the states of `runs`.
-  private func pass(
-    over runs: [Run], _ body: (WeightStore.Access) throws(ModelError) -> Void
-  ) throws(ModelError) {
-    var hasStarted = false
-    do throws(ModelError) {
-      try model.store.evaluate { access throws(ModelError) in
-        hasStarted = true
-        try body(access)
-      }
-    } catch {
-      if hasStarted {
-        headCount = 0
-        for run in runs { run.owner.reset() }
-      }
-      throw error
-    }
+    try tokenRows.load(tokens, frame, positions: stages.clamped(to: 0...blockCount - 1), team)
   }
 
   /// Puts logits [V] in the place of the last ones.
@@ -378,18 +373,15 @@ package final class Evaluator {
   }
 
   /// hidden = layerNorm(x) of the selected rows, logits = head · hidden.
-  private func head(_ member: inout Team.Member, _ frame: Frame, adding pending: Frame.Pending) {
-    let D = model.configuration.embedding
+  private func head(_ member: inout Team.Member, _ frame: Frame) {
     let kernels = frame.kernels
+    guard headCount > 0 else { return }
     member.parallel(headCount) { index in
-      let row = headRows[index]
-      frame.settle(pending, row)
-      kernels.layer_norm(
-        frame.x[row], model.outputNorm.weight, model.outputNorm.bias, D, 1e-5, headInput.row(index))
-      headInput.quantize(index, width: D, kernels)
+      model.outputNorm.apply(frame.x[headRows[index]], into: headInput.row(index), kernels)
+      headInput.quantize(index, width: model.outputNorm.count, kernels)
     }
-    guard headCount > 0, hasLogits, let matrix = model.languageHead else { return }
+    guard hasLogits, let matrix = model.languageHead else { return }
     member.multiply(
-      [Product(matrix, headInput.input(), logits, stride: logitsStride)], rows: headCount, kernels)
+      [Product(matrix, headInput, logits, stride: logitsStride)], rows: headCount, kernels)
   }
 }

@@ -88,12 +88,12 @@ struct MemoryPlan {
   /// What the program itself still takes: code that has not run yet, stacks, the sampler.
   private static let allowance = 8 << 20
 
-  /// Memory of one session: its state and the activations of a block of rows.
+  /// Memory of one session: its state and the activations of a piece.
   static func sessionBytes(_ file: ModelFile, _ configuration: Configuration) -> Int {
     let (D, T) = (paddedWidth(configuration.embedding), Evaluator.capacity)
     let keys = file.tensors.filter { $0.name.hasSuffix(".ffn.key.weight") }
     let hidden = keys.map(\.rows).max() ?? 0
-    let limits = keys.count * Frame.limitsBytes(units: hidden, columns: configuration.embedding)
+    let limits = keys.count * HiddenSums.limitsBytes(units: hidden, columns: configuration.embedding)
     // No version keeps more than 128 bytes of activations for each row and channel.
     let activations = T * (128 * D + 2 * 4 * paddedWidth(hidden))
     let logits = T * 4 * paddedWidth(configuration.vocabulary)

@@ -56,10 +56,10 @@ public final class Model: Sendable {
 
   /// The blocks of each version.
   enum Weights: Sendable {
-    case v4(RWKV4.Weights)
-    case v5(RWKV5.Weights)
-    case v6(RWKV6.Weights)
-    case v7(RWKV7.Weights)
+    case v4([RWKV4.Layer])
+    case v5([RWKV5.Layer])
+    case v6([RWKV6.Layer])
+    case v7([RWKV7.Layer])
     case x(RWKVX.Weights)
 
     /// The largest F of any block.
@@ -130,10 +130,10 @@ public final class Model: Sendable {
       head = try Head(store)
       weights =
         switch configuration.version {
-        case .v4: .v4(try RWKV4.Weights(store))
-        case .v50, .v51, .v52: .v5(try RWKV5.Weights(store))
-        case .v6: .v6(try RWKV6.Weights(store))
-        case .v7, .v7a, .v7b: .v7(try RWKV7.Weights(store))
+        case .v4: .v4(try RWKV4.Layer.all(store))
+        case .v50, .v51, .v52: .v5(try RWKV5.Layer.all(store))
+        case .v6: .v6(try RWKV6.Layer.all(store))
+        case .v7, .v7a, .v7b: .v7(try RWKV7.Layer.all(store))
         case .x: .x(try RWKVX.Weights(store))
         }
     } catch {
@@ -188,27 +188,4 @@ public final class Model: Sendable {
       throw ModelError(.tokenizer(error), path: file.path)
     }
   }
-}
-
-/// The blocks of one version for one session: weights together with scratch.
-protocol BlockStack: AnyObject {
-  /// Called once before a block of rows, by one thread: the place to make room for what grows.
-  func prepare() throws(ModelError)
-  /// Time mixing, or attention, of the frame's rows; leaves its output in `frame.delta`.
-  ///
-  /// - Parameters:
-  ///   - position: the block's place in `Configuration.blocks`.
-  ///   - pending: what its norm has to add.
-  func timeMix(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending)
-  /// Channel mixing of the rows of `frame`, which need not be all that time mixing had; returns what the next norm has to add.
-  func channelMix(
-    _ member: inout Team.Member, _ position: Int, _ frame: Frame, adding pending: Frame.Pending
-  ) -> Frame.Pending
-  /// Called once after a block of rows, by one thread.
-  func finish()
-}
-
-extension BlockStack {
-  func prepare() {}
-  func finish() {}
 }

@@ -36,8 +36,8 @@ public final class Session {
 
   /// Reads a sequence of tokens, many at a time; afterwards `logits` predict the token after the last.
   ///
-  /// The same numbers as decoding them one by one. An error leaves the state after the last complete block.
-  /// - Parameter progress: called after each block with the number of tokens read; reading stops when it returns false.
+  /// The same numbers as decoding them one by one. An error leaves the state after the last complete piece.
+  /// - Parameter progress: called after each piece with the number of tokens read; reading stops when it returns false.
   public func prefill(
     _ tokens: [Int], progress: ((Int) -> Bool)? = nil
   ) throws(ModelError) {
@@ -108,7 +108,7 @@ public final class Session {
   /// Bytes of weights that decoding a token has read on average: all of them, less the channel-mix rows of hidden
   /// units that were zero.
   public var weightBytesPerToken: Int {
-    model.weightBytes - Int(Double(model.hiddenRowBytes) * (1 - evaluator.frame.hiddenShare))
+    model.weightBytes - Int(Double(model.hiddenRowBytes) * (1 - evaluator.hiddenShare))
   }
 
   /// Logits of the token after the last one read, [V]; valid until the session reads on. Empty before the first token.

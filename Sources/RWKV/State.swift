@@ -53,6 +53,11 @@ public final class State {
     }
 
     var count: Int { attentionShift(attentionBlocks) }
+    /// Where a layer's floats are within a state: the last input of time mixing, [D]; the recurrence; the last input of
+    /// channel mixing, [D].
+    func timeShift(of layer: Int) -> Int { layer * self.layer }
+    func wkv(of layer: Int) -> Int { layer * self.layer + wkv }
+    func channelShift(of layer: Int) -> Int { layer * self.layer + channelShift }
     /// Where the floats of attention block `block` start.
     func attentionShift(_ block: Int) -> Int { layers * layer + block * attentionShift }
     /// Floats that the caches have for each token.

@@ -64,7 +64,7 @@ extension Evaluator {
       member.parallel(rows) { row in
         let output = scratch.output[row]
         kernels.add(scratch.input.row(row), D, output)
-        kernels.layer_norm(output, head.norm.weight, head.norm.bias, D, 1e-5, output)
+        head.norm.apply(output, into: output, kernels)
       }
     }
   }

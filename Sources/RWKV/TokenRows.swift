@@ -17,7 +17,7 @@ final class TokenRows {
   let rows: [Rows]
   /// The vectors that entered the first block: the embeddings after their layer norm, [span, D].
   private let entered: Rows
-  /// Those of the current block of rows.
+  /// Those of the current piece.
   let embeddings: Activations
   /// One for each member of the team.
   private let readers: [RowTable.Reader]
@@ -44,7 +44,7 @@ final class TokenRows {
 
   /// Reads the rows of the frame's tokens that the blocks at `positions` need.
   func load(
-    _ tokens: ArraySlice<Int>, _ frame: Frame, positions: Range<Int>, _ team: Team
+    _ tokens: ArraySlice<Int>, _ frame: Frame, positions: ClosedRange<Int>, _ team: Team
   ) throws(ModelError) {
     let wanted = tables.indices.filter { positions.contains(tables[$0].position) }
     let D = frame.configuration.embedding

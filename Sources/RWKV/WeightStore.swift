@@ -227,7 +227,8 @@ final class WeightStore: @unchecked Sendable {
   }
 
   func layerNorm(_ name: String, _ count: Int) throws(ModelError) -> LayerNorm {
-    LayerNorm(weight: try vector("\(name).weight", count), bias: try vector("\(name).bias", count))
+    LayerNorm(
+      weight: try vector("\(name).weight", count), bias: try vector("\(name).bias", count), count: count)
   }
 
   func contains(_ name: String) -> Bool { locations[name] != nil }

@@ -142,7 +142,7 @@ private func likeliest(_ count: Int, _ logits: UnsafeBufferPointer<Float>) -> [I
   return best
 }
 
-/// Both models' logits of a block of tokens.
+/// Both models' logits of a piece of a text.
 private final class Block: @unchecked Sendable {
   static let capacity = 64
   let reference, model: [UnsafeMutableBufferPointer<Float>]

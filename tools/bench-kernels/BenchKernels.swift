@@ -12,7 +12,7 @@ struct BenchKernels: ParsableCommand {
     abstract: "Measures the matrix kernels alone, each weight format on each instruction set.",
     discussion: """
       A matrix times a vector, from memory and from the cache, in GB/s of weights and as a share of what the machine can read;
-      a matrix times a block of tokens in 10^9 operations per second and as a share of the int8 peak.
+      a matrix times several tokens in 10^9 operations per second and as a share of the int8 peak.
 
       EXAMPLES
         bench-kernels

@@ -294,7 +294,7 @@ RWKV_API void rwkv_state_free(struct rwkv_state * state);
 RWKV_API size_t rwkv_state_get_size(const struct rwkv_state * state);
 
 /* Reads count tokens (at least 1) into a state. logits_out: rwkv_get_logits_len floats or NULL. progress: called after
- * each block of tokens; may be NULL. A call that fails or is cancelled leaves the state after the last whole block. */
+ * each piece of tokens; may be NULL. A call that fails or is cancelled leaves the state after the last whole piece. */
 RWKV_API bool rwkv_state_eval(
     struct rwkv_context * ctx, struct rwkv_state * state, const uint32_t * tokens, size_t count, float * logits_out,
     rwkv_progress progress, void * user);

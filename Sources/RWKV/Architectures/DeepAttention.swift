@@ -56,23 +56,23 @@ struct DeepAttention {
     fileprivate private(set) var sums: UnsafeMutablePointer<Float>
     /// y, [T, D]
     fileprivate let output: Rows
-    /// Tokens that each run's caches held before the block of rows.
+    /// Tokens that each run's caches held before the piece.
     fileprivate var cached: [Int] = []
 
-    init(_ tokens: TokenRows, _ frame: Frame, arena: Arena) throws(ModelError) {
-      let (D, T, keys) = (frame.configuration.embedding, frame.capacity, DeepEmbedSizes.keys)
+    init(_ tokens: TokenRows, _ work: Workspace) throws(ModelError) {
+      let (D, keys) = (work.frame.configuration.embedding, DeepEmbedSizes.keys)
       self.tokens = tokens
-      input = try Activations(rows: T, width: D, in: arena)
-      keyRank = try Activations(rows: T, width: DeepEmbedSizes.attentionRank, in: arena)
-      valueRank = try Activations(rows: T, width: DeepEmbedSizes.attentionRank, in: arena)
-      q = try Rows(rows: T, width: keys, in: arena)
-      k = try Rows(rows: T, width: keys, in: arena)
-      v = try Rows(rows: T, width: D, in: arena)
-      keyProjected = try Rows(rows: T, width: keys, in: arena)
-      valueProjected = try Rows(rows: T, width: D, in: arena)
-      query = try Rows(rows: T, width: keys, in: arena)
-      unnormed = try Rows(rows: T, width: max(D, keys), in: arena)
-      output = try Rows(rows: T, width: D, in: arena)
+      input = try work.activations(D)
+      keyRank = try work.activations(DeepEmbedSizes.attentionRank)
+      valueRank = try work.activations(DeepEmbedSizes.attentionRank)
+      q = try work.rows(keys)
+      k = try work.rows(keys)
+      v = try work.rows(D)
+      keyProjected = try work.rows(keys)
+      valueProjected = try work.rows(D)
+      query = try work.rows(keys)
+      unnormed = try work.rows(max(D, keys))
+      output = try work.rows(D)
       scores = .allocate(capacity: 0)
       sums = .allocate(capacity: 0)
     }
@@ -110,12 +110,14 @@ struct DeepAttention {
   private static let chunk = 256
   private static func chunks(_ tokens: Int) -> Int { (tokens + chunk - 1) / chunk }
 
-  /// The attention of all rows of the frame, whose residual stream is settled; leaves y in `scratch`.
+  /// The attention of all rows of the frame; leaves y in `scratch`.
   ///
   /// - Parameters:
   ///   - index: the number of the block's cache in each run.
-  ///   - state: where the state keeps the last token's q, k and v.
-  func run(_ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, index: Int, state: Int) {
+  ///   - place: where each state keeps its last token's q, k and v.
+  func attend(
+    _ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, index: Int, keptAt place: Int
+  ) {
     let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
     member.parallel(rows) { row in
       scratch.input.row(row).update(from: frame.x[row], count: D)
@@ -127,26 +129,26 @@ struct DeepAttention {
         Product(v1, scratch.input, scratch.valueRank), keyTable.product(scratch.tokens, scratch.keyProjected),
         valueTable.product(scratch.tokens, scratch.valueProjected),
       ], rows: rows, kernels)
-    member.parallel(rows) { row in
-      scratch.keyRank.quantize(row, width: DeepEmbedSizes.attentionRank, kernels)
-      scratch.valueRank.quantize(row, width: DeepEmbedSizes.attentionRank, kernels)
-    }
-    member.multiply(
-      [Product(k2, scratch.keyRank, scratch.k), Product(v2, scratch.valueRank, scratch.v, .tanh)], rows: rows,
-      kernels)
+    let second: InlineArray<2, Product> = [
+      Product(k2, scratch.keyRank, scratch.k), Product(v2, scratch.valueRank, scratch.v, .tanh),
+    ]
+    member.quantizeInputs(of: second, rows: rows, kernels)
+    member.multiply(second, rows: rows, kernels)
     member.parallel(rows) { row in
       Self.multiply(scratch.k[row], keyTable, row, scratch.keyProjected, scratch.tokens, DeepEmbedSizes.keys)
       Self.multiply(scratch.v[row], valueTable, row, scratch.valueProjected, scratch.tokens, D)
     }
-    member.parallel(rows) { row in mix(row, frame, scratch, index, state) }
-    attend(&member, frame, scratch, index)
-    member.parallel(frame.runs.count) { number in keepLast(frame.runs[number], scratch, state, D) }
+    member.parallel(rows) { row in mix(row, frame, scratch, index, place) }
+    weigh(&member, frame, scratch, index)
+    member.parallel(frame.runs.count) { number in keepLast(frame.runs[number], scratch, place, D) }
   }
 
-  /// Adds y to the output of time mixing.
-  func add(_ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch) {
+  /// x += product + y, where `product` is the output of time mixing.
+  func add(_ member: inout Team.Member, _ scratch: Scratch, _ product: Rows, to frame: Frame) {
+    let (kernels, D) = (frame.kernels, frame.configuration.embedding)
     member.parallel(frame.rows) { row in
-      frame.kernels.add(scratch.output[row], frame.configuration.embedding, frame.delta[row])
+      kernels.add(scratch.output[row], D, product[row])
+      kernels.add(product[row], D, frame.x[row])
     }
   }
 
@@ -174,14 +176,15 @@ struct DeepAttention {
     ) {
       let previous = row == run.first ? last + kept : rows[row - 1]
       kernels.token_shift(rows[row], previous, mu, count, scratch.unnormed[row])
-      kernels.layer_norm(scratch.unnormed[row], norm.weight, norm.bias, count, 1e-5, output)
+      norm.apply(scratch.unnormed[row], into: output, kernels)
     }
     mix(scratch.q, 0, x_q, lnq, keys, scratch.query[row])
     mix(scratch.k, keys, x_k, lnk, keys, cache.keys(0) + place * keys)
     mix(scratch.v, 2 * keys, x_v, lnv, D, cache.values(0) + place * D)
   }
 
-  private func attend(_ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, _ index: Int) {
+  /// y = Σ_s v_s exp(a_s) / Σ_s exp(a_s) of all rows.
+  private func weigh(_ member: inout Team.Member, _ frame: Frame, _ scratch: Scratch, _ index: Int) {
     let (rows, kernels, D, keys) = (
       frame.rows, frame.kernels, frame.configuration.embedding, DeepEmbedSizes.keys
     )

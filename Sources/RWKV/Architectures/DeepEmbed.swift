@@ -27,15 +27,13 @@ struct DeepTable {
 /// token. BlinkDL's `rwkv_v7a_demo.py`.
 ///
 ///     E = s_emb[token] + s_emb_x x0                     read as 32 × 32, row by row
-///     h = Eᵀ (s1ᵀ x)                                    x: what the norm gives, not shifted
-///     y = V (relu²(K x_k) · (s0 + s2ᵀ h))
+///     h = Eᵀ (s1ᵀ n)                                    n: the output of ln2, not shifted
+///     factor = s0 + s2ᵀ h
 struct DeepEmbed {
   let table: DeepTable
   /// [32, D], [F, 32]
   let s1, s2: Matrix
   let s0: Vector
-  /// Mixes nothing of the token before into the input: zeros, [D].
-  let unshifted: Vector
 
   init(_ store: WeightStore, prefix: String, position: Int) throws(ModelError) {
     let (D, F) = (store.configuration.embedding, store.configuration.ffn)
@@ -43,59 +41,56 @@ struct DeepEmbed {
     s1 = try store.matrix(prefix + "s1", rows: DeepEmbedSizes.rank, columns: D)
     s2 = try store.matrix(prefix + "s2", rows: F, columns: DeepEmbedSizes.rank)
     s0 = try store.vector(prefix + "s0", F)
-    unshifted = try store.derived(D) { _ in 0 }
   }
 
   /// Scratch of a session.
   struct Scratch {
     let tokens: TokenRows
+    /// The frame of all tokens that were read.
+    let frame: Frame
     /// s_emb_x x0, [T, 1024]
     let projected: Rows
-    /// x, and h
+    /// n, and h
     let input, mixed: Activations
-    /// s1ᵀ x, [T, 32]
+    /// s1ᵀ n, [T, 32]
     let reduced: Rows
     /// s2ᵀ h, [T, F]
     let factor: Rows
 
-    init(_ tokens: TokenRows, _ frame: Frame, arena: Arena) throws(ModelError) {
-      let (configuration, T) = (frame.configuration, frame.capacity)
+    init(_ tokens: TokenRows, _ work: Workspace) throws(ModelError) {
+      let configuration = work.frame.configuration
       self.tokens = tokens
-      projected = try Rows(rows: T, width: DeepEmbedSizes.width, in: arena)
-      input = try Activations(rows: T, width: configuration.embedding, in: arena)
-      mixed = try Activations(rows: T, width: DeepEmbedSizes.rank, in: arena)
-      reduced = try Rows(rows: T, width: DeepEmbedSizes.rank, in: arena)
-      factor = try Rows(rows: T, width: configuration.ffn, in: arena)
+      frame = work.frame
+      projected = try work.rows(DeepEmbedSizes.width)
+      input = try work.activations(configuration.embedding)
+      mixed = try work.activations(DeepEmbedSizes.rank)
+      reduced = try work.rows(DeepEmbedSizes.rank)
+      factor = try work.rows(configuration.ffn)
     }
   }
 
-  /// Channel mixing of all rows of `frame`; `projected` must have been computed for the rows that they came from.
-  func run(
-    _ member: inout Team.Member, _ frame: Frame, _ mix: RWKV7.ChannelMix, _ hidden: RWKV7.ChannelMix.Scratch,
-    _ scratch: Scratch, _ norm: LayerNorm, state: Int, adding pending: Frame.Pending
-  ) -> Frame.Pending {
+  /// hidden ·= factor, for all rows of `frame`, whose last norm was ln2.
+  func scale(_ member: inout Team.Member, _ hidden: Rows, of frame: Frame, _ scratch: Scratch) {
     let (rows, kernels) = (frame.rows, frame.kernels)
-    frame.normAndShift(
-      &member, adding: pending, norm, shift: state, mu: [mix.shift, unshifted],
-      into: [hidden.shifted, scratch.input])
-    member.multiply(
-      [
-        Product(mix.key, hidden.shifted, hidden.hidden, .reluSquared),
-        Product(s1, scratch.input, scratch.reduced),
-      ], rows: rows, kernels)
+    member.parallel(rows) { row in
+      scratch.input.row(row).update(from: frame.normed[row], count: s1.columns)
+      scratch.input.quantize(row, width: s1.columns, kernels)
+    }
+    member.multiply([Product(s1, scratch.input, scratch.reduced)], rows: rows, kernels)
+    // Rows of `frame` may be the ends of what was read, whose embeddings stand further on.
+    member.multiply([table.product(scratch.tokens, scratch.projected)], rows: scratch.frame.rows, kernels)
     member.parallel(rows) { row in
       multiplyByTokenMatrix(row, from: frame.sourceRow(row), scratch)
       scratch.mixed.quantize(row, width: DeepEmbedSizes.rank, kernels)
     }
     member.multiply([Product(s2, scratch.mixed, scratch.factor)], rows: rows, kernels)
     member.parallel(rows) { row in
-      let (values, factor) = (hidden.hidden[row], scratch.factor[row])
-      for unit in 0..<mix.key.rows { values[unit] *= s0[unit] + factor[unit] }
+      let (values, factor) = (hidden[row], scratch.factor[row])
+      for unit in 0..<s2.rows { values[unit] *= s0[unit] + factor[unit] }
     }
-    return frame.sumHiddenRows(&member, mix.value, hidden.hidden)
   }
 
-  /// h = Eᵀ u, u = s1ᵀ x: row `row` of the frame, row `source` of the tokens.
+  /// h = Eᵀ u, u = s1ᵀ n: row `row` of the frame, row `source` of the tokens.
   private func multiplyByTokenMatrix(_ row: Int, from source: Int, _ scratch: Scratch) {
     let n = DeepEmbedSizes.rank
     let (stored, projected) = (scratch.tokens.rows[table.ordinal][source], scratch.projected[source])

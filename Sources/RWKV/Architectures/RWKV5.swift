@@ -7,11 +7,11 @@ import Glibc
 /// `att_one_v5_2`.
 ///
 /// 5.0 has no gate; 5.0 and 5.1 have one decay and one bonus per head, 5.2 one per channel.
-/// Letters: D embedding, H heads, N head size, T rows of the block.
+/// Letters: D embedding, H heads, N head size, T rows of the piece.
 final class RWKV5: BlockStack {
-  /// One block's weights, named as in the checkpoint.
-  struct Block {
-    let ln1, ln2: LayerNorm
+  /// One layer's weights, named as in the checkpoint.
+  struct Layer: LayerWeights, @unchecked Sendable {
+    let ln1: LayerNorm
     /// mu_r, mu_k, mu_v, mu_g, [D] each; without a gate the last is not used
     let shift: InlineArray<4, Vector>
     let receptance, key, value, output: Matrix
@@ -21,14 +21,15 @@ final class RWKV5: BlockStack {
     /// exp(time_first) or time_faaaa, [D]
     let bonus: Vector
     let lnX: LayerNorm
-    let channelMix: GatedChannelMix
+    /// `ln2` and `ffn`
+    let channelMix: ChannelMix
 
-    init(_ store: WeightStore, prefix: String) throws(ModelError) {
+    init(_ store: WeightStore, layer: Int) throws(ModelError) {
       let configuration = store.configuration
       let D = configuration.embedding
-      let att = "\(prefix).att."
-      ln1 = try store.layerNorm("\(prefix).ln1", D)
-      ln2 = try store.layerNorm("\(prefix).ln2", D)
+      let block = "blocks.\(layer)."
+      let att = block + "att."
+      ln1 = try store.layerNorm(block + "ln1", D)
       let hasGate = configuration.version != .v50
       let mixR = try store.complement(att + "time_mix_r", D)
       shift = [
@@ -53,83 +54,72 @@ final class RWKV5: BlockStack {
         self.bonus = try store.derived(D) { exp(Double(bonus[$0 / N])) }
       }
       lnX = try store.layerNorm(att + "ln_x", D)
-      let ffn = "\(prefix).ffn."
-      channelMix = try GatedChannelMix(store, prefix: ffn) { name throws(ModelError) in
-        try store.complement(ffn + "time_mix_" + name, D)
+      channelMix = try ChannelMix(store, prefix: block) { name throws(ModelError) in
+        try store.complement(block + "ffn.time_mix_" + name, D)
       }
     }
   }
 
-  /// All blocks' weights; immutable.
-  struct Weights: @unchecked Sendable {
-    let blocks: [Block]
-
-    init(_ store: WeightStore) throws(ModelError) {
-      var blocks: [Block] = []
-      for layer in 0..<store.configuration.layers {
-        blocks.append(try Block(store, prefix: "blocks.\(layer)"))
-      }
-      self.blocks = blocks
-    }
-  }
-
-  private let weights: Weights
+  private let layers: [Layer]
   private let frame: Frame
   private let shifted: InlineArray<4, Activations>
   private let r, k, v, g: Rows
   private let mixed: Activations
-  private let channelMix: GatedChannelMix.Scratch
+  private let channelMix: ChannelMix.Scratch
 
-  init(_ weights: Weights, _ frame: Frame, arena: Arena) throws(ModelError) {
-    self.weights = weights
-    self.frame = frame
-    let (D, T) = (frame.configuration.embedding, frame.capacity)
-    shifted = [
-      try Activations(rows: T, width: D, in: arena), try Activations(rows: T, width: D, in: arena),
-      try Activations(rows: T, width: D, in: arena), try Activations(rows: T, width: D, in: arena),
-    ]
-    r = try Rows(rows: T, width: D, in: arena)
-    k = try Rows(rows: T, width: D, in: arena)
-    v = try Rows(rows: T, width: D, in: arena)
-    g = try Rows(rows: T, width: D, in: arena)
-    mixed = try Activations(rows: T, width: D, in: arena)
-    channelMix = try GatedChannelMix.Scratch(frame, arena: arena)
+  init(_ layers: [Layer], _ work: Workspace) throws(ModelError) {
+    self.layers = layers
+    frame = work.frame
+    let D = frame.configuration.embedding
+    shifted = try work.activations(D)
+    r = try work.rows(D)
+    k = try work.rows(D)
+    v = try work.rows(D)
+    g = try work.rows(D)
+    mixed = try work.activations(D)
+    channelMix = try ChannelMix.Scratch(
+      work, hiddenUnits: frame.configuration.ffn, sharing: (shifted[0], shifted[1]), isGated: true)
   }
 
-  /// Time mixing of all rows; leaves its output in `frame.delta`.
+  /// One layer:
   ///
-  ///     r = R x_r   k = K x_k   v = V x_v   g = G x_g   y = wkv6(r, k, v, g) per head (kernel `wkv6`)   delta = O y
-  func timeMix(_ member: inout Team.Member, _ layer: Int, adding pending: Frame.Pending) {
-    let block = weights.blocks[layer]
-    let (rows, kernels) = (frame.rows, frame.kernels)
-    let state = layer * frame.layout.layer
-    frame.normAndShift(&member, adding: pending, block.ln1, shift: state, mu: block.shift, into: shifted)
+  ///     x += O · wkv6(r, k, v, g)                  of n = ln1(x); kernel `wkv6`, with a decay that is always the same
+  ///     x += σ(R x_r) · V relu²(K x_k)             of n = ln2(x)      x_c = n + (n′ − n) · mu_c
+  func evaluate(_ member: inout Team.Member, _ position: Int, ends: Frame?) {
+    let (layer, layout, rows, kernels) = (layers[position], frame.layout, frame.rows, frame.kernels)
+
+    // Norm and token shift.
+    frame.normAndShift(
+      &member, layer.ln1, keptAt: layout.timeShift(of: position), mu: layer.shift, into: shifted)
+
+    // r = R x_r   k = K x_k   v = V x_v   g = G x_g
     member.multiply(
       [
-        Product(block.receptance, shifted[0], r), Product(block.key, shifted[1], k),
-        Product(block.value, shifted[2], v),
-      ], and: block.gate.map { Product($0, shifted[3], g) }, rows: rows, kernels)
-    frame.recur(&member, state: state + frame.layout.wkv, into: mixed) { run, head in
-      wkv(block, run, head: head, state + frame.layout.wkv)
-    }
-    member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
-  }
+        Product(layer.receptance, shifted[0], r), Product(layer.key, shifted[1], k),
+        Product(layer.value, shifted[2], v),
+      ], and: layer.gate.map { Product($0, shifted[3], g) }, rows: rows, kernels)
 
-  func channelMix(
-    _ member: inout Team.Member, _ layer: Int, _ frame: Frame, adding pending: Frame.Pending
-  ) -> Frame.Pending {
-    let block = weights.blocks[layer]
-    return block.channelMix.run(&member, frame, channelMix, block.ln2, layer: layer, adding: pending)
+    // The recurrence of each head, the norm of the heads and the gate.
+    let matrices = layout.wkv(of: position)
+    frame.recur(&member, state: matrices, into: mixed) { run, head in
+      wkv(layer, run, head: head, state: matrices)
+    }
+
+    // x += O y
+    member.multiply([Product(layer.output, mixed, addedTo: frame.x, frame.product)], rows: rows, kernels)
+
+    // Channel mixing, from norm to residual add.
+    layer.channelMix.add(&member, to: frame, ends, keptAt: layout.channelShift(of: position), channelMix)
   }
 
   /// The recurrence of one head over one run.
-  private func wkv(_ block: Block, _ run: Run, head: Int, _ state: Int) {
+  private func wkv(_ layer: Layer, _ run: Run, head: Int, state: Int) {
     let N = frame.configuration.headSize
     let c = head * N
     var arguments = rk_wkv6(
       T: run.count, N: N, stride: r.stride, r: r[run.first] + c, k: k[run.first] + c, v: v[run.first] + c,
-      g: block.gate == nil ? nil : UnsafePointer(g[run.first] + c), w: block.decay + c, w_stride: 0,
-      u: block.bonus + c, ln_weight: block.lnX.weight + c, ln_bias: block.lnX.bias + c,
+      g: layer.gate == nil ? nil : UnsafePointer(g[run.first] + c), w: layer.decay + c, w_stride: 0,
+      u: layer.bonus + c, ln_weight: layer.lnX.weight + c, ln_bias: layer.lnX.bias + c,
       epsilon: frame.configuration.groupNormEpsilon, state: run.state + state + c * N,
       y: mixed.row(run.first) + c)
     frame.kernels.wkv6(&arguments)

@@ -6,37 +6,37 @@ internal import CRWKVKernels
 ///
 /// Every token, of a prompt or written, is evaluated by the rule of decoding: it attends to all cached tokens while
 /// they are at most chunk size · top-k, else to the best chunks, the tokens after the last complete chunk, and itself.
-/// Letters: D embedding, H heads, N head size, T rows of the block, n cached tokens.
+/// Letters: D embedding, H heads, N head size, T rows of the piece, n cached tokens.
 final class RWKVX: BlockStack {
   /// One attention block's weights, named as in the checkpoint.
-  struct AttentionBlock {
-    let ln1, ln2: LayerNorm
+  struct AttentionBlock: @unchecked Sendable {
+    let ln1: LayerNorm
     let receptance, key, value, output: Matrix
-    let channelMix: RWKV7.ChannelMix
+    /// `ln2` and `ffn`
+    let channelMix: ChannelMix
 
-    init(_ store: WeightStore, prefix: String) throws(ModelError) {
+    init(_ store: WeightStore, _ block: String) throws(ModelError) {
       let D = store.configuration.embedding
-      let att = "\(prefix).att."
-      ln1 = try store.layerNorm("\(prefix).ln1", D)
-      ln2 = try store.layerNorm("\(prefix).ln2", D)
+      let att = block + "att."
+      ln1 = try store.layerNorm(block + "ln1", D)
       receptance = try store.matrix(att + "receptance.weight", rows: D, columns: D)
       key = try store.matrix(att + "key.weight", rows: D, columns: D)
       value = try store.matrix(att + "value.weight", rows: D, columns: D)
       output = try store.matrix(att + "output.weight", rows: D, columns: D)
-      channelMix = try RWKV7.ChannelMix(store, prefix: "\(prefix).ffn.")
+      channelMix = try ChannelMix(store, prefix: block)
     }
   }
 
   /// All blocks' weights; immutable.
-  struct Weights: @unchecked Sendable {
-    let recurrent: RWKV7.Weights
+  struct Weights: Sendable {
+    let recurrent: [RWKV7.Layer]
     let attention: [AttentionBlock]
 
     init(_ store: WeightStore) throws(ModelError) {
-      recurrent = try RWKV7.Weights(store)
+      recurrent = try RWKV7.Layer.all(store)
       var blocks: [AttentionBlock] = []
       for block in 0..<(store.configuration.sparseAttention?.layers ?? 0) {
-        blocks.append(try AttentionBlock(store, prefix: "moba.\(block)"))
+        blocks.append(try AttentionBlock(store, BlockID.attention(block).prefix))
       }
       attention = blocks
     }
@@ -62,7 +62,7 @@ final class RWKVX: BlockStack {
   private let order: [BlockID]
   private let input, mixed: Activations
   private let q, k, v: Rows
-  private let channelMix: RWKV7.ChannelMix.Scratch
+  private let channelMix: ChannelMix.Scratch
   private var segments: [Segment] = []
   /// Chosen chunks of each row in ascending order, [T, top-k].
   private let chosen: UnsafeMutablePointer<Int>
@@ -70,24 +70,24 @@ final class RWKVX: BlockStack {
   private var scores: UnsafeMutablePointer<Float>
   private var scoreCount = 0
 
-  init(_ weights: Weights, _ frame: Frame, arena: Arena) throws(ModelError) {
+  init(_ weights: Weights, _ work: Workspace) throws(ModelError) {
+    frame = work.frame
     guard let options = frame.configuration.sparseAttention else {
       throw ModelError(.missingMetadata(key: "rwkv.x.layers"))
     }
     self.weights = weights
     self.options = options
-    self.frame = frame
-    recurrent = try RWKV7(weights.recurrent, frame, arena: arena)
+    recurrent = try RWKV7(weights.recurrent, work)
     order = frame.configuration.blocks
-    let (D, T) = (frame.configuration.embedding, frame.capacity)
-    input = try Activations(rows: T, width: D, in: arena)
-    mixed = try Activations(rows: T, width: D, in: arena)
-    q = try Rows(rows: T, width: D, in: arena)
-    k = try Rows(rows: T, width: D, in: arena)
-    v = try Rows(rows: T, width: D, in: arena)
+    let D = frame.configuration.embedding
+    input = try work.activations(D)
+    mixed = try work.activations(D)
+    q = try work.rows(D)
+    k = try work.rows(D)
+    v = try work.rows(D)
     let F = weights.attention.map { $0.channelMix.key.rows }.max() ?? 1
-    channelMix = RWKV7.ChannelMix.Scratch(shifted: input, hidden: try Rows(rows: T, width: F, in: arena))
-    chosen = try arena.allocate(Int.self, count: T * options.topK)
+    channelMix = try ChannelMix.Scratch(work, hiddenUnits: F, sharing: (input, mixed), isGated: false)
+    chosen = try work.arena.allocate(Int.self, count: frame.capacity * options.topK)
     scores = .allocate(capacity: 0)
   }
 
@@ -96,7 +96,7 @@ final class RWKVX: BlockStack {
   // MARK: - Before and after
 
   /// Plans where caches are compressed, which depends on counts alone, and makes room for the new tokens.
-  func prepare() throws(ModelError) {
+  func prepare() {
     segments.removeAll(keepingCapacity: true)
     var mostVisible = 0
     for (number, run) in frame.runs.enumerated() {
@@ -145,36 +145,36 @@ final class RWKVX: BlockStack {
 
   // MARK: - Blocks
 
-  func timeMix(_ member: inout Team.Member, _ position: Int, adding pending: Frame.Pending) {
+  func evaluate(_ member: inout Team.Member, _ position: Int, ends: Frame?) {
     switch order[position] {
-    case .recurrent(let layer): recurrent.timeMix(&member, layer, adding: pending)
-    case .attention(let index): attend(&member, index, adding: pending)
+    case .recurrent(let layer): recurrent.evaluate(&member, layer, ends: ends)
+    case .attention(let index): evaluate(&member, attention: index, ends: ends)
     }
   }
 
-  func channelMix(
-    _ member: inout Team.Member, _ position: Int, _ frame: Frame, adding pending: Frame.Pending
-  ) -> Frame.Pending {
-    switch order[position] {
-    case .recurrent(let layer): return recurrent.channelMix(&member, layer, frame, adding: pending)
-    case .attention(let index):
-      let block = weights.attention[index]
-      let state = frame.layout.attentionShift(index)
-      return block.channelMix.run(&member, frame, channelMix, block.ln2, state: state, adding: pending)
-    }
-  }
-
-  /// Attention of one block.
-  private func attend(_ member: inout Team.Member, _ index: Int, adding pending: Frame.Pending) {
+  /// One attention block:
+  ///
+  ///     x += O · attention(Q n, K n, V n)          of n = ln1(x)
+  ///     x += V · relu²(K x_k)                      of n = ln2(x)      x_k = n + (n′ − n) · mu_k
+  private func evaluate(_ member: inout Team.Member, attention index: Int, ends: Frame?) {
     let block = weights.attention[index]
-    let (rows, kernels, D) = (frame.rows, frame.kernels, frame.configuration.embedding)
-    frame.norm(&member, adding: pending, block.ln1, into: input)
+    let (rows, kernels) = (frame.rows, frame.kernels)
+
+    // Norm, queries, keys and values; the checkpoint calls the matrix of the queries receptance.
+    frame.norm(&member, block.ln1, into: input)
     member.multiply(
       [Product(block.receptance, input, q), Product(block.key, input, k), Product(block.value, input, v)],
       rows: rows, kernels)
+
     for segment in segments { attend(&member, segment, frame.runs[segment.run].caches[index]) }
-    member.parallel(rows) { row in mixed.quantize(row, width: D, kernels) }
-    member.multiply([Product(block.output, mixed, frame.delta)], rows: rows, kernels)
+
+    // x += O y
+    let output: InlineArray<1, Product> = [Product(block.output, mixed, addedTo: frame.x, frame.product)]
+    member.quantizeInputs(of: output, rows: rows, kernels)
+    member.multiply(output, rows: rows, kernels)
+
+    // Channel mixing, from norm to residual add.
+    block.channelMix.add(&member, to: frame, ends, keptAt: frame.layout.attentionShift(index), channelMix)
   }
 
   /// Attention of the rows of one segment; appends their keys and values to the cache.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 internal import CRWKVKernels
 
-/// Inputs of matrices for a block of tokens: the values and their 15-bit form, which integer kernels read.
+/// Inputs of matrices for the rows of a piece: the values and their 15-bit form, which integer kernels read.
 struct Activations {
   /// [rows, stride] f32
   let values: UnsafeMutablePointer<Float>

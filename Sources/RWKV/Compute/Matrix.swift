@@ -56,49 +56,60 @@ enum Activation {
 /// One matrix product of a phase: output[t] = activation(matrix · input[t]).
 struct Product {
   let matrix: Matrix
-  let input: rk_input
-  /// [rows of the block, stride]
+  let input: Activations
+  /// [rows of the piece, stride]
   let output: UnsafeMutablePointer<Float>
   let stride: Int
   let activation: Activation
+  /// What the output is added to as soon as it is there, with the same stride.
+  private let sum: UnsafeMutablePointer<Float>?
 
   init(_ matrix: Matrix, _ input: Activations, _ output: Rows, _ activation: Activation = .none) {
-    self.init(matrix, input.input(), output.values, stride: output.stride, activation)
+    self.init(matrix, input, output.values, stride: output.stride, activation)
   }
 
   /// Into the values of another matrix's input, which are still to be quantized.
   init(_ matrix: Matrix, _ input: Activations, _ output: Activations, _ activation: Activation = .none) {
-    self.init(matrix, input.input(), output.values, stride: output.stride, activation)
+    self.init(matrix, input, output.values, stride: output.stride, activation)
+  }
+
+  /// sum[t] += matrix · input[t], with room for the product.
+  init(_ matrix: Matrix, _ input: Activations, addedTo sum: Rows, _ product: Rows) {
+    precondition(sum.stride == product.stride)
+    self.init(matrix, input, product.values, stride: product.stride, sum: sum.values)
   }
 
   init(
-    _ matrix: Matrix, _ input: rk_input, _ output: UnsafeMutablePointer<Float>, stride: Int,
-    _ activation: Activation = .none
+    _ matrix: Matrix, _ input: Activations, _ output: UnsafeMutablePointer<Float>, stride: Int,
+    _ activation: Activation = .none, sum: UnsafeMutablePointer<Float>? = nil
   ) {
     self.matrix = matrix
     self.input = input
     self.output = output
     self.stride = stride
     self.activation = activation
+    self.sum = sum
   }
 
-  /// Panels [first, first + count) for some rows of the block.
+  /// Panels [first, first + count) for some rows of the piece.
   func compute(first: Int, count: Int, rows: Range<Int>, _ kernels: Kernels) {
-    withUnsafePointer(to: input.from(rows.lowerBound)) { input in
+    withUnsafePointer(to: input.input(from: rows.lowerBound)) { input in
       kernels.matmul(
         matrix.format, matrix.panels, matrix.columns, first, count, input, rows.count,
         output + rows.lowerBound * stride, stride)
     }
-    guard activation != .none else { return }
+    guard activation != .none || sum != nil else { return }
     let width = min(16 * count, matrix.rows - 16 * first)
     for row in rows {
-      let y = output + row * stride + 16 * first
+      let place = row * stride + 16 * first
+      let y = output + place
       switch activation {
       case .none: break
       case .tanh: kernels.tanh(y, width)
       case .sigmoid: kernels.sigmoid(y, width)
       case .reluSquared: kernels.relu_squared(y, width)
       }
+      if let sum { kernels.add(y, width, sum + place) }
     }
   }
 }
@@ -116,16 +127,6 @@ struct RowHalves {
 
   var count: Int { split < rows ? 2 : 1 }
   subscript(_ half: Int) -> Range<Int> { half == 0 ? 0..<split : split..<rows }
-}
-
-extension rk_input {
-  /// The same without the first `row` rows.
-  fileprivate func from(_ row: Int) -> rk_input {
-    let i = row * stride
-    return rk_input(
-      values: values + i, high: high + i, low: low + i, scale: scale + i / 32, sum: sum + i / 16,
-      sum15: sum15 + i / 32, stride: stride)
-  }
 }
 
 extension Team.Member {
@@ -163,5 +164,18 @@ extension Team.Member {
   private mutating func gather(_ product: Product, rows: Int, _ kernels: Kernels) {
     let input = product.input
     gather(product.matrix.location, input.values, stride: input.stride, rows: rows, kernels)
+  }
+
+  /// One phase: brings the 15-bit form of what the products read up to date, where other products wrote it.
+  mutating func quantizeInputs<let count: Int>(
+    of products: InlineArray<count, Product>, and last: Product? = nil, rows: Int, _ kernels: Kernels
+  ) {
+    func quantize(_ product: Product, _ row: Int) {
+      product.input.quantize(row, width: product.matrix.columns, kernels)
+    }
+    parallel(rows) { row in
+      for index in products.indices { quantize(products[index], row) }
+      if let last { quantize(last, row) }
+    }
   }
 }
