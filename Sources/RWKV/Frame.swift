@@ -254,8 +254,8 @@ final class Frame {
     }
   }
 
-  /// The recurrence of time mixing: `wkv` for each run and head, whose matrices are at `state` in the states, and the 15-bit
-  /// form of what they leave in `mixed`.
+  /// The recurrence of time mixing: `wkv` for each run and head, whose matrices are at `state` in the states, and the
+  /// 15-bit form of what they leave in `mixed`. A run and a head is a task, which any member may take.
   func recur(
     _ member: inout Team.Member, state: Int, into mixed: Activations, _ wkv: (_ run: Run, _ head: Int) -> Void
   ) {

@@ -97,7 +97,7 @@ final class RWKV4: BlockStack {
       }
     }
 
-    // x += O y
+    // Output matrix and residual add of time mixing: x += O y
     let output: InlineArray<1, Product> = [Product(layer.output, mixed, addedTo: frame.x, frame.product)]
     member.quantizeInputs(of: output, rows: rows, kernels)
     member.multiply(output, rows: rows, kernels)

@@ -130,7 +130,7 @@ final class RWKV6: BlockStack {
       wkv(layer, run, head: head, state: matrices)
     }
 
-    // x += O y
+    // Output matrix and residual add of time mixing: x += O y
     member.multiply([Product(layer.output, mixed, addedTo: frame.x, frame.product)], rows: rows, kernels)
 
     // Channel mixing, from norm to residual add.

@@ -141,7 +141,7 @@ final class RWKV7: BlockStack {
       wkv(layer, run, head: head, state: matrices)
     }
 
-    // x += O y
+    // Output matrix and residual add of time mixing: x += O y
     if let attention = layer.attention, let scratch = self.attention {
       member.multiply([Product(layer.output, mixed, frame.product)], rows: rows, kernels)
       attention.add(&member, scratch, frame.product, to: frame)

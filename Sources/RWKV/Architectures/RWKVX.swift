@@ -168,7 +168,7 @@ final class RWKVX: BlockStack {
 
     for segment in segments { attend(&member, segment, frame.runs[segment.run].caches[index]) }
 
-    // x += O y
+    // Output matrix and residual add of the attention: x += O y
     let output: InlineArray<1, Product> = [Product(block.output, mixed, addedTo: frame.x, frame.product)]
     member.quantizeInputs(of: output, rows: rows, kernels)
     member.multiply(output, rows: rows, kernels)
