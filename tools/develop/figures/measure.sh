@@ -30,7 +30,7 @@ picture)
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
   cd "$folder"
-  cp "$here/../../examples/model/rwkv7-docs-5m.safetensors" .
+  cp "$here/../../../examples/model/rwkv7-docs-5m.safetensors" .
   python3 "$here/record.py" "$out/run.svg" --width 110 \
     --title 'A checkpoint is converted, writes a text, its state is saved, and the text goes on from there' \
     'rwkv-quantize rwkv7-docs-5m.safetensors model.rwkv --no-measure' \
