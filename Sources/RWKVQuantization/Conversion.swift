@@ -116,6 +116,7 @@ public enum Conversion {
     if OutputFile.isInput(output, draft.files) { throw .outputIsInput(path: output) }
     let problems = Blueprint.problems(draft.metadata, draft.tensors.map(\.plan)).map(\.description)
     guard problems.isEmpty else { throw .architecture(path: input, problems: problems) }
+    if let reason = draft.refusal(of: options) { throw .option("\(input): \(reason)") }
     let writer = try draft.writer(output, options, store: options.store)
     var report = ConversionReport(notes: draft.notes)
     if draft.source != nil, options.calibration == nil,
@@ -252,6 +253,19 @@ private struct Draft {
     }
     metadata["writer"] = .string(options.writer)
     try addTokenizer(options.tokenizer, input: input)
+  }
+
+  /// Why what is asked for cannot be done with a model that predicts no text, if it cannot.
+  func refusal(of options: ConversionOptions) -> String? {
+    guard let kind = metadata.string("rwkv.kind").flatMap(ModelKind.init) else { return nil }
+    if options.maximumKL != nil || options.minimumAgreeingTokens != nil {
+      return "is a model that predicts no text, and what was lost is measured of models that do"
+    }
+    return switch (kind, options.calibration) {
+    case (.reranker, .some): "is a reranker, which reads no text: there is nothing to calibrate it on"
+    case (.embedding, .generated?): "is an embedding model, which writes no text: name one to calibrate it on"
+    default: nil
+    }
   }
 
   /// Why no text can be read, if none can.

@@ -173,6 +173,16 @@ struct RunTests {
     }
   }
 
+  /// RWKV-7b with two layers, values of 96 channels and keys of 256: 2 · (96 + 256) · 4 bytes.
+  @Test func whatEachTokenAddsToAStateIsSaid() throws {
+    #expect(try quantize.run(golden("v7b-odd/model.safetensors"), model, "--force").status == 0)
+    let bench = ["bench", model, "-p", "4", "-n", "0", "-r", "1", "-t", "1"]
+    #expect(try tool.run(bench).errors.contains("remembers every token: 2.8 kB each"))
+    for result in [try quantize.run("show", model, "--json"), try tool.run(bench + ["-o", "json"])] {
+      #expect(result.output.contains(/"state_bytes_per_token": ?2816\b/), "\(result.output)")
+    }
+  }
+
   @Test func benchMeasuresAtAnyDepth() throws {
     let result = try tool.run([
       "bench", model, "-p", "0", "-n", "4", "-t", "1", "-r", "1", "-d", "0,70", "-o", "json",

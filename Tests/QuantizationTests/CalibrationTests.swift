@@ -15,6 +15,46 @@ struct CalibrationTests {
   /// One of each version, with 256 tokens or more.
   static let versions = ["v4-hf", "v50-std", "v51-std", "v52-hf", "v6-hf", "v7-std", "x-one"]
 
+  /// An embedding model's blocks are calibrated on a text that is given; its heads, which read no tokens, are not.
+  @Test func modelsThatPredictNoTextAreCalibratedOnAGivenOneOrRefused() throws {
+    var options = ConversionOptions()
+    (options.type, options.threads) = (.int4, 2)
+    _ = try Conversion.convert(golden("emb-std"), to: folder.file("plain.rwkv"), options)
+    options.calibration = .tokens((0..<600).map { 1 + ($0 * $0 + $0 / 7) % 1100 })
+    _ = try Conversion.convert(golden("emb-std"), to: folder.file("calibrated.rwkv"), options)
+    #expect(try Verification.problems(of: folder.file("calibrated.rwkv")).isEmpty)
+    let files = try ["plain", "calibrated"].map { try ModelFile(path: folder.file($0 + ".rwkv")) }
+    for name in files[0].tensors.map(\.name) {
+      let tensors = files.compactMap { $0[name] }
+      let bytes = try zip(files, tensors).map { file, tensor in
+        try (0..<tensor.chunkCount).map { chunk in
+          var bytes = [UInt8](repeating: 0, count: file.rawLength(ofChunk: chunk, of: tensor))
+          try bytes.withUnsafeMutableBytes {
+            try file.readChunk(chunk, of: tensor, into: $0, using: ChunkReader())
+          }
+          return bytes
+        }
+      }
+      let isCalibrated = name.hasPrefix("blocks.") && [.int4, .int5, .int8].contains(tensors[0].format)
+      #expect((bytes[0] != bytes[1]) == isCalibrated, "\(name)")
+    }
+    func refuses(_ name: String, _ word: String, _ change: (inout ConversionOptions) -> Void) {
+      var changed = options
+      change(&changed)
+      #expect {
+        _ = try Conversion.convert(golden(name), to: folder.file("refused.rwkv"), changed)
+      } throws: {
+        guard case .option(let text)? = $0 as? QuantizationError else { return false }
+        return text.contains(word)
+      }
+      #expect(!folder.contents.contains("refused.rwkv"))
+    }
+    refuses("emb-std", "embedding model") { $0.calibration = .generated }
+    refuses("rerank-std", "reranker") { _ in }
+    refuses("emb-std", "predicts no text") { $0.maximumKL = 1 }
+    refuses("rerank-std", "predicts no text") { $0.minimumAgreeingTokens = 1 }
+  }
+
   /// The definition: with H⁻¹ = UᵀU, row j holds 1 / U_jj² and U_jk / U_jj.
   @Test(arguments: [1, 2, 17, 256]) func factorsInvertTheMoments(n: Int) {
     var seed: UInt64 = 1

@@ -231,7 +231,70 @@ class RWKV7(nn.Module):
         return linear(self.ln_out(x), self.head.weight, half), after
 
 
+class AttentionBlock(nn.Module):
+    """RWKV-X's sparse attention, by the rule of decoding (9.2 of the reference's package): chunks of `chunk` tokens, of
+    which a token attends to the best `top`, to the tokens after the last whole chunk and to itself."""
+
+    def __init__(self, D, chunk, top):
+        super().__init__()
+        self.chunk, self.top, self.heads = chunk, top, D // HEAD
+        self.ln1, self.ln2 = nn.LayerNorm(D), nn.LayerNorm(D)
+        self.att, self.ffn = nn.Module(), ChannelMix(D, 0, 1)
+        for name in ("receptance", "key", "value", "output"):
+            setattr(self.att, name, uniform(D, D, 0 if name == "output" else 0.5 / D ** 0.5))
+
+    def forward(self, x, rows):
+        """x [B,T,D] of all tokens, rows [B,R] > 0 -> x [B,R,D] of these rows, their chunks' scores [B,R,T/chunk]
+        (-inf: not to be chosen) and their attention's logits [B,H,R,T]."""
+        pairs = torch.cat((rows - 1, rows), 1)
+        take = lambda t: t.gather(1, pairs[..., None].expand(-1, -1, t.shape[-1]))
+        h = self.ln1(x)
+        q, k, v = self.att.receptance(take(h)), self.att.key(h), self.att.value(h)
+        chosen, scores = self.choose(q, k, pairs)
+        split = lambda t: t.unflatten(-1, (self.heads, HEAD)).transpose(1, 2)
+        logits = split(q) @ split(k).mT / HEAD ** 0.5
+        y = torch.softmax(logits.masked_fill(~chosen[:, None], -math.inf), -1) @ split(v)
+        z = take(x) + self.att.output(y.transpose(1, 2).flatten(2))
+        before, now = self.ln2(z).chunk(2, 1)
+        k = F.linear(now + (before - now) * self.ffn.x_k, self.ffn.key.weight)
+        R = rows.shape[1]
+        return z[:, R:] + F.linear(torch.relu(k) ** 2, self.ffn.value.weight), scores[:, R:], logits[:, :, R:]
+
+    def choose(self, q, k, rows):
+        """q [B,R,D] of the rows [B,R], k [B,T,D] -> what each attends to [B,R,T], scores of the chunks [B,R,C]."""
+        (B, T, D), c = k.shape, self.chunk
+        chunks = max(T // c, self.top)
+        means = F.pad(k[:, :T // c * c].reshape(B, T // c, c, D).mean(2), (0, 0, 0, chunks - T // c))
+        whole = rows[..., None] // c
+        scores = (q @ means.mT).masked_fill(torch.arange(chunks) >= whole, -math.inf)
+        best = torch.zeros(scores.shape, dtype=torch.bool).scatter_(2, scores.topk(self.top, -1).indices, True)
+        place = torch.arange(T)
+        picked = best.gather(2, (place // c).clamp(max=chunks - 1).expand(*rows.shape, T)) & (place < whole * c)
+        near = (place >= whole * c) | (rows[..., None] <= c * self.top)
+        return (picked | near) & (place <= rows[..., None]), scores
+
+
+class RWKVX(RWKV7):
+    """`L` blocks of RWKV-7 and one of sparse attention behind them, evaluated only where something is asked."""
+
+    def __init__(self, V, D, L, ranks, chunk, top):
+        super().__init__(V, D, L, ranks)
+        self.moba = nn.ModuleList([AttentionBlock(D, chunk, top)])
+
+    def forward(self, tokens, rows, pieces=1):
+        """tokens [B,T] and rows [B,R] -> logits [B,R,V] at these rows, and what AttentionBlock returns beside. The
+        recurrent state is lost between `pieces` of equal length."""
+        (B, T), v_first = tokens.shape, torch.zeros(1)
+        x = self.emb(tokens.reshape(B * pieces, T // pieces))
+        for block, own in zip(self.blocks, self.fresh(B * pieces)):
+            x, _, v_first = block(x, own, v_first, False)
+        x, scores, logits = self.moba[0](x.reshape(B, T, -1), rows)
+        return self.head(self.ln_out(x)), scores, logits
+
+
 def export(model, path, dtype=torch.bfloat16):
-    """Writes the parameters as a safetensors checkpoint, rounded to `dtype`."""
+    """Writes the parameters as a safetensors checkpoint, rounded to `dtype`; RWKV-X's under its authors' names."""
     from safetensors.torch import save_file
-    save_file({name: p.detach().to(dtype).contiguous() for name, p in model.state_dict().items()}, path)
+    prefix = "rwkv." if isinstance(model, RWKVX) else ""
+    save_file({name if name.startswith("moba.") else prefix + name: p.detach().to(dtype).contiguous()
+               for name, p in model.state_dict().items()}, path)
