@@ -197,6 +197,17 @@ struct ModelFileWriterTests {
     #expect(folder.names == ["m.rwkv"])
   }
 
+  @Test func aFileThatAppearsMeanwhileIsKept() throws {
+    let path = folder.file("m.rwkv")
+    let writer = try begin(path)
+    for (index, sample) in smallSamples.enumerated() {
+      try sample.raw.withUnsafeBytes { try writer.write($0, tensor: index, using: ChunkWriter()) }
+    }
+    writeBytes([1, 2, 3], path)
+    #expect(throws: ModelFileError(.exists, path: path)) { try writer.finish() }
+    #expect(readBytes(path) == [1, 2, 3])
+  }
+
   @Test func anExistingFileSurvivesAnUnfinishedOverwrite() throws {
     let path = folder.file("m.rwkv")
     writeBytes([1, 2, 3], path)
@@ -249,5 +260,12 @@ struct ModelFileWriterTests {
       metadata[key] = value
       #expect(throws: ModelFileError.self) { try metadata.encoded() }
     }
+  }
+}
+
+@Suite("Available threads")
+struct AvailableThreadsTests {
+  @Test func areAsManyAsAreWantedWhereNothingLimitsThem() {
+    for wanted in 0...4 { #expect(availableThreads(wanted) == max(1, wanted)) }
   }
 }

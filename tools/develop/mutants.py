@@ -11,7 +11,6 @@ import re
 REPLACEMENTS = [
     (r" < ", " <= ", "boundary"), (r" <= ", " < ", "boundary"), (r" > ", " >= ", "boundary"), (r" >= ", " > ", "boundary"),
     (r" == ", " != ", "comparison"), (r" != ", " == ", "comparison"),
-    (r"\.\.<", "...", "boundary"),
     (r" \+ ", " - ", "arithmetic"), (r" - ", " + ", "arithmetic"), (r" \* ", " + ", "arithmetic"),
     (r" / ", " * ", "arithmetic"), (r" % ", " / ", "arithmetic"), (r" << ", " >> ", "arithmetic"),
     (r" && ", " || ", "logic"), (r" \|\| ", " && ", "logic"), (r" and ", " or ", "logic"), (r" or ", " and ", "logic"),
@@ -59,6 +58,10 @@ def wrong_versions(expression):
     for pattern, replacement, name in REPLACEMENTS:
         for match in re.finditer(pattern, plain):
             yield expression[:match.start()] + replacement + expression[match.end():], name
+    # Not `...`, which is another type than `..<`.
+    match = re.fullmatch(r"[^,]+\.\.<[\w.\[\]() +*/-]+", plain)
+    if match and is_balanced(expression.split("..<")[1]):
+        yield expression.rstrip() + " + 1", "boundary"
     for match in NUMBER.finditer(plain):
         value = str(int(match.group(1)) + 1)
         yield expression[:match.start(1)] + value + expression[match.end(1):], "off by one"
