@@ -8,14 +8,15 @@ Each type answers held-out problems by greedy decoding; an answer is right if ev
 decoding writes the right answer exactly if each of its bytes is the likeliest after those before it, so all right
 answers are read first, and only what is not found so is written. A twentieth of the problems is also answered by
 sampling at temperature 1 with five seeds; "likely" is what an infinity of seeds would give over all problems: the
-mean probability of the right answers. Errors are standard errors of binomial shares. "differ" counts the answers that
-part from those of fp16, "at byte" is the median of where; "cut" counts those that did not end, "loops" those of them
-that repeat themselves.
+mean probability of the right answers. "lost / won": right with fp16 and wrong here, and the other way. Errors are
+standard errors of binomial shares. "differ" counts the answers that part from those of fp16, "at byte" is the median
+of where; "cut" counts those that did not end, "loops" those of them that repeat themselves.
 
 Calibration: on 16,384 bytes of other problems ("own"), on TEXT ("other"), on what the model writes ("auto"). ggml's
 types are emulated in FP32 (../ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is measured on
 the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text. --raw keeps
-the answers, and a run that was interrupted goes on behind them. Needs numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
+the answers, and a run that was interrupted goes on behind them. --read leaves out whatever has to be written. Needs
+numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
 """
 import argparse
 import json
@@ -74,12 +75,12 @@ def write(model, problems, **options):
         yield {"answer": bytes(result.tokens).rstrip(b"\0").decode("latin-1"), "ended": result.finish_reason == "end"}
 
 
-def answer(model, problems):
-    """The greedy answers to problems, and the probability of each right one."""
+def answer(model, problems, only_read):
+    """The greedy answers to problems, and the probability of each right one; if only read, None for wrong ones."""
     pairs = [(list(asked["prompt"].encode()), [*asked["answer"].encode(), 0]) for asked in problems]
     read = [result.raised() for result in model.score_many(pairs, max_rows=64)]
     wrong = [asked for asked, result in zip(problems, read) if not result.is_greedy]
-    written = write(model, wrong, temperature=0)
+    written = iter([{"answer": None, "ended": True}] * len(wrong)) if only_read else write(model, wrong, temperature=0)
     for asked, result in zip(problems, read):
         given = {"answer": asked["answer"], "ended": True} if result.is_greedy else next(written)
         yield given | {"likely": math.exp(result.logprob)}
@@ -132,9 +133,12 @@ class Examination:
         lost = self.compare(path)
         model = librwkv.Model(path, threads=self.options.threads)
         result = {"name": name, "bytes": os.path.getsize(path), "kl": lost["kl"], "drift": lost["state_drift"],
-                  "greedy": list(answer(model, self.problems)), "longer": list(answer(model, self.longer)),
-                  "sampled": [given for seed in SEEDS for given in write(
-                      model, self.sampled, temperature=1, top_p=1, seeds=range(seed * 10_000, 10 ** 9))]}
+                  "greedy": list(answer(model, self.problems, self.options.read)),
+                  "longer": list(answer(model, self.longer, self.options.read)), "sampled": []}
+        if not self.options.read:
+            for seed in SEEDS:
+                result["sampled"] += write(model, self.sampled, temperature=1, top_p=1,
+                                           seeds=range(seed * 10_000, 10 ** 9))
         self.exact = self.exact or result
         return result
 
@@ -143,14 +147,19 @@ class Examination:
         right = correct(result["greedy"], self.problems)
         by_task = [share([good for good, asked in zip(right, self.problems) if asked["task"] == task])
                    for task in tasks.TASKS]
+        exact = correct(self.exact["greedy"], self.problems)
         likely = statistics.fmean(given["likely"] for given in result["greedy"])
+        cells = [result["name"], f"{result['kl']:.6f}", f"{result['drift']:.3f}", *by_task, share(right, bar=True),
+                 f"{100 * likely:.1f}", share(correct(result["longer"], self.longer)),
+                 f"{sum(before and not now for before, now in zip(exact, right))} / "
+                 f"{sum(now and not before for before, now in zip(exact, right))}"]
+        if self.options.read:
+            return cells
         parted = [parting(*pair) for pair in zip(result["greedy"], self.exact["greedy"])]
         found = [place for place in parted if place is not None]
-        cut = [not given["ended"] for given in result["greedy"]]
-        return [result["name"], f"{result['kl']:.6f}", f"{result['drift']:.3f}", *by_task, share(right, bar=True),
-                f"{100 * likely:.1f}", share(correct(result["sampled"], self.sampled * len(SEEDS)), bar=True),
-                share(correct(result["longer"], self.longer)), f"{len(found)}",
-                f"{statistics.median(found):.0f}" if found else "", f"{sum(cut)}",
+        return [*cells, share(correct(result["sampled"], self.sampled * len(SEEDS)), bar=True), f"{len(found)}",
+                f"{statistics.median(found):.0f}" if found else "",
+                f"{sum(not given['ended'] for given in result['greedy'])}",
                 f"{sum(loops(given) for given in result['greedy'])}"]
 
 
@@ -165,8 +174,8 @@ def share(right, bar=False):
     return f"{100 * p:.1f}" + (f" ± {100 * math.sqrt(p * (1 - p) / len(right)):.1f}" if bar else "")
 
 
-COLUMNS = ["type", "KL", "state drift", *tasks.TASKS, "all", "likely", "sampled", "longer", "differ", "at byte", "cut",
-           "loops"]
+READ = ["type", "KL", "state drift", *tasks.TASKS, "all", "likely", "longer", "lost / won"]
+WRITTEN = ["sampled", "differ", "at byte", "cut", "loops"]
 
 
 def main():
@@ -179,8 +188,10 @@ def main():
     parser.add_argument("--count", type=int, default=250)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--raw")
+    parser.add_argument("--read", action="store_true")
     options = parser.parse_args()
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    columns = READ if options.read else READ + WRITTEN
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     done = {}
     if options.raw and os.path.exists(options.raw):
         with open(options.raw) as file:
