@@ -16,8 +16,10 @@ import struct
 import tempfile
 import threading
 
+from determinism import determinism, drafted
 from hostile import abandoned, drains, folder, framed, fuzzed, killed
 from server import ENDLESS, HELLO, Server, events, run, send, wait
+from siege import guessed, many, proxied, slow
 
 try:
     import openai
@@ -216,35 +218,6 @@ def tools(server):
     history = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]},
                {"role": "tool", "tool_call_id": call["id"], "content": "rain"}]
     assert server.ask("POST", path, {"messages": history, "max_tokens": 2})[0] == 200
-
-
-def determinism(server):
-    """Alone, streamed, among others, with and without the cache: the same text."""
-    requests = [{"prompt": "The " * (1 + 37 * i), "max_tokens": 5 + 3 * i, "temperature": 1, "seed": i} for i in range(16)]
-    alone = [server.complete(**request)["choices"][0]["text"] for request in requests]
-    again = [server.complete(**request)["choices"][0]["text"] for request in requests]
-    assert again == alone and server.metric("state_cache_hits_total") > 0
-    fresh = [server.complete(**request, no_cache=True)["choices"][0]["text"] for request in requests]
-    assert fresh == alone
-    together = [None] * len(requests)
-
-    def one(index):
-        if index % 2:
-            together[index] = server.complete(**requests[index])["choices"][0]["text"]
-        else:
-            together[index] = "".join(c["choices"][0].get("text", "") for c in events(server, requests[index])
-                                      if c["choices"])
-
-    threads = [threading.Thread(target=one, args=(index,)) for index in range(len(requests))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert together == alone
-    choices = server.complete(prompt="The database", n=3, temperature=1, seed=7, max_tokens=9)["choices"]
-    for offset, choice in enumerate(choices):
-        other = server.complete(prompt="The database", temperature=1, seed=7 + offset, max_tokens=9)["choices"][0]
-        assert choice["text"] == other["text"]
 
 
 def tolerance(server):
@@ -473,7 +446,7 @@ def main():
              abandoned, openai_client], server)
     with Server("--template", "g1") as server:
         run([keywords, schemas, tools, thoughts, responses, templates], server)
-    run([keys, queue, drains, folder, killed])
+    run([keys, queue, drains, folder, killed, drafted, guessed, slow, many, proxied])
 
 
 os.environ.pop("OPENAI_API_KEY", None)

@@ -128,6 +128,7 @@ final class Engine: Sendable {
     let cached = found?.count ?? 0
     var request = Request(prompt: Array(prompt[cached...]), limit: generation.limit) { _ in }
     request.state = found?.state.copy() ?? generation.start?.copy()
+    request.history = found == nil ? generation.start?.tokens ?? [] : Array(prompt[..<cached])
     request.options = generation.options
     request.options.seed &+= UInt64(choice)
     request.stop = generation.stop

@@ -372,6 +372,8 @@ struct Routes: Sendable {
     let rows: [(name: String, type: String, help: String, value: String)] = [
       ("prompt_tokens_total", "counter", "Tokens of prompts that were read.", "\(scheduler.promptTokens)"),
       ("written_tokens_total", "counter", "Tokens that were written.", "\(scheduler.writtenTokens)"),
+      ("drafted_tokens_total", "counter", "Tokens that were guessed.", "\(scheduler.draftedTokens)"),
+      ("accepted_tokens_total", "counter", "Guesses that were right.", "\(scheduler.acceptedTokens)"),
       ("passes_total", "counter", "Passes over the weights.", "\(scheduler.passes)"),
       ("pass_seconds_total", "counter", "Time in passes.", "\(Double(scheduler.nanoseconds) / 1e9)"),
       ("requests_waiting", "gauge", "Requests without a place.", "\(scheduler.waiting)"),

@@ -55,17 +55,28 @@ struct Serve: AsyncParsableCommand {
     help: ArgumentHelp(
       "Folder for states that are to be there after a restart, for other servers too.", valueName: "dir"))
   var stateDir: String?
+  @Option(
+    help: ArgumentHelp(
+      "Guess the next tokens and read them in one pass; answers stay the same. ngram: what followed the last tokens "
+        + "before; or a smaller model with the same tokenizer.", valueName: "ngram|model"))
+  var draft: String?
   @Option(help: ArgumentHelp("File with API keys, one on each line.", valueName: "file")) var apiKeyFile:
     String?
   @Option(help: ArgumentHelp("Origin of pages that may ask, or *.", valueName: "origin")) var cors: [String] =
     []
   @Option(help: ArgumentHelp("How long running requests may go on after SIGTERM.", valueName: "seconds"))
   var drain = 30
+  @Option(
+    help: ArgumentHelp(
+      "Connections from which nothing comes, or whose client takes nothing, are closed after this time.",
+      valueName: "seconds"))
+  var idle = 60
   @Option(help: "What is written to standard error about requests.") var log = Log.off
   @Flag(help: "No page for browsers.") var noPage = false
 
   func validate() throws {
     if !(1...63).contains(parallel) { throw ValidationError("--parallel must be 1 to 63.") }
+    if !(1...86400).contains(idle) { throw ValidationError("--idle must be 1 to 86400.") }
     if queue < 0 || maxTokens < 1 || drain < 0 {
       throw ValidationError("--queue, --max-tokens and --drain cannot be negative.")
     }
@@ -88,12 +99,15 @@ struct Serve: AsyncParsableCommand {
       return keys.map { (key: $0, owner: String(sha256($0).prefix(32))) }
     }
     let front = Front()
+    let patience = Int64(idle)
     let (port, found) = AsyncStream<Int>.makeStream()
     var logger = Logger(label: "rwkv-serve")
     logger.logLevel = .error
     var application = Application(
       responder: front,
-      server: .http1(configuration: .init(idleTimeout: .seconds(Self.idleSeconds))),
+      server: .http1(
+        configuration: .init(
+          additionalChannelHandlers: [Patience(.seconds(patience))], idleTimeout: .seconds(patience))),
       configuration: .init(
         address: .hostname(host, port: self.port),
         availableConnectionsDelegate: MaximumAvailableConnections(Self.mostConnections())),
@@ -122,15 +136,27 @@ struct Serve: AsyncParsableCommand {
       ? nil : try TextModels(model, reranker: reranker, threads: threads ?? processorCount())
     let engine = try Engine(
       model, try chosenTemplate(model), name: alias ?? name(of: self.model),
-      try Scheduler(model, threads: threads ?? processorCount(), parallel: parallel, queue: queue),
+      try Scheduler(
+        model, threads: threads ?? processorCount(), parallel: parallel, queue: queue,
+        drafter: try drafter(model)
+      ),
       cacheBytes: stateCache.bytes, try stateDir.map { try StateFolder($0, model) }, texts: texts)
     return Routes(
       engine: engine, gate: gate, maximum: maxTokens, separates: reasoning == .separate, keys: keys,
       origins: cors, log: log, page: !noPage)
   }
 
-  /// Connections on which nothing comes are closed after this time.
-  private static let idleSeconds: Int64 = 60
+  /// Makes what guesses how a text goes on; nil: nothing is to.
+  private func drafter(_ model: Model) throws -> (@Sendable () -> any Drafter)? {
+    guard let draft else { return nil }
+    if draft == "ngram" { return { RepetitionDrafter() } }
+    let threads = threads ?? processorCount()
+    let smaller = try Model(
+      path: ModelDirectory.resolve(draft), threads: threads, requiresTokenizer: true)
+    // Every text has a drafter of its own; one thread uses them all.
+    nonisolated(unsafe) let first = try ModelDrafter(smaller, for: model, threads: threads)
+    return { ModelDrafter(beside: first) }
+  }
 
   /// As many connections as there can be open files, but for some; more have to wait until one is closed.
   private static func mostConnections() -> Int {
