@@ -6,9 +6,9 @@ import Synchronization
 /// Text that a session writes, as pieces of whole characters. `Session.generate` makes one.
 ///
 /// Nothing is computed before a piece is asked for, and then on a thread of its own, so that no actor has to wait. The
-/// session must not be used for anything else while a piece is awaited. Leaving the loop leaves the session where the
-/// last piece ends; cancelling the task ends the loop with a `CancellationError`, also while a long prompt is read.
-/// To be iterated once.
+/// session must not be used for anything else while a piece is awaited. Cancelling the task ends the loop with a
+/// `CancellationError`, also while a long prompt is read. Where the loop is left early the session has read the pieces,
+/// and what `takeHeld` gives. To be iterated once.
 public final class GeneratedText: AsyncSequence, AsyncIteratorProtocol {
   /// Why the text ended; nil while it goes on.
   public var finishReason: FinishReason? { writer.reason }
@@ -27,6 +27,19 @@ public final class GeneratedText: AsyncSequence, AsyncIteratorProtocol {
   }
 
   public func makeAsyncIterator() -> GeneratedText { self }
+
+  /// Ends the text, and returns what the session has read of it beyond the last piece: an unfinished character, as U+FFFD,
+  /// or what might have begun a stop string; mostly nothing.
+  public func takeHeld() -> String {
+    var held: [UInt8] = []
+    if writer.reason == nil {
+      _ = writer.cancel {
+        held = $0
+        return true
+      }
+    }
+    return String(decoding: held, as: UTF8.self)
+  }
 
   /// The next piece; nil at the end.
   public func next(isolation actor: isolated (any Actor)? = #isolation) async throws -> String? {

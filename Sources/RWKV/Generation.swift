@@ -37,7 +37,8 @@ extension Session {
   ///   - stop: strings that end the text.
   ///   - drafts: guesses of what follows, once they `follow` what the session has read; nil: none.
   ///   - observe: called with each token that was chosen, before the state reads it.
-  ///   - receive: gets UTF-8 text; returns false to stop.
+  ///   - receive: gets UTF-8 text; returns false to stop. What was held back, an unfinished character or the beginning of
+  ///     a stop string, then comes in one more call, so that all text together is what the state has read.
   /// - Returns: why it ended.
   public func generate(
     _ count: Int?, with sampler: inout Sampler, tokenizer: any Tokenizer, stop: [String] = [],
@@ -53,13 +54,13 @@ extension Session {
         throw error
       }
       try settle(text)
-      return text.reason ?? .cancelled
+      return text.reason ?? text.cancel(receive)
     }
     while true {
       let text = try writer.step(self, with: &sampler, observe: observe)
       let goesOn = text.isEmpty || receive(text)
       if let reason = writer.reason { return reason }
-      guard goesOn else { return .cancelled }
+      guard goesOn else { return writer.cancel(receive) }
     }
   }
 }
@@ -112,6 +113,13 @@ struct TextWriter {
     let text = stream.push(passed)
     if matcher.isStopped { return (token, text + finish(.stop)) }
     return (token, sampler.isFinished ? text + finish(.end) : text)
+  }
+
+  /// Ends the text where it is, as nobody wants more of it, and hands out what was held back.
+  mutating func cancel(_ receive: ([UInt8]) -> Bool) -> FinishReason {
+    let text = finish(.cancelled)
+    if !text.isEmpty { _ = receive(text) }
+    return .cancelled
   }
 
   /// The text that was held back.

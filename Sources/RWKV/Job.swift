@@ -224,6 +224,7 @@ final class Job: @unchecked Sendable {
   func end(_ result: Result<FinishReason, any Error>) {
     guard !isFinished else { return }
     isFinished = true
+    if case .success(.cancelled) = result { _ = text?.cancel(request.receive) }
     if case .success(.length) = result {
       if !request.targets.isEmpty { request.receiveScores(scores) }
       request.receiveEmbedding?(vector)

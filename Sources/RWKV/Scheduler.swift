@@ -41,7 +41,8 @@ public struct Request: @unchecked Sendable {
   public var embeddingOptions = EmbeddingOptions()
   /// Called with each token that is chosen, before the state reads it.
   public var observe: ((ChosenToken) -> Void)?
-  /// Gets the text, UTF-8 in pieces of whole characters; false ends it.
+  /// Gets the text, UTF-8 in pieces of whole characters; false ends it. The last piece of a cancelled text is what was held
+  /// back, an unfinished character or the beginning of a stop string, which the state has read.
   public var receive: ([UInt8]) -> Bool = { _ in true }
   /// Called once, at the end: why it ended, and the state, which has read the prompt and every written token.
   public var finish: (Result<(FinishReason, State), any Error>) -> Void

@@ -21,19 +21,26 @@ public final class StateCollection {
   /// Opens a file of states of `model`.
   public init(path: String, _ model: Model) throws(StateFileError) {
     (self.path, self.model) = (path, model)
+    (file, count) = try Self.open(path)
+    left = count
+  }
+
+  /// How many states a file has; `.notStateFile` if it is no file of states.
+  public static func count(path: String) throws(StateFileError) -> Int { try open(path).count }
+
+  private static func open(_ path: String) throws(StateFileError) -> (file: File, count: Int) {
     do {
-      file = try File(reading: path)
+      let file = try File(reading: path)
       let size = Int(clamping: file.size)
-      let header = try file.bytes(0..<min(size, Self.headerBytes))
-      count = header.count == Self.headerBytes ? Int(Self.word(header, 12)) : 0
-      left = count
-      guard header.starts(with: Self.magic) else { throw StateFileError(.notStateFile, path: path) }
-      guard header.count == Self.headerBytes else {
-        throw StateFileError(.wrongSize(expected: Self.headerBytes, found: size), path: path)
+      let header = try file.bytes(0..<min(size, headerBytes))
+      guard header.starts(with: magic) else { throw StateFileError(.notStateFile, path: path) }
+      guard header.count == headerBytes else {
+        throw StateFileError(.wrongSize(expected: headerBytes, found: size), path: path)
       }
-      guard Self.word(header, 8) == 1 else {
-        throw StateFileError(.unsupportedVersion(found: Int(Self.word(header, 8))), path: path)
+      guard word(header, 8) == 1 else {
+        throw StateFileError(.unsupportedVersion(found: Int(word(header, 8))), path: path)
       }
+      return (file, Int(word(header, 12)))
     } catch let error as ModelFileError {
       throw StateFileError(.file(error.inFile(path)), path: path)
     } catch let error as StateFileError {

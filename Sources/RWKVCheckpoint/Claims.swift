@@ -74,6 +74,12 @@ extension Claims {
         .unsupported, file: file, "asks for an activation that no RWKV model of a known version has",
         found: "hidden_act \(activation.string.map(quoted) ?? "that is no name")", expected: "sqrelu")
     }
+    if let layers = config["attn"]?["layers"]?.array, !layers.isEmpty {
+      throw CheckpointError(
+        .unsupported, file: file,
+        "says that some layers are of attention, as in no RWKV model of a known version",
+        found: "attn.layers")
+    }
     if config["embedding_layer_norm_fused"] == .bool(true) {
       throw CheckpointError(
         .unsupported, file: file, "says that the first norm is contained in the embedding",

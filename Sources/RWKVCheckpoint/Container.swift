@@ -100,9 +100,16 @@ struct Container: Sendable {
 
   // MARK: Directories
 
-  private init(directory: String) throws(CheckpointError) {
+  private init(directory: String, followingLatest: Bool = true) throws(CheckpointError) {
     let directory = directory.hasSuffix("/") ? directory : directory + "/"
-    switch CheckpointChoice(names: Container.names(in: directory)) {
+    let names = Container.names(in: directory)
+    let choice = CheckpointChoice(names: names)
+    if followingLatest, !choice.isUsual, let step = try Container.latest(in: directory, names, choice) {
+      try self.init(directory: directory + step, followingLatest: false)
+      try readConfig(directory: directory)
+      return
+    }
+    switch choice {
     case .index(let name): try self.init(index: InputFile(path: directory + name), directory: directory)
     case .file(let name):
       if let shard = ShardName(directory + name) {
@@ -114,6 +121,26 @@ struct Container: Sendable {
     case .none: throw Container.ambiguous(directory, [])
     }
     try readConfig(directory: directory)
+  }
+
+  /// The folder of DeepSpeed's newest step, which the file `latest` beside it names; nil: there is none. It must be there
+  /// where no other choice is.
+  private static func latest(
+    in directory: String, _ names: [String], _ choice: CheckpointChoice
+  ) throws(CheckpointError) -> String? {
+    guard names.contains("latest"), let file = try? InputFile(path: directory + "latest"),
+      let bytes = try? file.bytes(at: 0, count: min(file.size, 256))
+    else { return nil }
+    let step = String(decoding: bytes.filter { $0 > 32 }, as: UTF8.self)
+    var status = stat()
+    guard names.contains(step), ![".", ".."].contains(step), stat(directory + step, &status) == 0,
+      status.st_mode & S_IFMT == S_IFDIR
+    else {
+      guard choice == .none else { return nil }
+      throw CheckpointError(
+        .unreadable, file: file.path, "names a folder that is not beside it", found: quoted(step))
+    }
+    return step
   }
 
   private static func ambiguous(_ directory: String, _ names: [String]) -> CheckpointError {
@@ -138,13 +165,15 @@ struct Container: Sendable {
 
   /// Shards: `weight_map` names the file of every tensor. Both sides must agree exactly.
   private init(index: InputFile, directory: String) throws(CheckpointError) {
-    let json = try index.json(limit: 64 << 20, depth: 4)
+    let json = try index.config(limit: 64 << 20)
     guard case .object(let map, _)? = json["weight_map"], !map.isEmpty else {
       throw index.malformed("has no weight_map")
     }
     var remaining: [String: String] = [:]
     for (tensor, value) in map {
-      guard let file = value.string, !file.isEmpty, file.utf8.count <= 255,
+      guard let written = value.string,
+        case let file = written.hasPrefix("./") ? String(written.dropFirst(2)) : written,
+        !file.isEmpty, file.utf8.count <= 255,
         !file.contains("/"), !file.contains("\\"), !file.holds(".."), !file.utf8.contains(0)
       else { throw index.malformed("names a file outside its directory", tensor: tensor) }
       remaining[tensor] = file
@@ -186,6 +215,15 @@ package enum CheckpointChoice: Equatable {
   case file(String)
   case several([String])
   case none
+
+  /// Chosen by a name that is a checkpoint's and nothing else's.
+  var isUsual: Bool {
+    switch self {
+    case .index: true
+    case .file(let name): Self.wholeFiles.contains(name)
+    case .several, .none: false
+    }
+  }
 
   static let wholeFiles = ["model.safetensors", "pytorch_model.bin", "mp_rank_00_model_states.pt"]
 

@@ -9,12 +9,13 @@ extension InputFile {
     guard size <= limit else {
       throw malformed("is too long for a JSON file", found: "\(size) bytes", expected: "at most \(limit)")
     }
-    return try json(bytes(at: 0, count: size), depth: depth)
+    let content = try bytes(at: 0, count: size)
+    return try json(
+      content.starts(with: [0xEF, 0xBB, 0xBF]) ? Array(content.dropFirst(3)) : content, depth: depth)
   }
 
   /// The whole file as JSON that people and other programs have written beside a checkpoint.
-  func config() throws(CheckpointError) -> JSON {
-    let limit = 16 << 20
+  func config(limit: Int = 16 << 20) throws(CheckpointError) -> JSON {
     guard size <= limit else {
       throw malformed("is too long for a JSON file", found: "\(size) bytes", expected: "at most \(limit)")
     }

@@ -246,7 +246,7 @@ private struct AdapterFolder {
 
   func configuration() throws(CheckpointError) -> (alpha: Double?, isRankStabilized: Bool) {
     guard let description else { return (nil, false) }
-    let json = try InputFile(path: description).json(limit: 1 << 20, depth: 16)
+    let json = try InputFile(path: description).config()
     func isSet(_ key: String) -> Bool {
       switch json[key] {
       case nil, .null?, .bool(false)?: false

@@ -74,8 +74,9 @@ extension Container {
     for index in names(in: directory.isEmpty ? "." : directory).sorted() where index.hasSuffix(".index.json")
     {
       if let file = try? InputFile(path: directory + index),
-        let json = try? file.json(limit: 64 << 20, depth: 4),
-        case .object(let map, _)? = json["weight_map"], map.values.contains(.string(name))
+        let json = try? file.config(limit: 64 << 20),
+        case .object(let map, _)? = json["weight_map"],
+        map.values.contains(.string(name)) || map.values.contains(.string("./" + name))
       {
         return file
       }

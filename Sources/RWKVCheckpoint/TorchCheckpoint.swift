@@ -134,15 +134,15 @@ enum TorchCheckpoint {
         "lies outside its storage", tensor: name, found: "\(shapeText(shape)) at \(tensor.offset)",
         expected: "within \(storage.count) values")
     }
-    guard let count = product(shape), count > 0, tensor.offset >= 0, tensor.offset <= storage.count,
-      count <= storage.count - tensor.offset
-    else { throw outside() }
     guard strides.count == shape.count, zip(shape, strides).allSatisfy({ $0 == 1 || $1 > 0 }) else {
       throw CheckpointError(
         .unsupported, file: file.path, tensor: name, "is a view that repeats its values",
         found: "strides \(strides)", expected: "positive strides, one for each axis",
         advice: "Save it with .contiguous()")
     }
+    guard let count = product(shape), count > 0, tensor.offset >= 0, tensor.offset <= storage.count,
+      count <= storage.count - tensor.offset
+    else { throw outside() }
     // The last value.
     var last = tensor.offset
     for (size, stride) in zip(shape, strides) where size > 1 {

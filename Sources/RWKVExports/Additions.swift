@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 public import CRWKVABI
+import Glibc
 import RWKV
 import RWKVFormat
+import RWKVQuantization
 import RWKVTokenizer
 
 // Part 2 of rwkv.h: the model, its text, and generation.
@@ -184,6 +186,35 @@ public func rwkv_get_token_bytes(
   _ ctx: OpaquePointer?, _ token: UInt32, _ buffer: UnsafeMutablePointer<CChar>?, _ size: Int
 ) -> Int {
   withUnsafePointer(to: token) { rwkv_decode(ctx, $0, 1, buffer, size) }
+}
+
+// MARK: - Conversion
+
+@c @implementation
+public func rwkv_quantize_with_vocabulary(
+  _ input: UnsafePointer<CChar>?, _ output: UnsafePointer<CChar>?, _ format: UnsafePointer<CChar>?,
+  _ vocabulary: UnsafePointer<CChar>?
+) -> Bool {
+  begin(false) {
+    let name = try text(format, "format_name")
+    guard let type = QuantizationType(anyName: name) else {
+      let types = QuantizationType.allCases.map(\.rawValue).joined(separator: ", ")
+      throw Failure(
+        RWKV_ERROR_ARGS, RWKV_ERROR_DATA_TYPE,
+        "format '\(name)' is unknown, expected one of \(types), or a name of ggml's: Q4_K, Q5_1, Q8_0")
+    }
+    let path = try text(input, "model_file_path_in")
+    guard access(path, R_OK) == 0 else {
+      throw Failure(RWKV_ERROR_FILE, RWKV_ERROR_FILE_OPEN, "\(path): \(String(cString: strerror(errno)))")
+    }
+    var options = ConversionOptions()
+    options.type = type
+    options.overwrite = true
+    options.writer = "librwkv"
+    options.tokenizer = TokenizerChoice(named: try vocabulary.map { try text($0, "vocabulary") })
+    _ = try Conversion.convert(path, to: try text(output, "model_file_path_out"), options)
+    return true
+  }
 }
 
 // MARK: - Generation

@@ -3,7 +3,6 @@ public import CRWKVABI
 import Glibc
 import RWKV
 import RWKVFormat
-import RWKVQuantization
 
 // Part 1 of rwkv.h: what rwkv.cpp has.
 
@@ -152,25 +151,7 @@ public func rwkv_free(_ ctx: OpaquePointer?) { Handles.remove(ctx, ContextObject
 public func rwkv_quantize_model_file(
   _ input: UnsafePointer<CChar>?, _ output: UnsafePointer<CChar>?, _ format: UnsafePointer<CChar>?
 ) -> Bool {
-  begin(false) {
-    let name = try text(format, "format_name")
-    guard let type = QuantizationType(anyName: name) else {
-      let types = QuantizationType.allCases.map(\.rawValue).joined(separator: ", ")
-      throw Failure(
-        RWKV_ERROR_ARGS, RWKV_ERROR_DATA_TYPE,
-        "format '\(name)' is unknown, expected one of \(types), or a name of ggml's: Q4_K, Q5_1, Q8_0")
-    }
-    let path = try text(input, "model_file_path_in")
-    guard access(path, R_OK) == 0 else {
-      throw Failure(RWKV_ERROR_FILE, RWKV_ERROR_FILE_OPEN, "\(path): \(String(cString: strerror(errno)))")
-    }
-    var options = ConversionOptions()
-    options.type = type
-    options.overwrite = true
-    options.writer = "librwkv"
-    _ = try Conversion.convert(path, to: try text(output, "model_file_path_out"), options)
-    return true
-  }
+  rwkv_quantize_with_vocabulary(input, output, format, nil)
 }
 
 @c @implementation

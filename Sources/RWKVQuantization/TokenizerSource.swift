@@ -11,6 +11,11 @@ public enum TokenizerChoice: Sendable, Equatable {
   case file(String)
   /// One token per byte.
   case bytes
+
+  /// As people name it: the path of a file, `bytes`, or nothing.
+  public init(named name: String?) {
+    self = name.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
+  }
 }
 
 /// A tokenizer as a model file holds it.
@@ -28,7 +33,9 @@ struct TokenizerBlob: Sendable {
   init(path: String, rows: Int) throws(QuantizationError) {
     let content = try readFile(path, limit: 64 << 20)
     let vocabulary: Vocabulary
-    if content.first(where: { ![0x20, 0x09, 0x0A, 0x0D].contains($0) }) == UInt8(ascii: "{") {
+    // Behind white space and a byte order mark.
+    if content.first(where: { ![0x20, 0x09, 0x0A, 0x0D, 0xEF, 0xBB, 0xBF].contains($0) }) == UInt8(ascii: "{")
+    {
       do { vocabulary = try Vocabulary(json: path) } catch { throw .checkpoint(error) }
     } else {
       do {

@@ -21,7 +21,7 @@ extension TokenTable {
   init(vocabulary text: [UInt8]) throws(TokenizerError) {
     self.init()
     var number = 0
-    var end = 0
+    var end = text.starts(with: [0xEF, 0xBB, 0xBF]) ? 3 : 0  // a byte order mark
     while end < text.count {
       let start = end
       end = text[start...].firstIndex(of: UInt8(ascii: "\n")) ?? text.count

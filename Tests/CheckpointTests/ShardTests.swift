@@ -57,6 +57,32 @@ struct ShardTests {
     }
   }
 
+  /// DeepSpeed's folder of all steps, and what trainers leave beside it.
+  @Test func theStepIsTakenThatLatestNames() throws {
+    let (old, new) = (goldens + "/v7-oddlora/model.safetensors", goldens + "/v7-f32-small/model.safetensors")
+    for (step, path) in [("global_step10", old), ("global_step20", new)] {
+      mkdir(folder.path + "/" + step, 0o700)
+      folder.write(step + "/mp_rank_00_model_states.pt", try contents(path))
+      folder.write(step + "/zero_pp_rank_0_mp_rank_00_optim_states.pt", "PK".utf8)
+    }
+    for name in ["rng_state_0.pth", "scheduler.pt", "zero_to_fp32.py"] { folder.write(name, "PK".utf8) }
+    for (text, path) in [("global_step20", new), ("global_step10\n", old)] {
+      folder.write("latest", text.utf8)
+      try expectSame(Checkpoint(path: folder.path), Checkpoint(path: path))
+    }
+    // A checkpoint in the folder itself comes first.
+    folder.write("model.safetensors", try contents(new))
+    try expectSame(Checkpoint(path: folder.path + "/"), Checkpoint(path: new))
+    for name in ["model.safetensors", "rng_state_0.pth", "scheduler.pt"] { unlink(folder.path + "/" + name) }
+    for text in ["global_step30", "..", "", "../r", "global_step20/", String(repeating: "x", count: 5000)] {
+      folder.write("latest", text.utf8)
+      expectFailure(folder.path, .unreadable, "/latest", "names a folder that is not beside it")
+    }
+    symlink(".", folder.path + "/round")
+    folder.write("latest", "round".utf8)
+    expectFailure(folder.path, .unreadable, "holds no checkpoints")
+  }
+
   @Test func anIndexIsFoundFromAnyOfItsFiles() throws {
     write(["a.safetensors", "b.safetensors", "c.safetensors"])
     let share = drafts.count / 3 + 1
@@ -64,6 +90,14 @@ struct ShardTests {
     let index = folder.write(
       "m.safetensors.index.json", "{\"weight_map\": {\(entries.joined(separator: ", "))}}".utf8)
     for path in [folder.path, folder.path + "/a.safetensors", folder.path + "/c.safetensors", index] {
+      try expectSame(Checkpoint(path: path), whole)
+    }
+    // As others write it: a byte order mark, whatever beside the map, names with ./ before them.
+    let other = entries.map { $0.replacing(": \"", with: ": \"./") }.joined(separator: ", ")
+    folder.write(
+      "m.safetensors.index.json",
+      "\u{FEFF}{\"metadata\": {\"a\": [[{\"b\": [NaN]}]]}, \"weight_map\": {\(other)}}".utf8)
+    for path in [folder.path, folder.path + "/b.safetensors"] {
       try expectSame(Checkpoint(path: path), whole)
     }
     unlink(folder.path + "/a.safetensors")
@@ -108,7 +142,7 @@ struct ConfigTests {
       "{\"hidden_size\": null, \"hidden_act\": null, \"norm_eps\": null}",
       "{\"hidden_size\": 64.0, \"vocab_size\": \"256\", \"num_hidden_layers\": \"2\"}",
       "{\"initializer_range\": \"0.02\", \"id2label\": {\"0\": \"LABEL_0\"}, \"use_cache\": 1, \"rescale_every\": []}",
-      "{}", "[]", "null",
+      "{}", "[]", "null", "{\"attn\": null}", "{\"attn\": {\"layers\": []}}",
     ])
   func harmless(config: String) throws {
     folder.write("config.json", config.utf8)
@@ -123,7 +157,7 @@ struct ConfigTests {
       "{\"norm_eps\": NaN}",
       "{\"norm_eps\": [1e-5]}", "{\"head_size_divisor\": \"eight\"}", "{\"head_size_divisor\": 0}",
       "{\"hidden_size\": 128}", "{\"num_hidden_layers\": 3}", "{\"head_dim\": 32}",
-      "{\"use_deep_embed\": true}",
+      "{\"use_deep_embed\": true}", "{\"attn\": {\"layers\": [1], \"num_heads\": 2}}",
     ])
   func refused(config: String) throws {
     folder.write("config.json", config.utf8)

@@ -391,6 +391,7 @@ struct TorchTests {
     tensor(.unsupported, "no RWKV model", shape: [2], strides: [3])
     tensor(.malformed, "outside its storage", shape: [2], strides: [4])
     tensor(.unsupported, "repeats", strides: [0, 0])
+    tensor(.unsupported, "repeats", shape: [4, 2], strides: [0, 1])
     tensor(.unsupported, "repeats", strides: [-2, 1])
     tensor(.unsupported, "repeats", strides: [2])
   }

@@ -19,8 +19,7 @@ final class Hub {
         at: target.deletingLastPathComponent(), withIntermediateDirectories: true)
       try FileManager.default.copyItem(atPath: path, toPath: target.path)
     }
-    let program = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Programs/hub.py").path
-    var arguments = [program, repository.path, fault, folder.file("port"), folder.file("log")]
+    var arguments = [Self.program("hub.py"), repository.path, fault, folder.file("port"), folder.file("log")]
     if tls { arguments += try Self.certificate(in: folder) }
     scheme = tls ? "https" : "http"
     server = try Running("/usr/bin/env", ["python3"] + arguments)
@@ -29,6 +28,11 @@ final class Hub {
       ContinuousClock.now - start < .seconds(60)
     { usleep(10_000) }
     port = Int(try String(contentsOfFile: folder.file("port"), encoding: .utf8)) ?? 0
+  }
+
+  /// The path of a program of these tests.
+  static func program(_ name: String) -> String {
+    URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Programs/" + name).path
   }
 
   /// One that signs itself, and its key.

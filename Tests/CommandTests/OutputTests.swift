@@ -2,31 +2,35 @@
 import Foundation
 import Testing
 
-/// An option, or an argument without a name, that the programs say holds the name of a file.
-struct FileArgument: CustomTestStringConvertible, Sendable {
+/// An option, or an argument without a name, that takes a value.
+struct ValueArgument: CustomTestStringConvertible, Sendable {
   let tool: String
   /// Words of the command.
   let command: [String]
   /// As it is typed, --out; the name in the help for an argument without one.
   let name: String
+  /// What its value is completed with: "file", "list"; nil: nothing.
+  let completion: String?
 
   var testDescription: String { ([tool] + command + [name]).joined(separator: " ") }
 
   /// All of both programs, from what they tell of themselves.
-  static let all: [FileArgument] = ["rwkv-run", "rwkv-quantize"].flatMap { tool in
+  static let all: [ValueArgument] = ["rwkv-run", "rwkv-quantize"].flatMap { tool in
     guard let result = try? Tool(name: tool).run("--experimental-dump-help"),
       let dump = try? JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any],
       let root = dump["command"] as? [String: Any]
-    else { return [FileArgument]() }
-    func collect(_ command: [String: Any], _ words: [String]) -> [FileArgument] {
-      let own = (command["arguments"] as? [[String: Any]] ?? []).filter {
-        ($0["completionKind"] as? [String: Any])?["file"] != nil
-      }
+    else { return [ValueArgument]() }
+    func collect(_ command: [String: Any], _ words: [String]) -> [ValueArgument] {
+      let own = (command["arguments"] as? [[String: Any]] ?? []).filter { $0["kind"] as? String != "flag" }
       let found = own.map { argument in
-        let long = (argument["names"] as? [[String: Any]] ?? []).first { $0["kind"] as? String == "long" }
-        let name = long.flatMap { $0["name"] as? String }.map { "--" + $0 }
-        return FileArgument(
-          tool: tool, command: words, name: name ?? argument["valueName"] as? String ?? "")
+        let names = argument["names"] as? [[String: Any]] ?? []
+        let long = names.first { $0["kind"] as? String == "long" }
+        let name =
+          long.flatMap { $0["name"] as? String }.map { "--" + $0 }
+          ?? names.first.flatMap { $0["name"] as? String }.map { "-" + $0 }
+        return ValueArgument(
+          tool: tool, command: words, name: name ?? argument["valueName"] as? String ?? "",
+          completion: (argument["completionKind"] as? [String: Any])?.keys.first)
       }
       return found
         + (command["subcommands"] as? [[String: Any]] ?? []).flatMap { inner in
@@ -37,17 +41,67 @@ struct FileArgument: CustomTestStringConvertible, Sendable {
     return collect(root, [])
   }
 
-  /// Whether the file is written.
-  var isOutput: Bool { ["--save-state", "--out", "output"].contains(name) }
+  enum Role: Equatable {
+    /// No file's name.
+    case value
+    /// A file that is read, which has this name in the tests' folder.
+    case reads(String)
+    case writes
+  }
+
+  /// What it is for; nil: it is new. Say here what it is, and below how an output is asked for.
+  var role: Role? {
+    if completion == "list" { return .value }
+    switch name {
+    case "--save-state", "--out", "--keep-states", "output": return .writes
+    case "model", "models", "reference", "embedder", "reranker", "--model", "--draft":
+      return .reads("model.rwkv")
+    case "--states", "--load-state", "file": return .reads("in.state")
+    case "--file": return .reads("prompt.txt")
+    case "--tokens": return .reads("ids.json")
+    case "--template": return .reads("template")
+    case "input": return .reads("model.safetensors")
+    case "--recipe": return .reads("recipe")
+    case "--calibrate", "--text", "--prompts": return .reads("text.txt")
+    case "--tokenizer": return .reads("vocabulary.txt")
+    case "--lora", "--pissa", "--state": return .reads("adapter.safetensors")
+    case "--chunk", "--draft-max", "--frequency-penalty", "--group-norm-eps", "--ids", "--kv-window",
+      "--logit-bias",
+      "--logprobs", "--lora-alpha", "--max-context", "--max-kl", "--max-kv-cache", "--memory-limit",
+      "--min-agreeing-tokens", "--min-kv-cache", "--min-p", "--moba-chunk-size", "--moba-topk",
+      "--penalty-decay",
+      "--predict", "--presence-penalty", "--prompt", "--query", "--seed", "--stop", "--streams", "--system",
+      "--temp",
+      "--think", "--threads", "--top-k", "--top-p", "--type", "-d", "-n", "-p", "-r", "-t", "rest":
+      return .value
+    default: return nil
+    }
+  }
+
+  /// The file that is read.
+  var input: String? {
+    if case .reads(let file) = role { file } else { nil }
+  }
 }
 
 /// What is written replaces nothing that it must not: every output of every command, against links, devices, and all
 /// that the same call reads.
 struct OutputTests {
-  static let outputs = FileArgument.all.filter(\.isOutput)
+  static let outputs = ValueArgument.all.filter { $0.role == .writes }
 
   private let folder = TemporaryFolder()
   private var model: String { folder.file("model.rwkv") }
+  /// Made where it is needed.
+  private var embedder: String {
+    get throws {
+      let path = folder.file("embedder.rwkv")
+      if FileManager.default.fileExists(atPath: path) { return path }
+      let made = try Tool(name: "rwkv-quantize").run(
+        golden("emb-std/model.pth"), path, "--type", "fp32", "--tokenizer", "bytes")
+      #expect(made.status == 0, "\(made.errors)")
+      return path
+    }
+  }
 
   init() throws {
     let made = try Tool(name: "rwkv-quantize").run(
@@ -66,41 +120,24 @@ struct OutputTests {
     #expect(saved.status == 0, "\(saved.errors)")
   }
 
-  /// What every file that is read is given here, and how an output is asked for. A file argument of the programs that is
-  /// in neither list fails: say here what it is.
-  private func input(_ argument: FileArgument) -> String? {
-    switch (argument.tool, argument.name) {
-    case (_, "model"), (_, "models"), ("rwkv-quantize", "reference"), (_, "--model"), (_, "--draft"):
-      "model.rwkv"
-    case ("rwkv-run", "embedder"), ("rwkv-run", "reranker"): "model.rwkv"
-    case ("rwkv-run", "--states"): "in.state"
-    case (_, "--file"): "prompt.txt"
-    case (_, "--tokens"): "ids.json"
-    case (_, "--load-state"): "in.state"
-    case ("rwkv-run", "--template"): "template"
-    case ("rwkv-quantize", "input"): "model.safetensors"
-    case (_, "--recipe"): "recipe"
-    case (_, "--calibrate"), (_, "--text"), (_, "--prompts"): "text.txt"
-    case (_, "--tokenizer"): "vocabulary.txt"
-    case (_, "--lora"), (_, "--pissa"), (_, "--state"): "adapter.safetensors"
-    case ("rwkv-run", "file"): "in.state"
-    default: nil
+  /// A file that the programs write cannot be left out here: every argument with a value has a role, and those that name
+  /// files are completed as such, by shells too.
+  @Test func everyArgumentIsKnown() {
+    #expect(ValueArgument.all.count > 100)
+    for argument in ValueArgument.all {
+      let isFile = argument.role != .value
+      #expect(argument.role != nil, "\(argument.testDescription): is it a file that is read or written?")
+      #expect(isFile == (argument.completion == "file"), "\(argument.testDescription)")
     }
-  }
-
-  @Test func everyFileArgumentIsKnown() {
-    #expect(FileArgument.all.count > 20)
-    for argument in FileArgument.all where !argument.isOutput {
-      #expect(input(argument) != nil, "\(argument.testDescription): is it read or written?")
-    }
-    #expect(Set(Self.outputs.map(\.testDescription)).count >= 5)
+    #expect(Self.outputs.count >= 6)
   }
 
   /// Runs the command of an output with this path for it. `added`: another file that it reads.
-  private func run(_ output: FileArgument, _ path: String, added: FileArgument? = nil) throws -> Tool.Result {
+  private func run(_ output: ValueArgument, _ path: String, added: ValueArgument? = nil) throws -> Tool.Result
+  {
     let tool = Tool(name: output.tool)
     func given(_ name: String) -> [String] {
-      guard let added, added.name == name, let file = input(added) else { return [] }
+      guard let added, added.name == name, let file = added.input else { return [] }
       return [name, folder.file(file)]
     }
     let prompt = given("--file").isEmpty ? ["-p", "a"] : given("--file")
@@ -116,6 +153,10 @@ struct OutputTests {
       let tokens = given("--tokens").isEmpty ? ["--tokens", "1,2,3"] : given("--tokens")
       return try tool.run(["logits", model, "--out", path] + tokens)
     case ("embed", "--out"): return try tool.run(["embed", model, "--out", path] + prompt)
+    case ("embed", "--keep-states"):
+      // The model that is asked for must be one that embeds.
+      let reads = added?.input == "model.rwkv" ? model : try embedder
+      return try tool.run(["embed", reads, "--keep-states", path, "--force"] + prompt)
     case (_, "output"):
       var more = ["--recipe", "--calibrate", "--tokenizer", "--lora", "--pissa", "--state"].flatMap(given)
       if added?.name == "--pissa" { more += ["--lora", folder.file("text.txt")] }
@@ -126,7 +167,7 @@ struct OutputTests {
     }
   }
 
-  @Test(arguments: outputs) func linksStay(_ output: FileArgument) throws {
+  @Test(arguments: outputs) func linksStay(_ output: ValueArgument) throws {
     let manager = FileManager.default
     try manager.createDirectory(atPath: folder.file("deep"), withIntermediateDirectories: true)
     for target in ["deep/there.npy", "deep/new.npy"] {
@@ -142,7 +183,7 @@ struct OutputTests {
   }
 
   /// Written through or refused, and still what they were.
-  @Test(arguments: outputs) func devicesAreNotReplaced(_ output: FileArgument) throws {
+  @Test(arguments: outputs) func devicesAreNotReplaced(_ output: ValueArgument) throws {
     let manager = FileManager.default
     let (link, pipe) = (folder.file("null.npy"), folder.file("pipe.npy"))
     try manager.createSymbolicLink(atPath: link, withDestinationPath: "/dev/null")
@@ -152,7 +193,7 @@ struct OutputTests {
     for path in [link, pipe] {
       let isModel = output.name == "output"
       // A pipe holds 64 KiB, which is less than some of these write.
-      if path == pipe, !isModel, output.command == ["logits"] || output.name == "--save-state" { continue }
+      if path == pipe, !isModel, output.command == ["logits"] || output.name.contains("-state") { continue }
       #expect(try run(output, path).status == (isModel ? 1 : 0))
     }
     #expect(try manager.destinationOfSymbolicLink(atPath: link) == "/dev/null")
@@ -161,18 +202,18 @@ struct OutputTests {
   }
 
   /// Every file that the command can read, and standard input, by its own name, by a link and by a second name.
-  @Test(arguments: outputs) func inputsAreNotReplaced(_ output: FileArgument) throws {
+  @Test(arguments: outputs) func inputsAreNotReplaced(_ output: ValueArgument) throws {
     let manager = FileManager.default
     for name in ["template", "vocabulary.txt", "adapter.safetensors"] {
       manager.createFile(atPath: folder.file(name), contents: Data("what the user wrote".utf8))
     }
-    let inputs = FileArgument.all.filter {
-      $0.tool == output.tool && $0.command == output.command && !$0.isOutput
+    let inputs = ValueArgument.all.filter {
+      $0.tool == output.tool && $0.command == output.command && $0.input != nil
     }
     #expect(!inputs.isEmpty)
     for argument in inputs {
       // The state that was loaded may give way to the one that follows it.
-      guard let name = input(argument), argument.name != "--load-state" else { continue }
+      guard let name = argument.input, argument.name != "--load-state" else { continue }
       let file = folder.file(name)
       let before = try Data(contentsOf: URL(fileURLWithPath: file))
       let (link, hard) = (folder.file("same.npy"), folder.file("hard.npy"))
@@ -190,7 +231,7 @@ struct OutputTests {
     }
   }
 
-  @Test(arguments: outputs) func namesThatAreLong(_ output: FileArgument) throws {
+  @Test(arguments: outputs) func namesThatAreLong(_ output: ValueArgument) throws {
     let longest = String(repeating: "n", count: 251) + ".npy"
     let result = try run(output, folder.file(longest))
     #expect(result.status == 0, "\(result.errors)")
@@ -242,5 +283,11 @@ struct OutputTests {
     // The state that was loaded gives way to the one that follows it.
     let again = try run.run(model, "-p", "b", "-n", "1", "--load-state", path, "--save-state", path)
     #expect(again.status == 0, "\(again.errors)")
+    // Nor do states of documents replace a state, or anything else.
+    let keeping = ["embed", try embedder, "-p", "b", "--keep-states"]
+    let other = try run.run(keeping + [path])
+    #expect(other.status == 1 && other.errors.contains("--force"), "\(other.errors)")
+    #expect(try run.run(keeping + [path, "--force"]).status == 0)
+    #expect(try run.run(keeping + [path]).status == 0)
   }
 }

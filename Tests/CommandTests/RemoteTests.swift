@@ -71,6 +71,15 @@ struct RemoteTests {
     let shards = try Hub(
       Self.case_("v7-hf-native", names + ["model.safetensors.index.json", "config.json"]))
     try same(shards, "hf:owner/r@refs/pr/1", local: shards.repository.path)
+    let written = shards.folder.file("model.gguf")
+    let made = try Running(
+      "/usr/bin/env", ["python3", Hub.program("gguf.py"), Self.small[0].path, written]
+    ).wait()
+    #expect(made.status == 0, "\(made.errors)")
+    let llama = try Hub([(written, "model.gguf")])
+    try same(llama, "hf:owner/r", local: llama.repository.path)
+    try same(llama, "hf:owner/r/model.gguf", local: written, more: ["--force"])
+
     // By one of them, in a folder, without an index.
     let inner = try Hub(
       names.map { (golden("v7-hf-native/\($0)"), "in/\($0)") } + [

@@ -3,6 +3,7 @@ import Foundation
 import RWKV
 import RWKVQuantization
 import RWKVTokenizer
+import Synchronization
 import Testing
 
 /// Text as an asynchronous sequence against the same text by callback.
@@ -117,6 +118,93 @@ struct GenerationTests {
     let rest = 30 - written.utf8.count
     for try await piece in try session.generate("", count: rest, options: options) { written += piece }
     #expect(written == expected)
+  }
+
+  /// Tokens of which nothing can be shown yet: the beginning of a stop string, or of a character (C3 is one, and none
+  /// behind another C3).
+  static let held: [(byte: Int, stops: [String], text: String)] = [
+    (120, ["xxy"], "xxx"), (120, ["xxxxxxy", "z"], "xxxxxxx"), (0xC3, [], "\u{FFFD}\u{FFFD}"),
+    (0xC3, ["\u{FFFD}"], "\u{FFFD}\u{FFFD}"), (120, [], "x"),
+  ]
+
+  private func writing(_ byte: Int) -> SamplingOptions {
+    var options = SamplingOptions.greedy
+    options.logitBias = [byte: 1e6]
+    return options
+  }
+
+  /// Whoever stops at the first piece has been given all that the state has read: alone, with drafts, among others.
+  @Test(arguments: held) func anInterruptedTextIsWhatTheStateRemembers(
+    _ byte: Int, _ stops: [String], _ text: String
+  ) async throws {
+    let tokenizer = try #require(model.tokenizer)
+    let start = try tokenizer.encode(prompt)
+    for drafts in [nil, Drafts(RepetitionDrafter(), limit: 4)] {
+      let session = try Session(model, threads: 1)
+      try session.prefill(start)
+      try drafts?.follow(start)
+      var sampler = try Sampler(writing(byte), tokenizer: tokenizer)
+      var (given, tokens): ([UInt8], [Int]) = ([], [])
+      let reason = try session.generate(
+        50, with: &sampler, tokenizer: tokenizer, stop: stops, drafts: drafts,
+        observe: { tokens.append($0.id) },
+        receive: {
+          given += $0
+          return false
+        })
+      #expect(reason == .cancelled && String(decoding: given, as: UTF8.self) == text)
+      #expect(given == Array(String(decoding: tokenizer.decode(tokens), as: UTF8.self).utf8))
+      #expect(try session.state.encoded() == read(start + tokens))
+    }
+
+    let session = try Session(model, threads: 1)
+    let pieces = try session.generate(prompt, count: 50, options: writing(byte), stop: stops)
+    var given = ""
+    for try await piece in pieces {
+      given = piece
+      break
+    }
+    given += pieces.takeHeld()
+    #expect(given == text && pieces.takeHeld() == "" && pieces.finishReason == .cancelled)
+    let read = try read(start + [Int](repeating: byte, count: text.count))
+    #expect(try session.state.encoded() == read)
+
+    for cancels in [false, true] {
+      #expect(try await scheduled(start, writing(byte), stops, cancels: cancels) == (text, read))
+    }
+  }
+
+  /// The state after these tokens.
+  private func read(_ tokens: [Int]) throws -> [UInt8] {
+    let session = try Session(model, threads: 1)
+    try session.prefill(tokens)
+    return try session.state.encoded()
+  }
+
+  /// A request that ends with its first piece, by what the receiver says or by `cancel`.
+  private func scheduled(
+    _ tokens: [Int], _ options: SamplingOptions, _ stops: [String], cancels: Bool
+  ) async throws -> (String, [UInt8]) {
+    let scheduler = try Scheduler(model, threads: 1)
+    let given = Mutex([UInt8]())
+    let ticket = Mutex<Scheduler.Ticket?>(nil)
+    let state = try await withCheckedThrowingContinuation { continuation in
+      var request = Request(prompt: tokens, limit: 50) { result in
+        continuation.resume(with: result.flatMap { found in Result { try found.1.encoded() } })
+      }
+      request.options = options
+      request.stop = stops
+      request.receive = { text in
+        given.withLock { $0 += text }
+        // The lock waits until `submit` has returned.
+        if cancels { ticket.withLock { $0.map(scheduler.cancel) } }
+        return cancels
+      }
+      do { try ticket.withLock { $0 = try scheduler.submit(request) } } catch {
+        continuation.resume(throwing: error)
+      }
+    }
+    return (String(decoding: given.withLock { $0 }, as: UTF8.self), state)
   }
 
   @Test func cancellingTheTaskEndsTheLoop() async throws {

@@ -134,6 +134,9 @@ struct VocabularyFormsTests {
     let vocabulary = try Self.read(form, Self.small)
     #expect(vocabulary.rule == .longestMatch && vocabulary.added.isEmpty)
     #expect(vocabulary.tokens == Self.small)
+    // As Windows programs save it.
+    let marked = [0xEF, 0xBB, 0xBF] + form.file(Self.small)
+    #expect(try Self.read(marked, isText: [.lines, .list].contains(form)).tokens == Self.small)
   }
 
   @Test(.enabled(if: TokenizerData.isPresent), arguments: VocabularyForm.allCases)

@@ -33,13 +33,21 @@ __all__ = ["Generation", "Model", "RWKVError", "Ranked", "Result", "Sampler", "S
 __version__ = "{}.{}.{}".format(*(library.rwkv_version_number() // 1000**place % 1000 for place in (2, 1, 0)))
 
 
-def quantize(source: str | os.PathLike[str], target: str | os.PathLike[str], type: str = "int4") -> None:
+def quantize(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    type: str = "int4",
+    *,
+    vocabulary: str | os.PathLike[str] | None = None,
+) -> None:
     """Converts a checkpoint, or a `.rwkv` file of type fp32 or fp16, into a `.rwkv` file, which replaces an existing
-    one when it is complete. type: int4, int5, int8, fp16 or fp32.
+    one when it is complete. type: int4, int5, int8, fp16 or fp32. vocabulary: a file in any published form, or "bytes",
+    one token for each byte; None: the one that is in the checkpoint or beside it, if there is one.
 
     >>> quantize("checkpoint.safetensors", "small.rwkv", "int4")
     >>> Model("small.rwkv").metadata["quantization.type"]
     'int4'
     """
-    if not library.rwkv_quantize_model_file(os.fsencode(source), os.fsencode(target), type.encode()):
+    chosen = None if vocabulary is None else os.fsencode(vocabulary)
+    if not library.rwkv_quantize_with_vocabulary(os.fsencode(source), os.fsencode(target), type.encode(), chosen):
         raise error(None)

@@ -30,6 +30,7 @@ class _Writer:
         self.wanted, self.ready = threading.Semaphore(0), threading.Semaphore(0)
         self.goes_on = True
         self.piece: str | None = None
+        self.held = ""
         self.error: RWKVError | None = None
         self.finish_reason: FinishReason | None = None
         self.tokens: list[int] = []
@@ -60,9 +61,14 @@ class _Writer:
         self.logprobs.append(logprob)
 
     def receive(self, address: int, length: int, _: object) -> bool:
-        self.piece = ctypes.string_at(address, length).decode()
-        self.ready.release()
-        self.wanted.acquire()
+        text = ctypes.string_at(address, length).decode()
+        if self.goes_on:
+            self.piece = text
+            self.ready.release()
+            self.wanted.acquire()
+        else:
+            # What was held back until `close`, for which nobody waits.
+            self.held += text
         return self.goes_on
 
 
@@ -70,7 +76,8 @@ class Generation(Iterator[str]):
     """Text that is being written, piece by piece; every piece is whole characters.
 
     The state has read exactly the tokens whose text was handed out. A generation that is left early ends with its last
-    reference, or by `close`.
+    reference, or by `close`; `text` then also has what was held back: an unfinished character, as U+FFFD, or what might
+    have begun a stop text.
     """
 
     def __init__(
@@ -133,6 +140,7 @@ class Generation(Iterator[str]):
         if self._thread.is_alive():
             self._writer.wanted.release()
             self._thread.join()
+            self._pieces.append(self._writer.held)
 
     def __enter__(self) -> Generation:
         return self

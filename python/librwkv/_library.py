@@ -33,7 +33,7 @@ def _load() -> ctypes.CDLL:
         ("get_last_error_text", size, [pointer, pointer, size]),
         ("open_with_max_context", pointer, [text, id, size, size, Progress, pointer]),
         ("get_max_context", size, [pointer]),
-        ("quantize_model_file", yes, [text, text, text]),
+        ("quantize_with_vocabulary", yes, [text, text, text, text]),
         ("clone_context", pointer, [pointer, id]),
         ("free", None, [pointer]),
         ("get_name", size, [pointer, pointer, size]),

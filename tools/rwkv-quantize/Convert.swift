@@ -150,7 +150,7 @@ struct Convert: ParsableCommand {
       options.measuresLoss = type?.type == .fp32 || type?.type == .fp16 ? false : measure
       options.maximumKL = maxKl
       options.minimumAgreeingTokens = minAgreeingTokens
-      options.tokenizer = tokenizer.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
+      options.tokenizer = TokenizerChoice(named: tokenizer)
       options.store = store
       options.threads = threads.count
       options.overwrite = force

@@ -50,8 +50,13 @@ struct Embed: ParsableCommand {
   @Flag(name: .customLong("no-normalize"), help: "Vectors as the model makes them, of any length.")
   var keepsLength = false
 
-  @Option(help: "Embedding models: a file for what the model remembers of each text, for rwkv-run rerank.")
+  @Option(
+    help: "Embedding models: a file for what the model remembers of each text, for rwkv-run rerank.",
+    completion: .file())
   var keepStates: String?
+
+  @Flag(help: "Keep the states over a file that is none of states, too.")
+  var force = false
 
   @Option(
     name: .customLong("out"),
@@ -67,8 +72,12 @@ struct Embed: ParsableCommand {
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
-      for path in [outputPath, keepStates].compactMap({ $0 }) {
-        try requireWritable(path, besides: [options.model, file])
+      if let outputPath { try requireWritable(outputPath, besides: [options.model, file]) }
+      if let keepStates {
+        try requireStateFile(keepStates, force: force, besides: [options.model, file]) {
+          path throws(StateFileError) in
+          _ = try StateCollection.count(path: path)
+        }
       }
       let bytes = try givenText(prompt, file)
       let texts = lines ? linesOf(bytes) : bytes.isEmpty ? [] : [bytes]

@@ -119,7 +119,6 @@ struct Generate: ParsableCommand {
         predict < 0 ? nil : predict, with: &sampler, tokenizer: tokenizer, stop: choice.stops, drafts: drafts,
         observe: printer.observe,
         receive: { printer.show($0) && !isInterrupted })
-      if reason == .cancelled && saveState != nil { printer.showHeld() }
       if !asJSON { write([UInt8(ascii: "\n")]) }
       if let saveState {
         // The text travels along, unless its beginning is not known.

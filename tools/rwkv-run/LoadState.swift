@@ -32,16 +32,19 @@ extension Model {
 
 /// Refuses to save a state where none can be written: see `requireWritable`; and, unless `force`, over a file that holds
 /// something else than a state.
-/// - Parameter forcing: what to type for `force`.
+/// - Parameters:
+///   - forcing: what to type for `force`.
+///   - read: fails with `.notStateFile` if a file is none of those that may be replaced.
 func requireStateFile(
-  _ path: String, force: Bool, besides inputs: [String?], forcing: String = "--force"
+  _ path: String, force: Bool, besides inputs: [String?], forcing: String = "--force",
+  read: (String) throws(StateFileError) -> Void = { _ = try StateSummary(path: $0) }
 ) throws {
   try requireWritable(path, besides: inputs)
   guard !force, case .file(let file) = try OutputFile.destination(path) else { return }
   var status = stat()
   guard stat(file, &status) == 0, status.st_size > 0 else { return }
   do {
-    _ = try StateSummary(path: file)
+    try read(file)
   } catch {
     guard case .notStateFile = error.reason else { return }
     throw CommandError("\(path): holds something else than a saved state; choose another name, or \(forcing)")

@@ -14,7 +14,6 @@ final class PiecePrinter {
   private(set) var tokens: [Int] = []
   private(set) var tokenCount = 0
   private(set) var pieces = 0
-  private var shownBytes = 0
   /// Since the last piece.
   private var pending: [JSON] = []
 
@@ -35,19 +34,11 @@ final class PiecePrinter {
   /// False when nobody reads any more.
   func show(_ text: [UInt8]) -> Bool {
     pieces += 1
-    shownBytes += text.count
     guard asJSON else { return write(text) }
     var members = [("text", JSON.string(String(decoding: text, as: UTF8.self)))]
     if logprobs != nil { members.append(("tokens", .array(pending))) }
     pending = []
     return write(Array((JSON.object(members).description + "\n").utf8))
-  }
-
-  /// Writes what was held back when the text was interrupted: an unfinished character, or what might have begun a stop
-  /// string. The state remembers it; the tokens must have been kept.
-  func showHeld() {
-    let text = Array(String(decoding: tokens.flatMap { tokenizer.bytes(of: $0) }, as: UTF8.self).utf8)
-    if text.count > shownBytes { _ = show(Array(text[shownBytes...])) }
   }
 
   private func description(of token: ChosenToken, listing count: Int) -> JSON {

@@ -217,6 +217,12 @@ RWKV_API size_t rwkv_get_last_error_text(const struct rwkv_context * ctx, char *
 /* Progress of something long, 0…1, from any thread; return false to cancel it. */
 typedef bool (*rwkv_progress)(double done, void * user);
 
+/* rwkv_quantize_model_file with a vocabulary: the path of one in any published form (World's text, tokenizer.json, …), or
+ * "bytes", one token for each byte. NULL: the one that is in the model or beside it, if there is one. Since 0.2. */
+RWKV_API bool rwkv_quantize_with_vocabulary(
+    const char * model_file_path_in, const char * model_file_path_out, const char * format_name,
+    const char * vocabulary);
+
 /* Opens a model. n_threads: up to 1024, 0 for all processors that this process may use. progress may be NULL. */
 RWKV_API struct rwkv_context * rwkv_open(
     const char * path, uint32_t n_threads, rwkv_progress progress, void * user);
@@ -440,7 +446,9 @@ RWKV_API void rwkv_sampler_free(struct rwkv_sampler * sampler);
 
 /* ---- generation ---- */
 
-/* A piece of text: whole UTF-8 characters, with a terminating 0; valid during the call. Return false to stop. */
+/* A piece of text: whole UTF-8 characters, with a terminating 0; valid during the call. Return false to stop: if something
+ * was held back, an unfinished character or what might have begun a stop string, it comes in one more call, whatever that
+ * returns, so that all pieces together are what the state has read. */
 typedef bool (*rwkv_text)(const char * text, size_t length, void * user);
 
 enum rwkv_finish {
@@ -456,7 +464,8 @@ enum rwkv_finish {
  *
  * prompt: prompt_length bytes of text. It may be empty if the last thing that this context did was to evaluate this
  * state with logits, or to generate with it: then the text goes on from there. stops: n_stops 0-terminated texts that
- * end the generation; NULL, 0: those that the model's file has (metadata generation.stop.0 and so on). The state has read every token whose text was handed out. */
+ * end the generation; NULL, 0: those that the model's file has (metadata generation.stop.0 and so on). The state has read
+ * every token whose text was handed out, and no other but those of a stop string. */
 RWKV_API enum rwkv_finish rwkv_generate(
     struct rwkv_context * ctx, struct rwkv_state * state, struct rwkv_sampler * sampler, const char * prompt,
     size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_text receive,

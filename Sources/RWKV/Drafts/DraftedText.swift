@@ -94,6 +94,9 @@ struct DraftedText {
     return goesOn
   }
 
+  /// Ends the text where it is (`TextWriter.cancel`).
+  mutating func cancel(_ receive: ([UInt8]) -> Bool) -> FinishReason { writer.cancel(receive) }
+
   /// Tells the drafter what was chosen; returns how many tokens that are.
   mutating func follow() throws -> Int {
     defer { news = [] }

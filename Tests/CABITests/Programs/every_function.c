@@ -114,6 +114,8 @@ static void test_null(void) {
     FAILS(NULL, !rwkv_quantize_model_file(NULL, NULL, NULL));
     FAILS(NULL, !rwkv_quantize_model_file("/nonexistent", "/tmp/x", "Q4_0"));
     FAILS(NULL, !rwkv_quantize_model_file("/nonexistent", "/tmp/x", "Q9_9"));
+    FAILS(NULL, !rwkv_quantize_with_vocabulary(NULL, NULL, NULL, NULL));
+    FAILS(NULL, !rwkv_quantize_with_vocabulary("/nonexistent", "/tmp/x", "Q4_0", "bytes"));
     FAILS(NULL, rwkv_get_architecture(NULL, NULL, 0) == RWKV_FAILED);
     FAILS(NULL, rwkv_get_name(NULL, NULL, 0) == RWKV_FAILED);
     FAILS(NULL, rwkv_get_n_head(NULL) == 0);
@@ -337,6 +339,11 @@ static void test_quantization(const char * checkpoint, const char * folder) {
         CHECK(ctx != NULL && rwkv_eval(ctx, 1, NULL, NULL, NULL));
         rwkv_free(ctx);
     }
+    CHECK(rwkv_quantize_with_vocabulary(checkpoint, path_in(folder, "quantized"), "int8", "bytes"));
+    ctx = rwkv_init_from_file(path_in(folder, "quantized"), 2, 0);
+    CHECK(ctx != NULL && rwkv_encode(ctx, "abc", 3, NULL, 0) == 3);
+    rwkv_free(ctx);
+    FAILS(NULL, !rwkv_quantize_with_vocabulary(checkpoint, path_in(folder, "quantized"), "int8", "/nonexistent"));
     FAILS(NULL, !rwkv_quantize_model_file(checkpoint, NULL, "Q4_0"));
     FAILS(NULL, !rwkv_quantize_model_file(checkpoint, "/nonexistent/x", "Q4_0"));
 }

@@ -7,6 +7,7 @@ All models are byte-level with 256 tokens; the large one has some MiB of weights
 """
 
 import math
+import pathlib
 import re
 import signal
 import sys
@@ -141,6 +142,13 @@ def generation(model: Model) -> None:
         break
     assert expected.startswith(piece)
 
+    # What was held back, the beginning of a second character, is part of the text.
+    text = model.generate("hello", max_tokens=30, bias={0xC3: 1e6}, **greedy)
+    assert next(text) == "\ufffd" and text.text == "\ufffd"
+    text.close()
+    text.close()
+    assert text.text == "\ufffd\ufffd" and text.tokens == [0xC3, 0xC3]
+
     # Other characters may stand for bytes that are none.
     stop = next(character for character in expected if character.isascii())
     stopped = model.generate("hello", max_tokens=30, stop=["never", stop], **greedy)
@@ -181,6 +189,13 @@ def quantizing() -> None:
     quantize(large_path, folder + "/python.rwkv", "int8")
     with Model(folder + "/python.rwkv") as small:
         assert small.weight_size < Model(large_path).weight_size / 2
+    # A vocabulary of another order, and back to bytes.
+    vocabulary, renamed = pathlib.Path(folder + "/vocabulary.txt"), folder + "/renamed.rwkv"
+    vocabulary.write_text("".join(f"{id} {bytes([255 - id])} 1\n" for id in range(1, 256)))
+    for given, ids in ((vocabulary, [158, 157]), ("bytes", [97, 98])):
+        quantize(large_path, renamed, vocabulary=given)
+        assert list(Model(renamed).encode("ab")) == ids
+    refuses(RWKVError, "/nonexistent", lambda: quantize(large_path, renamed, vocabulary="/nonexistent"))
     refuses(RWKVError, "int3", lambda: quantize(large_path, folder + "/never.rwkv", "int3"))
 
 

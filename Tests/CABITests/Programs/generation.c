@@ -104,6 +104,17 @@ static void test_generation(struct rwkv_context * ctx) {
     CHECK(rwkv_generate(ctx, state, same, NULL, 0, 14, NULL, 0, receive, &second) != RWKV_FINISH_ERROR);
     CHECK(first.pieces > 0 && second.pieces > 0);
 
+    /* Whoever stops is given what was held back, here the beginning of a second character. */
+    banned = rwkv_sampler_new(ctx, &options);
+    CHECK(rwkv_sampler_set_bias(banned, 0xC3, 1e6f));
+    memset(&first, 0, sizeof first);
+    first.ctx = ctx;
+    first.state = state;
+    first.most = 1;
+    CHECK(rwkv_generate(ctx, state, banned, "hello", 5, 24, NULL, 0, receive, &first) == RWKV_FINISH_CANCELLED);
+    CHECK(first.pieces == 2 && strcmp(first.text, "\xEF\xBF\xBD\xEF\xBF\xBD") == 0);
+    rwkv_sampler_free(banned);
+
     second.most = second.pieces + 1;
     CHECK(rwkv_generate(ctx, state, same, "hello", 5, 24, NULL, 0, receive, &second) == RWKV_FINISH_CANCELLED);
     if (first.text[0] > 0) {

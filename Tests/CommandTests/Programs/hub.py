@@ -4,6 +4,7 @@ hub.py FOLDER FAULT PORT_FILE LOG [CERTIFICATE KEY]: serves FOLDER as the reposi
 list calls small. Every request is a line of the log: host, Authorization, path, Range, "proxied" where it came by a proxy.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ def pace(count, rate):
     time.sleep(max(0, until - time.monotonic()))
 
 
+@functools.cache
 def hash_of(name):
     if fault == "wrong-hash":
         return "0" * 64
