@@ -97,7 +97,7 @@ public final class StateCollection {
     public init(path: String, count: Int) throws(StateFileError) {
       (self.path, left) = (path, count)
       do throws(ModelFileError) {
-        output = try OutputFile(path: path, overwrite: true)
+        output = try OutputFile(path: path, overwrite: true, acceptsStreams: true)
         try append(magic + bytes(UInt32(1)) + bytes(UInt32(truncatingIfNeeded: count)))
       } catch {
         throw StateFileError(.file(error.inFile(path)), path: path)
