@@ -138,7 +138,8 @@ def verdict(mutant, units, tree, options):
         seconds += took
         if not passed:
             return True, first_failure(output), seconds
-    return False, "" if tried else "no test reaches it", seconds
+    reached = any(mutant.number in unit.reached for unit in units)
+    return False, "" if tried else "no test within the limit" if reached else "no test reaches it", seconds
 
 
 def run_sample(options):
