@@ -7,23 +7,25 @@ package final class Evaluator {
   package let model: Model
   let frame: Frame
   /// The ends of the frame's runs.
-  private let ends: Frame
+  let ends: Frame
   let team: Team
-  private let blocks: any BlockStack
-  private let sums: HiddenSums
+  let blocks: any BlockStack
+  let sums: HiddenSums
   private let embeddings = RowTable.Reader()
   /// Of 7a and 7b.
-  private let tokenRows: TokenRows?
+  let tokenRows: TokenRows?
   /// Of a streamed model, one for each member of the team.
-  private let readers: [ChunkReader]
+  let readers: [ChunkReader]
   private let arena = Arena()
   private let headInput: Activations
   private let headRows: UnsafeMutablePointer<Int>
   /// Of embedding models and rerankers.
   let headScratch: HeadScratch?
-  private let blockCount: Int
+  let blockCount: Int
+  /// Of a team of several, once it has read a long prompt.
+  var wave: Wave?
   /// Rows whose logits were wanted last.
-  package private(set) var headCount = 0
+  package internal(set) var headCount = 0
   /// Whether there are logits of them, not the hidden vectors alone.
   private(set) var hasLogits = false
   /// Whether the last logits were not made here, so that there is no hidden vector to them.
@@ -94,15 +96,7 @@ package final class Evaluator {
       arena: arena)
     let tables = model.store.tables
     tokenRows = tables.isEmpty ? nil : try TokenRows(tables, frame, arena: arena)
-    let work = Workspace(frame: frame, sums: sums, tokens: tokenRows, arena: arena)
-    blocks =
-      switch model.weights {
-      case .v4(let layers): try RWKV4(layers, work)
-      case .v5(let layers): try RWKV5(layers, work)
-      case .v6(let layers): try RWKV6(layers, work)
-      case .v7(let layers): try RWKV7(layers, work, maximumContext: model.maximumContext)
-      case .x(let weights): try RWKVX(weights, work)
-      }
+    blocks = try Self.blocks(model, Workspace(frame: frame, sums: sums, tokens: tokenRows, arena: arena))
     readers = model.store.isStreamed ? (0..<team.size).map { _ in ChunkReader() } : []
     headInput = try Activations(rows: Self.capacity, width: configuration.embedding, in: arena)
     headRows = try arena.allocate(Int.self, count: Self.capacity)
@@ -112,6 +106,17 @@ package final class Evaluator {
     logitsStride = paddedWidth(configuration.vocabulary)
     logits = try arena.allocate(
       Float.self, count: model.languageHead == nil ? 0 : Self.capacity * logitsStride)
+  }
+
+  /// A model's blocks with scratch of their own.
+  static func blocks(_ model: Model, _ work: Workspace) throws(ModelError) -> any BlockStack {
+    switch model.weights {
+    case .v4(let layers): try RWKV4(layers, work)
+    case .v5(let layers): try RWKV5(layers, work)
+    case .v6(let layers): try RWKV6(layers, work)
+    case .v7(let layers): try RWKV7(layers, work, maximumContext: model.maximumContext)
+    case .x(let weights): try RWKVX(weights, work)
+    }
   }
 
   /// Memory reserved for activations and logits [bytes].
@@ -136,6 +141,15 @@ package final class Evaluator {
     let total = input.rows(D)
     var start = 0
     while start < total {
+      if !output.hasAll, let wave = wave(rows: total - start, state) {
+        let end = start + min(wave.span, total - start)
+        let wanted = end < total ? .none : output
+        try ride(wave, input.slice(start..<end, D), state, output: wanted, logits: logits) {
+          each(start + $0, $1)
+        }
+        start = end
+        continue
+      }
       let end = start + min(frame.span, total - start)
       let wanted = output == .lastOfEachRun && end < total ? .none : output
       var goesOn = true
@@ -196,7 +210,7 @@ package final class Evaluator {
     try checkContext(pieces)
     for piece in pieces {
       frame.begin(piece.runs, origin: piece.origin)
-      try embed(piece.input)
+      try embed(piece.input, frame)
     }
     let caches = pieces[0].runs.flatMap(\.caches)
     let cached = caches.map(\.count)
@@ -266,7 +280,7 @@ package final class Evaluator {
   }
 
   /// x = layerNorm(embedding) of the frame's rows.
-  private func embed(_ input: Input) throws(ModelError) {
+  func embed(_ input: Input, _ frame: Frame) throws(ModelError) {
     let D = model.configuration.embedding
     precondition(input.rows(D) == frame.rows)
     switch input {
@@ -286,7 +300,7 @@ package final class Evaluator {
   }
 
   /// Throws where logits are wanted of a model that has none.
-  private func checkHead(_ output: Output, logits: Bool) throws(ModelError) {
+  func checkHead(_ output: Output, logits: Bool) throws(ModelError) {
     if logits, output != .none, model.languageHead == nil {
       throw ModelError(.wrongKind(model.configuration.kind, expected: .language), path: model.path)
     }
@@ -315,7 +329,7 @@ package final class Evaluator {
     (headCount, isRestored, hasLogits) = (1, true, true)
   }
 
-  private func select(_ output: Output, _ frame: Frame) {
+  func select(_ output: Output, _ frame: Frame) {
     (headCount, isRestored) = (0, false)
     for (index, run) in frame.runs.enumerated() {
       let rows =
@@ -373,7 +387,7 @@ package final class Evaluator {
   }
 
   /// hidden = layerNorm(x) of the selected rows, logits = head · hidden.
-  private func head(_ member: inout Team.Member, _ frame: Frame) {
+  func head(_ member: inout Team.Member, _ frame: Frame) {
     let kernels = frame.kernels
     guard headCount > 0 else { return }
     member.parallel(headCount) { index in

@@ -137,6 +137,12 @@ final class Frame {
     sourceOfRow = try arena.allocate(Int.self, count: capacity)
   }
 
+  /// A frame for one thread that takes another piece of the same prompt through the model at the same time.
+  convenience init(beside frame: Frame, arena: Arena) throws(ModelError) {
+    try self.init(
+      frame.configuration, capacity: frame.capacity, span: frame.capacity, teamSize: 1, arena: arena)
+  }
+
   /// A frame for the ends of another one's runs, with the same buffers.
   init(endsOf frame: Frame, arena: Arena) throws(ModelError) {
     buffers = frame.buffers
@@ -208,7 +214,7 @@ final class Frame {
     into outputs: InlineArray<count, Activations>, keeping previous: Rows? = nil
   ) {
     let D = configuration.embedding
-    let shares = rows == 1 && teamSize > 1 ? count : 1
+    let shares = rows == 1 && member.teamSize > 1 ? count : 1
     let together = shares == 1 && !hasSequences
     let before = buffers.before
     member.parallel(rows) { row in

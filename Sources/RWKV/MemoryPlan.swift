@@ -24,6 +24,8 @@ struct MemoryPlan {
   /// By position.
   let isStreamed: [Bool]
   private(set) var streaming: Streaming?
+  /// What a model that stays in memory leaves of the memory that it may use [bytes].
+  private(set) var spare = Int.max
   /// Whether stored matrices are used in the mapped file: not where memory is short, since every pass would then wait
   /// for the pages that the last one has driven out.
   let mapsFile: Bool
@@ -43,6 +45,7 @@ struct MemoryPlan {
     let all = fixed + sizes.reduce(0, +)
     guard let limit, all > limit, let largest = sizes.max() else {
       self.init(resident: groups, in: file)
+      if let limit { spare = limit - all }
       return
     }
     let perPass = Streaming.tokensPerPass * paddedWidth(configuration.embedding) * 2 * 4
@@ -94,8 +97,7 @@ struct MemoryPlan {
     let keys = file.tensors.filter { $0.name.hasSuffix(".ffn.key.weight") }
     let hidden = keys.map(\.rows).max() ?? 0
     let limits = keys.count * HiddenSums.limitsBytes(units: hidden, columns: configuration.embedding)
-    // No version keeps more than 128 bytes of activations for each row and channel.
-    let activations = T * (128 * D + 2 * 4 * paddedWidth(hidden))
+    let activations = activationBytes(configuration, hiddenUnits: hidden)
     let logits = T * 4 * paddedWidth(configuration.vocabulary)
     // Attention caches grow up to their bound; one of them is copied when it grows.
     let attention = configuration.sparseAttention.map { ($0.layers + 1) * ($0.maximumCache + 1) * D * 8 } ?? 0
@@ -104,6 +106,11 @@ struct MemoryPlan {
     let rows = tables.reduce(0) { $0 + T * 4 * paddedWidth($1.columns) }
     let context = configuration.bytesPerToken * leastContext
     return State.Layout(configuration).count * 4 + activations + limits + logits + attention + rows + context
+  }
+
+  /// Activations of a piece: no version keeps more than 128 bytes for each row and channel.
+  static func activationBytes(_ configuration: Configuration, hiddenUnits: Int) -> Int {
+    Evaluator.capacity * (128 * paddedWidth(configuration.embedding) + 2 * 4 * paddedWidth(hiddenUnits))
   }
 
   /// Tokens of RWKV-7b's cache that a session has room for, whatever the limit.

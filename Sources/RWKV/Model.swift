@@ -20,6 +20,8 @@ public final class Model: Sendable {
   ///
   /// Sessions of such a model take turns.
   public let streaming: Streaming?
+  /// What may still be taken of the memory that the model was given [bytes].
+  let spareMemory: Int
 
   /// The most tokens that a state of RWKV-7b remembers, which grows with each; nil in all other versions.
   public let maximumContext: Int?
@@ -119,6 +121,7 @@ public final class Model: Sendable {
       let plan = try plan(file, configuration)
       store = try WeightStore(file, configuration, plan, threads: threads, progress: progress)
       streaming = store.streaming
+      spareMemory = plan.spare
       self.maximumContext = MemoryPlan.maximumContext(configuration, wanted: maximumContext, plan)
       weightBytes = store.byteCount
       hiddenRowBytes = file.tensors.reduce(0) {

@@ -98,6 +98,54 @@ struct SizeTests {
     }
   }
 
+  /// However many threads take blocks of a prompt through the model, at once or in pieces.
+  @Test(arguments: names)
+  func anyNumberOfThreadsReadsAPromptTheSame(_ name: String) throws {
+    let test = try get(name)
+    let model = try Model(path: test.path)
+    for threads in [1, 2, 3, 5, 16] {
+      let session = try Session(model, threads: threads)
+      for first in threads > 5 ? [0] : [0, 64 * threads + 1] {
+        session.state.reset()
+        var ends: [Int] = []
+        for range in [0..<first, first..<test.tokens.count] {
+          try session.prefill(Array(test.tokens[range])) {
+            ends.append(range.lowerBound + $0)
+            return true
+          }
+        }
+        #expect(ends == ends.sorted() && Set(ends).count == ends.count && ends.last == test.tokens.count)
+        #expect(test.has(session.logits, at: test.tokens.count - 1), "\(threads) threads, cut at \(first)")
+        #expect(test.has(session.state, after: test.tokens.count), "\(threads) threads, cut at \(first)")
+      }
+    }
+  }
+
+  /// A prompt that is stopped, or in which there is no such token, has been read as far as was said.
+  @Test(arguments: names, [1, 2, 5])
+  func aPromptThatEndsEarlyHasBeenReadAsFarAsWasSaid(_ name: String, threads: Int) throws {
+    let test = try get(name)
+    let session = try Session(Model(path: test.path), threads: threads)
+    for limit in [1, 1000] {
+      for isWrong in [false, true] {
+        session.state.reset()
+        var tokens = test.tokens
+        if isWrong { tokens[limit + 64] = -1 }
+        var end = 0
+        #expect(throws: ModelError.self) {
+          try session.prefill(tokens) {
+            end = $0
+            return isWrong || $0 < limit
+          }
+        }
+        #expect(isWrong ? end <= limit + 64 : end >= limit && end < test.tokens.count)
+        try session.prefill(Array(test.tokens[end...]))
+        #expect(test.has(session.logits, at: test.tokens.count - 1), "\(limit), \(end)")
+        #expect(test.has(session.state, after: test.tokens.count), "\(limit), \(end)")
+      }
+    }
+  }
+
   /// Each row has its own place, wherever the input is cut and however the weights come.
   @Test(arguments: names)
   func rowsOfAnyCutAreThoseOfTheWhole(_ name: String) throws {

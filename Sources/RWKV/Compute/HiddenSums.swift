@@ -11,7 +11,6 @@ internal import RWKVFormat
 /// session, and what it has learned about the rows.
 final class HiddenSums {
   private let kernels: Kernels
-  private let teamSize: Int
   private let hiddenUnits: Int
   /// Sums of the parts, [parts, T, D] for T ≤ `fewRows`; of longer pieces those of one part, [T, D].
   private let partial: Rows
@@ -35,18 +34,31 @@ final class HiddenSums {
   ///   - hiddenUnits: the most of any block.
   ///   - matrices: how many there are.
   init(_ frame: Frame, hiddenUnits: Int, matrices: Int, arena: Arena) throws(ModelError) {
-    (kernels, teamSize) = (frame.kernels, frame.teamSize)
+    kernels = frame.kernels
     self.hiddenUnits = hiddenUnits
     let D = frame.configuration.embedding
     partial = try Rows(rows: max(frame.capacity, Self.parts * Self.fewRows), width: D, in: arena)
     index = try arena.allocate(Int32.self, count: hiddenUnits)
     value = try arena.allocate(Float.self, count: hiddenUnits)
-    rowScratch = try arena.allocate(Float.self, count: teamSize * Int(RK_ADD_ROWS_SCRATCH))
+    rowScratch = try arena.allocate(Float.self, count: frame.teamSize * Int(RK_ADD_ROWS_SCRATCH))
     limits = try arena.allocate(
       UInt8.self, count: matrices * Self.limitsBytes(units: hiddenUnits, columns: D))
     limitsKnown = try arena.allocate(Bool.self, count: matrices * Self.parts)
     rowsRead = try arena.allocate(Int.self, count: Self.parts)
     rowsSeen = try arena.allocate(Int.self, count: Self.parts)
+  }
+
+  /// For a frame beside that of `sums`, which share what they learn: a value matrix belongs to one of them at a time.
+  init(_ frame: Frame, beside sums: HiddenSums, arena: Arena) throws(ModelError) {
+    kernels = frame.kernels
+    hiddenUnits = sums.hiddenUnits
+    partial = try Rows(
+      rows: max(frame.capacity, Self.parts * Self.fewRows), width: frame.configuration.embedding, in: arena)
+    index = try arena.allocate(Int32.self, count: hiddenUnits)
+    value = try arena.allocate(Float.self, count: hiddenUnits)
+    rowScratch = try arena.allocate(Float.self, count: Int(RK_ADD_ROWS_SCRATCH))
+    (limits, limitsKnown) = (sums.limits, sums.limitsKnown)
+    (rowsRead, rowsSeen) = (sums.rowsRead, sums.rowsSeen)
   }
 
   /// Of a value matrix with INT4 or INT5; the other formats need none.
@@ -70,7 +82,7 @@ final class HiddenSums {
     if rows == 1 {
       member.parallel(Self.parts) { part in sumRow(matrix, hidden, part) }
       addParts(&member, gate, to: frame)
-    } else if rows <= Self.fewRows && teamSize <= Self.parts {
+    } else if rows <= Self.fewRows && member.teamSize <= Self.parts {
       let scratch = rowScratch + member.index * Int(RK_ADD_ROWS_SCRATCH)
       member.parallel(Self.parts) { part in
         sumFewRows(matrix, hidden, part, rows, scratch)
@@ -138,7 +150,7 @@ final class HiddenSums {
   private func addParts(_ member: inout Team.Member, _ gate: Rows?, to frame: Frame) {
     let (rows, D) = (frame.rows, frame.configuration.embedding)
     // Members share a single row, which is all that there is to do.
-    let shares = rows == 1 ? teamSize : 1
+    let shares = rows == 1 ? member.teamSize : 1
     member.parallel(rows * shares) { task in
       let (row, share) = (task / shares, task % shares)
       let (from, to) = (D * share / shares, D * (share + 1) / shares)
@@ -155,9 +167,9 @@ final class HiddenSums {
     _ member: inout Team.Member, _ matrix: HiddenRows, _ hidden: Rows, _ gate: Rows?, to frame: Frame
   ) {
     let (D, total) = (matrix.columns, frame.product)
-    let width = teamSize == 1 ? D : 256
+    let width = member.teamSize == 1 ? D : 256
     let tiles = (D + width - 1) / width
-    let halves = RowHalves(frame.rows, teamSize: teamSize)
+    let halves = RowHalves(frame.rows, teamSize: member.teamSize)
     let scratch = rowScratch + member.index * Int(RK_ADD_ROWS_SCRATCH)
     member.parallel(tiles * halves.count) { task in
       let rows = halves[task / tiles]

@@ -120,9 +120,15 @@ final class Team: Sendable {
   }
 
   private func wait(for phase: UInt64) {
+    wait { ticket.load(ordering: .acquiring) >> 40 != phase }
+  }
+
+  /// Returns once `isOver` does.
+  @inline(__always)
+  func wait(until isOver: () -> Bool) {
     var turns = 0
     var start: UInt64 = 0
-    while ticket.load(ordering: .acquiring) >> 40 == phase {
+    while !isOver() {
       turns += 1
       // Phases last microseconds: look for a while, then let others have the core.
       if turns < 2000 {
