@@ -78,7 +78,10 @@ struct DraftTests {
     }
   }
 
-  @Test(arguments: GoldenTests.cases + Golden.cases("x"), [0, 1, 2])
+  /// Texts are bytes, which the vocabulary of `v7b-odd` has not all.
+  static let cases = GoldenTests.cases.filter { $0.name != "v7b-odd" } + Golden.cases("x")
+
+  @Test(arguments: cases, [0, 1, 2])
   func nothingChanges(_ golden: Golden, _ setting: Int) throws {
     let model = try golden.model()
     let options = Self.settings[setting]
