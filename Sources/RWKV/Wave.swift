@@ -90,7 +90,7 @@ final class Wave {
     let isStopped = Atomic<Bool>(false)
     var failure: ModelError?
     var end: Frame?
-    evaluator.team.run { member in
+    evaluator.team.run(leavesTogether: false) { member in
       let lane = lanes[member.index]
       while true {
         let piece = next.add(1, ordering: .relaxed).oldValue

@@ -38,7 +38,9 @@ final class Team: Sendable {
   /// Runs `body` on all members and returns when all have left it.
   ///
   /// One evaluation at a time: a team belongs to one session.
-  func run(_ body: (inout Member) -> Void) {
+  /// - Parameter leavesTogether: whether members that leave before the others have waited for them, as where they share
+  ///   phases.
+  func run(leavesTogether: Bool = true, _ body: (inout Member) -> Void) {
     let first = ticket.load(ordering: .acquiring) >> 40
     let count = crew.withLock { $0.next() }
     let start = nanoseconds()
@@ -59,7 +61,8 @@ final class Team: Sendable {
       }
     }
     let end = nanoseconds()
-    let waited = stalled.exchange(0, ordering: .relaxed) + end - left.load(ordering: .relaxed)
+    let ending = leavesTogether ? end - left.load(ordering: .relaxed) : 0
+    let waited = stalled.exchange(0, ordering: .relaxed) + ending
     crew.withLock { $0.learn(stalled: waited, of: end - start) }
   }
 
