@@ -65,7 +65,8 @@ final class Wave {
     while lanes.count < evaluator.team.size {
       let frame = try Frame(beside: evaluator.frame, arena: arena)
       let ends = try Frame(endsOf: frame, arena: arena)
-      let sums = try HiddenSums(frame, beside: evaluator.sums, arena: arena)
+      let sums = try HiddenSums(
+        frame, hiddenUnits: evaluator.sums.hiddenUnits, matrices: 0, beside: evaluator.sums, arena: arena)
       let work = Workspace(frame: frame, sums: sums, tokens: nil, arena: arena)
       lanes.append(Lane(frame: frame, ends: ends, blocks: try Evaluator.blocks(evaluator.model, work)))
     }

@@ -11,7 +11,7 @@ internal import RWKVFormat
 /// session, and what it has learned about the rows.
 final class HiddenSums {
   private let kernels: Kernels
-  private let hiddenUnits: Int
+  let hiddenUnits: Int
   /// Sums of the parts, [parts, T, D] for T ≤ `fewRows`; of longer pieces those of one part, [T, D].
   private let partial: Rows
   private let index: UnsafeMutablePointer<Int32>
@@ -33,7 +33,10 @@ final class HiddenSums {
   /// - Parameters:
   ///   - hiddenUnits: the most of any block.
   ///   - matrices: how many there are.
-  init(_ frame: Frame, hiddenUnits: Int, matrices: Int, arena: Arena) throws(ModelError) {
+  ///   - sums: those of another frame, which share what they learn: a value matrix belongs to one of them at a time.
+  init(
+    _ frame: Frame, hiddenUnits: Int, matrices: Int, beside sums: HiddenSums? = nil, arena: Arena
+  ) throws(ModelError) {
     kernels = frame.kernels
     self.hiddenUnits = hiddenUnits
     let D = frame.configuration.embedding
@@ -41,24 +44,16 @@ final class HiddenSums {
     index = try arena.allocate(Int32.self, count: hiddenUnits)
     value = try arena.allocate(Float.self, count: hiddenUnits)
     rowScratch = try arena.allocate(Float.self, count: frame.teamSize * Int(RK_ADD_ROWS_SCRATCH))
+    if let sums {
+      (limits, limitsKnown) = (sums.limits, sums.limitsKnown)
+      (rowsRead, rowsSeen) = (sums.rowsRead, sums.rowsSeen)
+      return
+    }
     limits = try arena.allocate(
       UInt8.self, count: matrices * Self.limitsBytes(units: hiddenUnits, columns: D))
     limitsKnown = try arena.allocate(Bool.self, count: matrices * Self.parts)
     rowsRead = try arena.allocate(Int.self, count: Self.parts)
     rowsSeen = try arena.allocate(Int.self, count: Self.parts)
-  }
-
-  /// For a frame beside that of `sums`, which share what they learn: a value matrix belongs to one of them at a time.
-  init(_ frame: Frame, beside sums: HiddenSums, arena: Arena) throws(ModelError) {
-    kernels = frame.kernels
-    hiddenUnits = sums.hiddenUnits
-    partial = try Rows(
-      rows: max(frame.capacity, Self.parts * Self.fewRows), width: frame.configuration.embedding, in: arena)
-    index = try arena.allocate(Int32.self, count: hiddenUnits)
-    value = try arena.allocate(Float.self, count: hiddenUnits)
-    rowScratch = try arena.allocate(Float.self, count: Int(RK_ADD_ROWS_SCRATCH))
-    (limits, limitsKnown) = (sums.limits, sums.limitsKnown)
-    (rowsRead, rowsSeen) = (sums.rowsRead, sums.rowsSeen)
   }
 
   /// Of a value matrix with INT4 or INT5; the other formats need none.
