@@ -51,7 +51,7 @@ def variants(options, folder, done):
 
 def ggml(options, folder, own, done):
     """The same for ggml's types: checkpoints of what is left of the weights."""
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "develop"))
     from safetensors.numpy import save_file
 
     from ggml_types import Quantizer, T, ggml_model, read

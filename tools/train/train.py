@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Trains the byte-level RWKV-7 on the text of make_corpus.py, for a given stretch of wall-clock time.
+"""Trains an RWKV-7 on the text of make_corpus.py, for a given stretch of wall-clock time.
 
-    train.py CORPUS OUT --minutes 75 [--threads 1] [--batch 16] [--length 256]
+    train.py CORPUS OUT --minutes 75 [--threads 1] [--batch 16] [--length 256] [--vocabulary 8192]
+
+Its tokens are bytes, or with --vocabulary those of make_vocabulary.py.
 
 Rows of a batch read the corpus as `batch` contiguous streams and carry the recurrent state from window to window (the
 gradient stops there); now and then a row starts again from a zero state. The learning rate depends on the clock: short
@@ -59,8 +61,8 @@ class Muon:
 class Streams:
     """`batch` contiguous readers of the training text, each from its own place."""
 
-    def __init__(self, path, batch, length):
-        self.text = np.fromfile(path, dtype=np.uint8)
+    def __init__(self, text, batch, length):
+        self.text = text
         self.at = np.linspace(0, len(self.text), batch, endpoint=False).astype(np.int64)
         self.length = length
 
@@ -82,14 +84,20 @@ def reset_some(state, random, share=1 / 24):
     return [(a * keep[:, None, None], s * keep[:, None, None, None], b * keep[:, None, None]) for a, s, b in state]
 
 
+def read_text(corpus, name, vocabulary):
+    """The tokens of one of the corpus's texts: bytes, or those of a vocabulary of more than 256."""
+    if vocabulary > 256:
+        return np.fromfile(os.path.join(corpus, name.split(".")[0] + ".tokens"), dtype=np.uint16)
+    return np.fromfile(os.path.join(corpus, name), dtype=np.uint8)
+
+
 @torch.no_grad()
-def heldout_loss(net, path, rows=16, length=2048, half=True):
-    """Nats per byte over `rows` stretches of the held-out text, each from a zero state."""
-    text = np.fromfile(path, dtype=np.uint8)
+def heldout_loss(net, text, rows=16, length=2048, half=True):
+    """Nats per token over `rows` stretches of the held-out tokens, each from a zero state."""
     starts = np.linspace(0, len(text) - length - 1, rows).astype(np.int64)
     tokens = torch.from_numpy(text[starts[:, None] + np.arange(length + 1)].astype(np.int64))
     logits, _ = net(tokens[:, :-1], net.fresh(rows), half)
-    return F.cross_entropy(logits.reshape(-1, 256), tokens[:, 1:].reshape(-1)).item()
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
 
 
 class Trainer:
@@ -99,6 +107,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options, self.random = options, np.random.default_rng(options.seed)
         self.net = self.model(options)
+        self.losses = torch.compile(self.each_loss)
         named = list(self.net.named_parameters())
         matrices = [p for name, p in named if name.endswith(MATRICES)]
         others = [(name, p) for name, p in named if not name.endswith(MATRICES)]
@@ -113,11 +122,11 @@ class Trainer:
 
     def model(self, options):
         """The model with its initial values."""
-        return RWKV7(D=options.width, L=options.layers)
+        return RWKV7(V=options.vocabulary, D=options.width, L=options.layers)
 
     def source(self, options):
         """What batches are read from."""
-        return Streams(os.path.join(options.corpus, "train.bin"), options.batch, options.length)
+        return Streams(read_text(options.corpus, "train.bin", options.vocabulary), options.batch, options.length)
 
     def save(self):
         """Writes OUT/last.pt (everything) and OUT/model.safetensors (the weights)."""
@@ -146,16 +155,24 @@ class Trainer:
         left = 1 - (time.time() - self.started) / (60 * self.options.minutes)
         return max(0.0, min(1.0, (self.steps + 1) / 40, left / 0.8))
 
+    def each_loss(self, tokens, state):
+        """The losses [B,T] of tokens [B,T+1] after `state`, and the state that follows."""
+        logits, state = self.net(tokens[:, :-1], state, half=True)
+        losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+        return losses.view(len(tokens), -1), state
+
     def loss(self):
         """The loss of the next batch and the tokens in it."""
-        tokens = self.streams.window()
-        logits, state = self.net(tokens[:, :-1], self.state, half=True)
+        losses, state = self.losses(self.streams.window(), self.state)
         self.state = reset_some(state, self.random)
-        return F.cross_entropy(logits.reshape(-1, 256), tokens[:, 1:].reshape(-1)), tokens[:, 1:].numel()
+        return losses.mean(), losses.numel()
 
     def heldout(self, rows=16):
-        """A line on what has not been trained on."""
-        return f"{heldout_loss(self.net, os.path.join(self.options.corpus, 'heldout.txt'), rows):.4f}"
+        """Nats per byte of what has not been trained on."""
+        corpus = self.options.corpus
+        text = read_text(corpus, "heldout.txt", self.options.vocabulary)
+        size = os.path.getsize(os.path.join(corpus, "heldout.txt"))
+        return f"{heldout_loss(self.net, text, rows, min(2048, len(text) // 2)) * len(text) / size:.4f}"
 
     def step(self):
         """One step; returns the training loss."""
@@ -193,20 +210,21 @@ def train(kind, options):
         loss = trainer.step()
         average += (loss - average) * 0.05
         if trainer.steps % 10 == 0:
-            print(f"{(time.time() - trainer.started) / 60:6.1f} min  step {trainer.steps}  {trainer.seen / 1e6:.2f} MB"
+            print(f"{(time.time() - trainer.started) / 60:6.1f} min  step {trainer.steps}  {trainer.seen / 1e6:.2f} M"
                   f"  loss {loss:.4f}  average {average:.4f}", flush=True)
         if time.time() - saved > 240:
             trainer.save()
             saved = time.time()
             print(f"held out {trainer.heldout(4)}", flush=True)
     trainer.save()
-    print(f"end: {trainer.steps} steps, {trainer.seen} bytes, held out {trainer.heldout()}")
+    print(f"end: {trainer.steps} steps, {trainer.seen} tokens, held out {trainer.heldout()}")
 
 
 def main():
     """The command line."""
-    parser = argparse.ArgumentParser(description="Trains the byte-level RWKV-7.")
+    parser = argparse.ArgumentParser(description="Trains an RWKV-7 on a text.")
     parser.add_argument("corpus")
+    parser.add_argument("--vocabulary", type=int, default=256)
     train(Trainer, parse(parser))
 
 

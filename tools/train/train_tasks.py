@@ -14,7 +14,6 @@ import random
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 import tasks
 from model import RWKV7
@@ -79,8 +78,7 @@ class TaskTrainer(Trainer):
     def loss(self):
         """The loss of the next batch's answers and the tokens in it."""
         tokens, counts = self.streams.window()
-        logits, _ = self.net(tokens[:, :-1], self.net.fresh(len(tokens)), half=True)
-        losses = F.cross_entropy(logits.mT, tokens[:, 1:], reduction="none")
+        losses, _ = self.losses(tokens, self.net.fresh(len(tokens)))
         return (losses * counts).sum() / (counts == ANSWER).sum(), int((counts > 0).sum())
 
     @torch.no_grad()
