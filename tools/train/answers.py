@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What quantization costs in whole answers: the problems of tasks.py, solved in every type, as a Markdown table.
+"""What quantization costs in whole answers: the problems of tasks.py, solved in every type, as two Markdown tables.
 
     answers.py MODEL.safetensors --other TEXT [--ggml libggml-base.so] [--count 250] [--bin DIR] [--raw FILE]
 
 Each type answers held-out problems by greedy decoding; an answer is right if every byte is, and the end. Greedy
 decoding writes the right answer exactly if each of its bytes is the likeliest after those before it, so all right
-answers are read first, and only what is not found so is written. A twentieth of the problems is also answered by
-sampling at temperature 1 with five seeds; "likely" is what an infinity of seeds would give over all problems: the
-mean probability of the right answers. "lost / won": right with fp16 and wrong here, and the other way. Errors are
-standard errors of binomial shares. "differ" counts the answers that part from those of fp16, "at byte" is the median
-of where; "cut" counts those that did not end, "loops" those of them that repeat themselves.
+answers are read first, and only what is not found so is written. A fifth of the problems is also answered by
+sampling at temperature 1 with five seeds, the same for every type; the error is that of the seeds' means. "likely" is
+what an infinity of seeds would give over all problems: the mean probability of the right answers. "longer" are a fifth
+as many problems longer than any in training. "lost / won": right with fp16 and wrong here, and the other way. Other
+errors are standard errors of binomial shares. "differ" is the share of answers that part from those of fp16, "at byte"
+the median of where; "cut" counts those that did not end, "loops" those of them that repeat themselves, each greedy,
+longer and sampled.
 
 Calibration: on 16,384 bytes of other problems ("own"), on TEXT ("other"), on what the model writes ("auto"). ggml's
-types are emulated in FP32 (../ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is measured on
+types are emulated in FP32 (../develop/ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is measured on
 the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text. --raw keeps
 the answers, and a run that was interrupted goes on behind them. --read leaves out whatever has to be written. Needs
 numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
@@ -103,8 +105,8 @@ class Examination:
     def __init__(self, options, folder):
         self.options, self.folder = options, folder
         self.problems = list(tasks.examination(options.count))
-        self.longer = list(tasks.examination(max(1, options.count // 10), longer=True))
-        self.sampled = tasks.random.Random(1).sample(self.problems, max(1, len(self.problems) // 20))
+        self.longer = list(tasks.examination(max(1, options.count // 5), longer=True))
+        self.sampled = tasks.random.Random(1).sample(self.problems, max(1, len(self.problems) // 5))
         self.tool = os.path.join(options.bin, "rwkv-quantize")
         self.text = os.path.join(folder, "heldout.txt")
         with open(self.text, "wb") as file:
@@ -142,25 +144,29 @@ class Examination:
         self.exact = self.exact or result
         return result
 
-    def row(self, result):
-        """A row of the table."""
-        right = correct(result["greedy"], self.problems)
+    def rows(self, result):
+        """The rows of both tables."""
+        right, exact = (correct(found["greedy"], self.problems) for found in (result, self.exact))
         by_task = [share([good for good, asked in zip(right, self.problems) if asked["task"] == task])
                    for task in tasks.TASKS]
-        exact = correct(self.exact["greedy"], self.problems)
         likely = statistics.fmean(given["likely"] for given in result["greedy"])
-        cells = [result["name"], f"{result['kl']:.6f}", f"{result['drift']:.3f}", *by_task, share(right, bar=True),
-                 f"{100 * likely:.1f}", share(correct(result["longer"], self.longer)),
-                 f"{sum(before and not now for before, now in zip(exact, right))} / "
-                 f"{sum(now and not before for before, now in zip(exact, right))}"]
+        lost, won = (sum(one and not other for one, other in zip(*pair)) for pair in ((exact, right), (right, exact)))
+        yield [result["name"], f"{result['kl']:.6f}", f"{result['drift']:.3f}", *by_task, share(right, bar=True),
+               f"{lost} / {won}", f"{100 * likely:.1f}", share(correct(result["longer"], self.longer))]
         if self.options.read:
-            return cells
-        parted = [parting(*pair) for pair in zip(result["greedy"], self.exact["greedy"])]
-        found = [place for place in parted if place is not None]
-        return [*cells, share(correct(result["sampled"], self.sampled * len(SEEDS)), bar=True), f"{len(found)}",
-                f"{statistics.median(found):.0f}" if found else "",
-                f"{sum(not given['ended'] for given in result['greedy'])}",
-                f"{sum(loops(given) for given in result['greedy'])}"]
+            return
+        size = len(self.sampled)
+        seeds = [100 * statistics.fmean(correct(result["sampled"][at:at + size], self.sampled))
+                 for at in range(0, len(result["sampled"]), size)]
+        cells = [f"{statistics.fmean(seeds):.1f} ± {statistics.stdev(seeds) / math.sqrt(len(seeds)):.1f}"]
+        for kind in ("greedy", "sampled"):
+            parted = [parting(*pair) for pair in zip(result[kind], self.exact[kind])]
+            found = [place for place in parted if place is not None]
+            cells += [f"{100 * len(found) / len(parted):.1f}", f"{statistics.median(found):.0f}" if found else ""]
+        kinds = [result[kind] for kind in ("greedy", "longer", "sampled")]
+        yield [result["name"], *cells,
+               " / ".join(str(sum(not given["ended"] for given in kind)) for kind in kinds),
+               " / ".join(str(sum(loops(given) for given in kind)) for kind in kinds)]
 
 
 def correct(answers, problems):
@@ -174,8 +180,25 @@ def share(right, bar=False):
     return f"{100 * p:.1f}" + (f" ± {100 * math.sqrt(p * (1 - p) / len(right)):.1f}" if bar else "")
 
 
-READ = ["type", "KL", "state drift", *tasks.TASKS, "all", "likely", "longer", "lost / won"]
-WRITTEN = ["sampled", "differ", "at byte", "cut", "loops"]
+TABLES = (["type", "KL", "state drift", *tasks.TASKS, "all", "lost / won", "likely", "longer"],
+          ["type", "sampled", "greedy: differ", "at byte", "sampled: differ", "at byte", "cut", "loops"])
+
+
+def measured(options, done):
+    """The results of every type, those in `done` as they are."""
+    with tempfile.TemporaryDirectory() as folder:
+        examination = Examination(options, folder)
+        examination.exact = done.get("fp16")
+        for result in done.values():
+            yield examination.rows(result)
+        for name, source, arguments in variants(options, folder, done):
+            if name in done:
+                continue
+            result = examination.run(name, source, arguments)
+            if options.raw:
+                with open(options.raw, "a") as file:
+                    file.write(json.dumps(result) + "\n")
+            yield examination.rows(result)
 
 
 def main():
@@ -190,25 +213,16 @@ def main():
     parser.add_argument("--raw")
     parser.add_argument("--read", action="store_true")
     options = parser.parse_args()
-    columns = READ if options.read else READ + WRITTEN
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     done = {}
     if options.raw and os.path.exists(options.raw):
         with open(options.raw) as file:
             done = {result["name"]: result for result in map(json.loads, file)}
-    with tempfile.TemporaryDirectory() as folder:
-        examination = Examination(options, folder)
-        examination.exact = done.get("fp16")
-        for result in done.values():
-            print(f"| {' | '.join(examination.row(result))} |", flush=True)
-        for name, source, arguments in variants(options, folder, done):
-            if name in done:
-                continue
-            result = examination.run(name, source, arguments)
-            print(f"| {' | '.join(examination.row(result))} |", flush=True)
-            if options.raw:
-                with open(options.raw, "a") as file:
-                    file.write(json.dumps(result) + "\n")
+    tables = list(zip(*measured(options, done)))
+    for columns, rows in zip(TABLES, tables):
+        print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+        for row in rows:
+            print(f"| {' | '.join(row)} |")
+        print()
 
 
 if __name__ == "__main__":

@@ -12,19 +12,51 @@
 #include <memory>
 
 namespace {
-constexpr int N = 64, CHUNK = 16;
-typedef float State[N][N];
+constexpr int N = 64, CHUNK = 16, LANES = 16, PARTS = N / LANES;
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef Lanes Row[PARTS];
+typedef Row State[N];
 
-/// One token: `next` receives the new state, s_i is left in `s`.
-inline void advance(const State &old, State &next, float *__restrict s, const float *__restrict w,
-                    const float *__restrict k, const float *__restrict v, const float *__restrict a,
-                    const float *__restrict b) {
-    alignas(64) float sum[N] = {};
+/// The 64 numbers at `from`, which need not be aligned.
+inline void load(Row &to, const float *from) { std::memcpy(to, from, sizeof to); }
+
+/// One token: `next` receives the new state, `sum` s_i, `out` what the new state gives for r if there is one.
+inline void advance(const State &old, State &next, Row &sum, const float *w, const float *k, const float *v,
+                    const float *a, const float *b, const float *r = nullptr, float *out = nullptr) {
+    Row value, y = {}, s = {};
+    load(value, v);
     for (int j = 0; j < N; j++)
-        for (int i = 0; i < N; i++) sum[i] += old[j][i] * a[j];
+        for (int p = 0; p < PARTS; p++) s[p] += old[j][p] * a[j];
     for (int j = 0; j < N; j++)
-        for (int i = 0; i < N; i++) next[j][i] = old[j][i] * w[j] + sum[i] * b[j] + v[i] * k[j];
-    std::memcpy(s, sum, sizeof sum);
+        for (int p = 0; p < PARTS; p++) {
+            next[j][p] = old[j][p] * w[j] + s[p] * b[j] + value[p] * k[j];
+            if (r) y[p] += next[j][p] * r[j];
+        }
+    std::memcpy(sum, s, sizeof s);
+    if (r) std::memcpy(out, y, sizeof y);
+}
+
+/// Lanes i of x[0] and x[1] added to those M further, the ones of x[1] put where i has the bit M.
+template <int M> inline Lanes fold(const Lanes &x, const Lanes &y) {
+    typedef int Places __attribute__((vector_size(4 * LANES)));
+    Places first, second;
+    for (int i = 0; i < LANES; i++) {
+        first[i] = i & M ? LANES + i - M : i;
+        second[i] = i & M ? LANES + i : i + M;
+    }
+    return __builtin_shuffle(x, y, first) + __builtin_shuffle(x, y, second);
+}
+
+/// The sums of the lanes of each of 64 vectors.
+inline void sums(const Lanes (&x)[N], float *out) {
+    for (int at = 0; at < N; at += LANES) {
+        Lanes a[8], b[4], c[2];
+        for (int n = 0; n < 8; n++) a[n] = fold<1>(x[at + 2 * n], x[at + 2 * n + 1]);
+        for (int n = 0; n < 4; n++) b[n] = fold<2>(a[2 * n], a[2 * n + 1]);
+        for (int n = 0; n < 2; n++) c[n] = fold<4>(b[2 * n], b[2 * n + 1]);
+        const Lanes found = fold<8>(c[0], c[1]);
+        std::memcpy(out + at, &found, sizeof found);
+    }
 }
 }  // namespace
 
@@ -34,17 +66,13 @@ extern "C" void wkv7_forward(int B, int T, int H, const float *r, const float *w
     const int chunks = (T + CHUNK - 1) / CHUNK;
 #pragma omp parallel for schedule(static)
     for (int bh = 0; bh < B * H; bh++) {
-        alignas(64) State S;
-        alignas(64) float s[N];
+        State S;
+        Row s;
         std::memcpy(S, state + size_t(bh) * N * N, sizeof S);
         for (int t = 0; t < T; t++) {
             const size_t at = ((size_t(bh / H) * T + t) * H + bh % H) * N;
             if (t % CHUNK == 0) std::memcpy(kept + (size_t(bh) * chunks + t / CHUNK) * N * N, S, sizeof S);
-            advance(S, S, s, w + at, k + at, v + at, a + at, b + at);
-            alignas(64) float out[N] = {};
-            for (int j = 0; j < N; j++)
-                for (int i = 0; i < N; i++) out[i] += S[j][i] * r[at + j];
-            std::memcpy(y + at, out, sizeof out);
+            advance(S, S, s, w + at, k + at, v + at, a + at, b + at, r + at, y + at);
         }
         std::memcpy(last + size_t(bh) * N * N, S, sizeof S);
     }
@@ -54,43 +82,45 @@ namespace {
 struct Gradients { float *r, *w, *k, *v, *a, *b; };
 
 /// One token backwards: `D` is the gradient of the state after the token and becomes that of the state before it.
-inline void retreat(const State &old, const State &now, State &D, const float *s, const float *dy, const float *r,
+inline void retreat(const State &old, const State &now, State &D, const Row &s, const float *dy, const float *r,
                     const float *w, const float *k, const float *v, const float *a, const float *b,
                     const Gradients &g) {
-    alignas(64) float ds[N] = {}, dv[N] = {};
+    Row dyi, vi, ds = {}, dv = {};
+    Lanes dr[N], dw[N], dk[N], db[N], da[N];
+    load(dyi, dy), load(vi, v);
     for (int j = 0; j < N; j++) {
-        float dr = 0, dw = 0, dk = 0, db = 0;
-        for (int i = 0; i < N; i++) {
-            const float d = D[j][i] + dy[i] * r[j];
-            D[j][i] = d;
-            dr += now[j][i] * dy[i];
-            dw += d * old[j][i];
-            dk += d * v[i];
-            db += d * s[i];
-            ds[i] += d * b[j];
-            dv[i] += d * k[j];
+        Lanes r_ = {}, w_ = {}, k_ = {}, b_ = {};
+        for (int p = 0; p < PARTS; p++) {
+            const Lanes d = D[j][p] + dyi[p] * r[j];
+            D[j][p] = d;
+            r_ += now[j][p] * dyi[p];
+            w_ += d * old[j][p];
+            k_ += d * vi[p];
+            b_ += d * s[p];
+            ds[p] += d * b[j];
+            dv[p] += d * k[j];
         }
-        g.r[j] = dr, g.w[j] = dw, g.k[j] = dk, g.b[j] = db;
+        dr[j] = r_, dw[j] = w_, dk[j] = k_, db[j] = b_;
     }
     for (int j = 0; j < N; j++) {
-        float da = 0;
-        for (int i = 0; i < N; i++) {
-            da += old[j][i] * ds[i];
-            D[j][i] = D[j][i] * w[j] + ds[i] * a[j];
+        Lanes a_ = {};
+        for (int p = 0; p < PARTS; p++) {
+            a_ += old[j][p] * ds[p];
+            D[j][p] = D[j][p] * w[j] + ds[p] * a[j];
         }
-        g.a[j] = da;
+        da[j] = a_;
     }
+    sums(dr, g.r), sums(dw, g.w), sums(dk, g.k), sums(da, g.a), sums(db, g.b);
     std::memcpy(g.v, dv, sizeof dv);
 }
 }  // namespace
-
 extern "C" void wkv7_backward(int B, int T, int H, const float *r, const float *w, const float *k, const float *v,
                               const float *a, const float *b, const float *kept, const float *dy, float *dr,
                               float *dw, float *dk, float *dv, float *da, float *db) {
     const int chunks = (T + CHUNK - 1) / CHUNK;
 #pragma omp parallel
     {
-        struct alignas(64) Scratch { State states[CHUNK + 1], D; float s[CHUNK][N]; };
+        struct Scratch { State states[CHUNK + 1], D; Row s[CHUNK]; };
         auto scratch = std::make_unique<Scratch>();
         State *states = scratch->states;
 #pragma omp for schedule(static)

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: MIT
 # Measures what plot.py draws, with the programs of this project in PATH, and nothing else running:
 #   tools/develop/figures/measure.sh OUT quality               types of the trained model in examples/model
+#   tools/develop/figures/measure.sh OUT answers LIBGGML-BASE  docs/quality.md's tables beside ggml's types and of whole
+#                                                              answers, of examples/model and examples/tasks or of
+#     [MODEL TEXT TASKS]                                       models of their kinds; needs what answers.py needs
 #   tools/develop/figures/measure.sh OUT speed MODEL.rwkv…     decoding, of one model in several types
 #   tools/develop/figures/measure.sh OUT depth MODEL.rwkv      decoding after texts of many lengths
 #   tools/develop/figures/measure.sh OUT picture               not measured: the terminal in README.md, OUT/run.svg
@@ -22,6 +25,19 @@ quality)
       "$(rwkv-quantize compare "$out/exact.rwkv" "$out/$type.rwkv" --text "$examples/heldout.txt" --json)" \
       >>"$out/quality.jsonl"
   done
+  ;;
+answers)
+  here=$(cd "$(dirname "$0")" && pwd)
+  examples=$here/../../../examples
+  model=${2:-$examples/model/rwkv7-docs-5m.safetensors}
+  text=${3:-$examples/model/heldout.txt}
+  programs=$(dirname "$(command -v rwkv-quantize)")
+  head -c 60000 "$text" >"$out/text.txt"
+  tail -c 65536 "$text" >"$out/other.txt"
+  python3 "$here/../compare-ggml.py" "$model" --text "$out/text.txt" --calibrate "$out/other.txt" --ggml "$1" \
+    --bin "$programs" >"$out/ggml.md"
+  python3 "$here/../../train/answers.py" "${4:-$examples/tasks/rwkv7-tasks.safetensors}" --other "$out/other.txt" \
+    --ggml "$1" --bin "$programs" --raw "$out/answers.jsonl" >"$out/answers.md"
   ;;
 speed) rwkv-run bench "$@" -p 0 -n 64 -r 5 -o json >"$out/speed.jsonl" ;;
 picture)
