@@ -13,9 +13,12 @@ let package = Package(
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.20.0"),
   ],
   targets: [
+    // A link to the commands' own.
+    .target(name: "CArguments"),
     .executableTarget(
       name: "rwkv-serve",
       dependencies: [
+        "CArguments",
         .product(name: "RWKV", package: "rwkv"), .product(name: "RWKVChat", package: "rwkv"),
         .product(name: "RWKVCheckpoint", package: "rwkv"), .product(name: "RWKVTokenizer", package: "rwkv"),
         .product(name: "Hummingbird", package: "hummingbird"),

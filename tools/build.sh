@@ -35,6 +35,8 @@ build() {
   swift build -c release --scratch-path .build/static -Xswiftc -static-stdlib -Xlinker "-L$archives" "$@"
 }
 # Quiet unless something goes wrong: the compiler's errors are shown then.
+# Without what differs from folder to folder: debug information, and the number that is computed from it.
+stripped() { strip -R .note.gnu.build-id -o "$2" "$1"; }
 quietly() { "$@" >.build/build.log 2>&1 || { cat .build/build.log >&2; exit 1; }; }
 
 say "building the programs and the library (the first time takes some minutes)"
@@ -45,14 +47,14 @@ if [ "$serve" = yes ]; then
   # A package of its own, with dependencies of its own.
   say "building the server"
   build_server() { swift build -c release --package-path server --scratch-path .build/static-server \
-    --static-swift-stdlib -Xlinker "-L$archives" "$@"; }
+    --static-swift-stdlib -Xlinker "-L$archives" -Xcc "-ffile-prefix-map=$PWD/=" "$@"; }
   quietly build_server --product rwkv-serve
   ln -sf "$(build_server --show-bin-path)/rwkv-serve" "$built/rwkv-serve"
   programs="$programs rwkv-serve"
 fi
 
 say "installing into $prefix"
-strip -o .build/librwkv.so.0 "$built/librwkv.so"
+stripped "$built/librwkv.so" .build/librwkv.so.0
 tools/steps/install-library.sh .build/librwkv.so.0 "$prefix"
 share=$prefix/share
 mkdir -p "$prefix/bin" "$share/man/man1" "$share/bash-completion/completions" "$share/zsh/site-functions" \
@@ -60,7 +62,7 @@ mkdir -p "$prefix/bin" "$share/man/man1" "$share/bash-completion/completions" "$
 for command in $programs; do
   program=$prefix/bin/$command
   rm -f "$program"
-  strip -o "$program" "$built/$command"
+  stripped "$built/$command" "$program"
   python3 tools/steps/manual.py "$program" >"$share/man/man1/$command.1"
   python3 tools/steps/completions.py "$program" bash | sed "1{/^#!/d}" >"$share/bash-completion/completions/$command"
   python3 tools/steps/completions.py "$program" zsh >"$share/zsh/site-functions/_$command"

@@ -8,7 +8,7 @@
 #   rwkv-VERSION-source.tar.gz, rwkv.rb      the sources, and a Homebrew formula that builds them
 #   rwkv-VERSION.spdx.json, SHA256SUMS       what all of this consists of, and its checksums
 #
-# Built twice from one commit in one folder, with the same compiler, all of it has the same bytes: times are the commit's.
+# Built twice from one commit, with the same compiler, all of it has the same bytes: times are the commit's.
 set -eu
 serve=
 folder=.build/release-files
@@ -51,10 +51,16 @@ else
   echo "no dpkg-dev: Debian packages are left out"
 fi
 
-# The documents, as they lie in the sources; the header is where it is installed.
-git ls-files docs formats examples '*.md' ':!Tests' ':!python/[!R]*' | tar -c -T - | tar -x -C "$stage"
+# The documents, without what is for those who have the sources alone; the header is where it is installed.
+git ls-files docs formats examples '*.md' ':!Tests' ':!tools' ':!CONTRIBUTING.md' ':!python/[!R]*' |
+  tar -c -T - | tar -x -C "$stage"
 cp LICENSE "$stage/"
-sed -i 's|\.\./Sources/CRWKVABI/include/rwkv\.h|../include/rwkv.h|g' "$stage"/docs/*.md
+sed -i -e '/^<!-- sources -->/,/^<!-- \/sources -->/d' -e '/^| \[CONTRIBUTING/d' \
+  -e 's|\.\./Sources/CRWKVABI/include/rwkv\.h|../include/rwkv.h|g' -e 's|\[\([^]]*\)\](\.\./tools/[^)]*)|\1|g' \
+  "$stage"/README.md "$stage"/docs/*.md
+echo "
+Documents that name a script, a test or a file of the program mean the sources, rwkv-$version-source.tar.gz." \
+  >>"$stage/README.md"
 mkdir -p "$stage/share/doc/rwkv"
 # The licence of what is linked in and asks for it.
 if [ -e /usr/share/doc/libzstd-dev/copyright ]; then

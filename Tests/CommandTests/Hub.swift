@@ -69,7 +69,7 @@ final class Hub {
     _ tool: String, _ arguments: [String], token: String? = nil, trusted: Bool = true, setup: String = ""
   ) throws -> Tool.Result {
     var before =
-      "unset HF_TOKEN HF_TOKEN_PATH HF_HOME http_proxy https_proxy all_proxy no_proxy NO_PROXY; unset CURL_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE; export HOME=/nonexistent"
+      "unset HF_TOKEN HF_TOKEN_PATH HF_HOME XDG_CACHE_HOME http_proxy https_proxy all_proxy no_proxy NO_PROXY; unset CURL_CA_BUNDLE SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE; export HOME=/nonexistent"
     before += " HF_ENDPOINT=\(endpoint) TMPDIR=\(folder.path) RWKV_MODELS=\(models)"
     if let token { before += " HF_TOKEN=\(token)" }
     if scheme == "https", trusted { before += " SSL_CERT_FILE=\(folder.file("cert.pem"))" }

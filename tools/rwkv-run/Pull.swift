@@ -80,7 +80,8 @@ struct Pull: ParsableCommand {
     }
     guard let place = HubPlace(name), ModelDirectory.isName(place.name) else {
       throw CommandError(
-        "\(name): neither hf:OWNER/REPO[/FILE] nor one of the models to choose from:\n\n" + choice())
+        "\(name): neither hf:OWNER/REPO[/FILE], nor its page on the hub, nor one of the models to choose from:\n\n"
+          + choice())
     }
     return Source(name: place.name, checkpoint: name)
   }

@@ -1,10 +1,12 @@
-"""A hub of models for tests: lists of files, redirections to another host's name, ranges, and one fault at a time.
+"""A hub of models for tests: lists of files, redirections to another host's name, ranges, and faults, with commas between.
 
 hub.py FOLDER FAULT PORT_FILE LOG [CERTIFICATE KEY]: serves FOLDER as the repository owner/r, its .txt files as what a
 list calls small. Every request is a line of the log: host, Authorization, path, Range, "proxied" where it came by a proxy.
 """
 
+import email.utils
 import functools
+import gzip
 import hashlib
 import json
 import os
@@ -16,6 +18,8 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 folder, fault, port_file, log = sys.argv[1:5]
+# What other servers do, all of which is allowed.
+manners = set(fault.split(","))
 certificate = sys.argv[5:7]
 scheme = "https" if certificate else "http"
 commit = "0123456789abcdef0123456789abcdef01234567"
@@ -24,6 +28,12 @@ count = 0
 free = 0.0
 asked_to_wait = {}
 uses = {}
+# How servers say that they want to be left alone for a second.
+limits = {
+    "limited": lambda: {"Retry-After": "1"},
+    "limited-until": lambda: {"Retry-After": email.utils.formatdate(time.time() + 2, usegmt=True)},
+    "limited-by-policy": lambda: {"RateLimit": '"pages";r=9;t=200, "resolvers";r=0;t=1'},
+}
 
 
 def pace(count, rate):
@@ -50,16 +60,21 @@ def files():
 
 
 class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0" if "http-1.0" in manners else "HTTP/1.1"
 
     def log_message(self, *_):
         pass
 
     def reply(self, status, body=b"", headers=None):
+        headers = dict(headers or {})
+        if "gzip" in manners and status == 200 and "gzip" in self.headers.get("Accept-Encoding", "gzip"):
+            body = gzip.compress(body)
+            headers["Content-Encoding"] = "gzip"
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "no-length" not in manners:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -75,13 +90,16 @@ class Handler(BaseHTTPRequestHandler):
                 file.write(f"{host} {token} {path} {self.headers.get('Range', '-')} {proxied}\n")
         if fault == "busy" and number % 3 == 1:
             return self.reply(429 if number % 2 == 1 else 503, b"later", {"Retry-After": "0"})
-        if fault == "limited" and self.is_limited(number):
-            return self.reply(429, b"later", {"Retry-After": "1"})
+        for manner, headers in limits.items():
+            if manner in manners and self.is_limited(number):
+                return self.reply(429, b"later", headers())
         if fault == "for-hours" and path.startswith("/cdn/"):
             return self.reply(429, b"later", {"Retry-After": "7200"})
         if path in ("/api/models/owner/r", "/api/models/owner/r/revision/main", "/api/models/owner/r/revision/refs/pr/1"):
             return self.list()
         prefix = f"/owner/r/resolve/{commit}/"
+        if "same-path" in manners and self.path.endswith("?signature=secret-of-the-hub"):
+            return self.send(os.path.join(folder, path[len(prefix):]), number)
         if path.startswith(prefix):
             return self.redirect(path[len(prefix):], number)
         name = os.path.join(folder, path[len("/cdn/"):])
@@ -112,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def list(self):
         if fault == "private" and self.headers.get("Authorization") != "Bearer secret-of-mine":
-            return self.reply(401, b"no")
+            return self.reply(401, b"no", {"X-Error-Code": "RepoNotFound"})
         if fault == "no-list":
             return self.reply(200, b'{"sha": "' + commit.encode() + b'", "siblings": [{"rfilename"')
         siblings = []
@@ -124,6 +142,8 @@ class Handler(BaseHTTPRequestHandler):
             siblings.append(entry)
         siblings.append({"rfilename": "../../escape.safetensors", "size": 5})
         body = json.dumps({"sha": commit, "siblings": siblings}).encode()
+        if "gzip" in manners or "http-1.0" in manners:
+            return self.reply(200, body)
         # Chunked, as the hub does it.
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
@@ -137,6 +157,10 @@ class Handler(BaseHTTPRequestHandler):
         port = self.server.server_address[1]
         other = "localhost" if self.headers["Host"].startswith("127.") else "cdn.test"
         target = f"{scheme}://{other}:{port}/cdn/{urllib.parse.quote(name)}?signature=secret-of-the-hub-{number}"
+        if "relative" in manners:
+            target = f"../../../../cdn/{urllib.parse.quote(name)}?a=secret-of-the-hub"
+        if "same-path" in manners:
+            target = "?signature=secret-of-the-hub"
         if fault == "loop":
             target = self.path
         if fault == "downgrade":
@@ -152,28 +176,43 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(302, b"Found. Redirecting to " + target.encode(), headers)
 
     def send(self, name, number):
-        tag = '"one"' if fault != "changed" or number < 4 else '"two"'
+        new = fault in ("changed", "changed-date") and number >= 4
+        tags = {"ETag": '"two"' if new else '"one"', "Last-Modified": email.utils.formatdate(1e9 + new, usegmt=True)}
+        if "weak" in manners and number % 2:
+            tags["ETag"] = "W/" + tags["ETag"]
+        if "few-tags" in manners and number % 3 or fault == "changed-date":
+            del tags["ETag"]
         size = os.path.getsize(name)
         wanted = self.headers.get("Range")
-        if wanted is None or fault == "whole":
-            with open(name, "rb") as file:
-                return self.reply(200, file.read(), {"ETag": tag})
-        first, last = (int(part) for part in wanted[len("bytes="):].split("-"))
+        first, last = (int(part) for part in wanted[len("bytes="):].split("-")) if wanted else (0, size)
         last = min(last, size - 1)
+        whole = "whole-if-all" in manners and (first, last) == (0, size - 1)
+        if wanted is None or fault == "whole" or whole:
+            with open(name, "rb") as file:
+                return self.reply(200, file.read(), tags)
+        if "small-parts" in manners:
+            last = min(last, first + 400000)
         with open(name, "rb") as file:
             file.seek(first)
             part = file.read(last + 1 - first)
         shown = first + 1 if fault == "other-part" and len(part) > 1 else first
         total = size + (1 if fault == "wrong-total" and number > 3 else 0)
         self.send_response(206)
-        self.send_header("ETag", tag)
-        self.send_header("Content-Range", f"bytes {shown}-{last}/{total}")
+        for key, value in tags.items():
+            self.send_header(key, value)
+        if "any-size" in manners:
+            total = "*"
+        equals = "=" if "equals" in manners else " "
+        self.send_header("Content-Range", f"bytes{equals}{shown}-{last}/{total}")
+        if fault == "compressed":
+            self.send_header("Content-Encoding", "gzip")
         if fault == "huge-header":
             for index in range(150):
                 self.send_header(f"X-{index}", "x" * 500)
         if fault == "longer":
             part += b"more"
-        self.send_header("Content-Length", str(len(part) + (9 if fault == "short" else 0)))
+        if "no-length" not in manners:
+            self.send_header("Content-Length", str(len(part) + (9 if fault == "short" else 0)))
         self.end_headers()
         if fault in ("cut", "stopped") and len(part) > 1000 and first % 2 == 0:
             self.wfile.write(part[: len(part) // 3])

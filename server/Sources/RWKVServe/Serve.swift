@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
+import CArguments
 import Foundation
 import Hummingbird
 import HummingbirdCore
@@ -73,6 +74,13 @@ struct Serve: AsyncParsableCommand {
   var idle = 60
   @Option(help: "What is written to standard error about requests.") var log = Log.off
   @Flag(help: "No page for browsers.") var noPage = false
+
+  /// The parser would read the arguments from /proc, which is not there in every container.
+  static func main() async {
+    var words: [String] = []
+    while let word = program_argument(Int32(words.count) + 1) { words.append(String(cString: word)) }
+    await main(words)
+  }
 
   func validate() throws {
     if !(1...63).contains(parallel) { throw ValidationError("--parallel must be 1 to 63.") }

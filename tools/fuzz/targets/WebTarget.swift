@@ -3,7 +3,7 @@ import RWKVCheckpoint
 import Remote
 import Synchronization
 
-/// A server whose answers stand between zero bytes: lines of a head, an empty line, a body. A part of a file
+/// A server whose answers stand between zero bytes: lines of a head, an empty line, a body. A part of a file, all of it
 /// and a small file are asked for, until there are no more answers.
 func askServer(_ input: [UInt8]) {
   let answers = input.split(separator: 0, omittingEmptySubsequences: false)
@@ -29,12 +29,13 @@ func askServer(_ input: [UInt8]) {
       return (answer, nil)
     }, wait: { _ in })
   guard let hub else { return }
-  let range = 10..<50
-  if let part = try? web.part(hub, range) {
+  for (range, known) in [(10..<50, nil), (0..<40, 40)] {
+    guard let part = try? web.part(hub, range, known: known) else { continue }
     precondition(part.bytes.count == min(range.upperBound, part.size) - range.lowerBound, "another part")
   }
   if case .some(.some(let bytes)) = try? web.file(hub, limit: 64) { precondition(bytes.count <= 64) }
   _ = RepositoryListing(input)
+  _ = HubPlace(String(decoding: input, as: UTF8.self))
 }
 
 /// As libcurl hands it over: line by line, then the body in pieces.

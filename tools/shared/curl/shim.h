@@ -12,6 +12,7 @@ typedef size_t (*curl_receive)(char *bytes, size_t size, size_t count, void *con
 typedef int (*curl_progress)(void *context, long long, long long, long long, long long);
 
 enum {
+  CURL_ERROR_SIZE = 256,
   CURL_HTTP_AND_HTTPS = 3,
 
   CURL_LOW_SPEED_LIMIT = 19,
@@ -20,14 +21,17 @@ enum {
   CURL_CONNECTTIMEOUT = 78,
   CURL_NOSIGNAL = 99,
   CURL_PROTOCOLS = 181,
+  CURL_SUPPRESS_CONNECT_HEADERS = 265,
   CURL_WRITEDATA = 10001,
   CURL_URL = 10002,
   CURL_RANGE = 10007,
+  CURL_ERRORBUFFER = 10010,
   CURL_USERAGENT = 10018,
   CURL_HTTPHEADER = 10023,
   CURL_HEADERDATA = 10029,
   CURL_CAINFO = 10065,
   CURL_CAPATH = 10097,
+  CURL_ACCEPT_ENCODING = 10102,
   CURL_NOPROXY = 10177,
   CURL_WRITEFUNCTION = 20011,
   CURL_HEADERFUNCTION = 20079,

@@ -74,6 +74,7 @@ package struct Address: Sendable, Equatable {
       return nil
     }
     let path = target.prefix { $0 != "?" }
+    if location.hasPrefix("?") { return Address(root + path + location) }
     return Address(root + path[...(path.lastIndex(of: "/") ?? path.startIndex)] + location)
   }
 }
@@ -93,6 +94,21 @@ func percentEncoded(_ text: String, keeping: String = "/") -> String {
     let stays = letter.isASCII && (letter.isLetter || letter.isNumber || ("-._~" + keeping).contains(letter))
     return stays ? String(letter) : percentEncoded(byte)
   }.joined()
+}
+
+/// What `percentEncoded` was made of; nil where it is no UTF-8.
+func percentDecoded(_ text: some StringProtocol) -> String? {
+  var (bytes, rest) = ([UInt8](), text.utf8[...])
+  while let byte = rest.popFirst() {
+    let digits = String(decoding: rest.prefix(2), as: UTF8.self)
+    if byte == UInt8(ascii: "%"), digits.allSatisfy(\.isHexDigit), let value = UInt8(digits, radix: 16) {
+      bytes.append(value)
+      rest = rest.dropFirst(2)
+    } else {
+      bytes.append(byte)
+    }
+  }
+  return String(validating: bytes, as: UTF8.self)
 }
 
 private func percentEncoded(_ byte: UInt8) -> String {

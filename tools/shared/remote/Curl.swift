@@ -67,7 +67,6 @@ final class Connections: Sendable {
     guard let handle = free.withLock({ $0.handles.popLast() }) ?? curl.open() else {
       return (answer, Problem("libcurl does not start"))
     }
-    curl.reset(handle)
     var list: UnsafeMutableRawPointer?
     for header in headers { list = curl.append(list, header) }
     defer { curl.freeList(list) }
@@ -79,6 +78,8 @@ final class Connections: Sendable {
     set(CURL_URL, address.text)
     set(CURL_PROTOCOLS, CURL_HTTP_AND_HTTPS)
     set(CURL_NOSIGNAL, 1)
+    // What a proxy says before the server is no answer of it.
+    set(CURL_SUPPRESS_CONNECT_HEADERS, 1)
     set(CURL_CONNECTTIMEOUT, Self.patience)
     set(CURL_LOW_SPEED_LIMIT, Self.leastSpeed)
     set(CURL_LOW_SPEED_TIME, Self.patience)
@@ -92,7 +93,13 @@ final class Connections: Sendable {
     if !variable("SSL_CERT_DIR").isEmpty { set(CURL_CAPATH, variable("SSL_CERT_DIR")) }
     // Plain HTTP is for this machine: a proxy would carry it beyond.
     if address.scheme == "http", address.isLocal { set(CURL_NOPROXY, "*") }
-    if let range { set(CURL_RANGE, "\(range.lowerBound)-\(range.upperBound - 1)") }
+    // Parts are of the file itself; small files may come compressed.
+    if let range {
+      set(CURL_RANGE, "\(range.lowerBound)-\(range.upperBound - 1)")
+      list = curl.append(list, "Accept-Encoding: identity")
+    } else {
+      set(CURL_ACCEPT_ENCODING, "")
+    }
     if let list { set(CURL_HTTPHEADER, list) }
     let context = Unmanaged.passUnretained(answer).toOpaque()
     set(CURL_WRITEDATA, context)
@@ -112,10 +119,17 @@ final class Connections: Sendable {
     _ = curl_set_progress(curl.set, handle, Int32(CURL_XFERINFOFUNCTION)) { _, _, _, _, _ in
       isInterrupted ? 1 : 0
     }
+    let message = UnsafeMutablePointer<CChar>.allocate(capacity: CURL_ERROR_SIZE)
+    defer { message.deallocate() }
+    message.pointee = 0
+    set(CURL_ERRORBUFFER, message)
     let code = withExtendedLifetime(answer) { curl.perform(handle) }
+    curl.reset(handle)
     free.withLock { $0.handles.append(handle) }
     guard code != 0 else { return (answer, nil) }
-    let text = curl.text(code).map { String(cString: $0) } ?? "error \(code)"
+    let text =
+      message.pointee == 0
+      ? curl.text(code).map { String(cString: $0) } ?? "error \(code)" : String(cString: message)
     return (answer, Problem(text, Self.kind(code)))
   }
 

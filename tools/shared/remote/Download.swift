@@ -13,14 +13,14 @@ struct Download {
   func run(progress: (Int) -> Void) throws {
     if try isThere() { return }
     // The version is in its name: of another one, or an unknown one, nothing is kept.
-    let part = target + "." + SHA256.hex(Array((file.version ?? "").utf8)).prefix(12) + ".part"
+    let part = target + "." + SHA256.hex(Array((file.identity ?? "").utf8)).prefix(12) + ".part"
     let descriptor = open(part, O_RDWR | O_CREAT | O_CLOEXEC, 0o666)
     guard descriptor >= 0 else { throw failure(part) }
     defer { close(descriptor) }
     guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
       throw CommandError("\(part): another program is fetching it")
     }
-    if file.version == nil { ftruncate(descriptor, 0) }
+    if file.identity == nil { ftruncate(descriptor, 0) }
     var hash = SHA256()
     let block = UnsafeMutableRawBufferPointer.allocate(byteCount: RemoteFile.blockBytes, alignment: 64)
     defer { block.deallocate() }

@@ -3,7 +3,7 @@ import Glibc
 import RWKVCheckpoint
 import Terminal
 
-/// `hf:OWNER/REPO[/PATH][@REVISION]`
+/// `hf:OWNER/REPO[/PATH][@REVISION]`, or the address of a page there.
 package struct HubPlace: Sendable {
   package let repository: String
   /// Of a file or a folder in it; empty: all.
@@ -11,16 +11,34 @@ package struct HubPlace: Sendable {
   let revision: String?
 
   package init?(_ text: String) {
-    guard text.hasPrefix("hf:") else { return nil }
-    let body = text.dropFirst(3)
-    let at = body.lastIndex(of: "@")
-    let parts = body[..<(at ?? body.endIndex)].split(separator: "/")
-    guard parts.count >= 2, !parts.contains(".."), !parts.contains("."), !text.utf8.contains(0) else {
+    if let page = Self.page(text) {
+      self.init(page.parts, page.revision)
+    } else {
+      guard text.hasPrefix("hf:") else { return nil }
+      let body = text.dropFirst(3)
+      let at = body.lastIndex(of: "@")
+      self.init(
+        body[..<(at ?? body.endIndex)].split(separator: "/").map(String.init),
+        at.map { String(body[body.index(after: $0)...]) })
+    }
+  }
+
+  private init?(_ parts: [String], _ revision: String?) {
+    guard parts.count >= 2, !parts.contains(where: { $0 == ".." || $0 == "." || $0.utf8.contains(0) }) else {
       return nil
     }
-    repository = parts[..<2].joined(separator: "/")
-    path = parts[2...].joined(separator: "/")
-    revision = at.map { String(body[body.index(after: $0)...]) }
+    (repository, path) = (parts[..<2].joined(separator: "/"), parts[2...].joined(separator: "/"))
+    self.revision = revision
+  }
+
+  /// Of what a browser shows, or copies as a link: `ENDPOINT/OWNER/REPO[/tree|blob|resolve|raw/REVISION[/PATH]]`.
+  private static func page(_ text: String) -> (parts: [String], revision: String?)? {
+    guard text.hasPrefix(Hub.endpoint + "/") else { return nil }
+    let path = text.dropFirst(Hub.endpoint.count).prefix { !"?#".contains($0) }
+    let parts = path.split(separator: "/").compactMap { percentDecoded($0) }
+    if parts.count == 2, !weightEndings.contains(where: parts[1].hasSuffix) { return (parts, nil) }
+    guard parts.count >= 4, ["tree", "blob", "resolve", "raw"].contains(parts[2]) else { return nil }
+    return (Array(parts[..<2] + parts[4...]), parts[3])
   }
 
   /// What it is called among models.
@@ -33,10 +51,16 @@ package struct HubPlace: Sendable {
   }
 }
 
+/// What files with weights end in.
+let weightEndings = [".safetensors", ".pth", ".pt", ".st", ".gguf", ".bin", ".ckpt"]
+
 /// Where checkpoints are published: lists of files, and their bytes.
 struct Hub: Sendable {
-  /// Without a slash at its end.
-  private let endpoint: String
+  /// HF_ENDPOINT, without a slash at its end.
+  static let endpoint: String = {
+    let given = variable("HF_ENDPOINT")
+    return given.isEmpty ? "https://huggingface.co" : given.hasSuffix("/") ? String(given.dropLast()) : given
+  }()
   private let root: Address
   let web: Web
 
@@ -44,10 +68,9 @@ struct Hub: Sendable {
 
   /// As HF_ENDPOINT, HF_TOKEN and its file say.
   init(isInsecure: Bool) throws {
-    let given = variable("HF_ENDPOINT")
-    endpoint =
-      given.isEmpty ? "https://huggingface.co" : given.hasSuffix("/") ? String(given.dropLast()) : given
-    guard let root = Address(endpoint) else { throw CommandError("HF_ENDPOINT: \(endpoint) is no address") }
+    guard let root = Address(Self.endpoint) else {
+      throw CommandError("HF_ENDPOINT: \(Self.endpoint) is no address")
+    }
     self.root = root
     web = try Web(token: Self.token().map { (root.origin, $0) }, isInsecure: isInsecure)
   }
@@ -70,7 +93,7 @@ struct Hub: Sendable {
   }
 
   private func address(_ path: String) throws -> Address {
-    guard let address = Address(endpoint + path) else {
+    guard let address = Address(Self.endpoint + path) else {
       throw CommandError("\(path): too long for an address")
     }
     return address
@@ -78,7 +101,8 @@ struct Hub: Sendable {
 
   /// HF_TOKEN, or the file in which the hub's own programs keep it. Never shown.
   private static func token() -> String? {
-    let home = variable("HF_HOME").isEmpty ? variable("HOME") + "/.cache/huggingface" : variable("HF_HOME")
+    let cache = variable("XDG_CACHE_HOME").isEmpty ? variable("HOME") + "/.cache" : variable("XDG_CACHE_HOME")
+    let home = variable("HF_HOME").isEmpty ? cache + "/huggingface" : variable("HF_HOME")
     let file = variable("HF_TOKEN_PATH").isEmpty ? home + "/token" : variable("HF_TOKEN_PATH")
     var text = variable("HF_TOKEN")
     if text.isEmpty, let content = try? readFile(file) {

@@ -35,8 +35,9 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   /// When each block was used last.
   private var used: [Int: Int] = [:]
   private var clock = 0
-  /// The ETag of the first part that came; the others must have it, too.
-  private var tag: String??
+  /// Of the parts that came; the others must be of it, too.
+  private var version = Version()
+  private var hasBegun = false
 
   /// - Parameter together: size of all files that are read as one model [bytes], which decides about the
   ///   memory: the largest of its matrices that are read column by column have up to a 64th of it.
@@ -46,7 +47,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
       self.size = size
     } else {
       let first = try web.part(address, 0..<1)
-      (size, tag) = (first.size, first.tag)
+      (size, version, hasBegun) = (first.size, first.version, true)
     }
     capacity = max(Self.leastCapacity, (together ?? size) / 64) / Self.blockBytes
     pthread_mutex_init(mutex, nil)
@@ -60,11 +61,11 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
     return clock > 0
   }
 
-  /// The version that was read, if the server names it; for those who keep a part of it.
-  var version: String? {
+  /// What tells this version from others, if the server names it; for those who keep a part of it.
+  var identity: String? {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
-    return expected.sha256 ?? tag ?? nil
+    return expected.sha256 ?? version.tag
   }
 
   deinit {
@@ -120,7 +121,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   private func load(_ index: Int) {
     let start = index * Self.blockBytes
     let range = start..<min(size, start + Self.blockBytes)
-    let result = Result { try web.part(address, range) }
+    let result = Result { try web.part(address, range, known: size) }
     pthread_mutex_lock(mutex)
     switch result {
     case .success(let part):
@@ -128,7 +129,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
         blocks[index] = .failed(problem)
       } else {
         blocks[index] = .here(part.bytes)
-        tag = .some(part.tag)
+        hasBegun = true
       }
     case .failure(let error): blocks[index] = .failed("\(error)")
     }
@@ -141,15 +142,15 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   private func problem(of part: Web.Part, _ range: Range<Int>) -> String? {
     let sizes = [part.size, part.linkedSize ?? part.size]
     if let listed = expected.size, let found = sizes.first(where: { $0 != listed }) {
-      return tag == nil
-        ? "\(address.shown): \(found) bytes, but the repository lists \(listed)" : "\(Web.changed(address))"
+      return hasBegun
+        ? "\(Web.changed(address))" : "\(address.shown): \(found) bytes, but the repository lists \(listed)"
     }
     if let hash = expected.sha256, let linked = part.linkedTag, linked.filter(\.isHexDigit).count == 64,
       linked.filter(\.isHexDigit) != hash
     {
       return "\(address.shown): the server has another file than the repository lists"
     }
-    guard part.size == size, part.bytes.count == range.count, tag.map({ $0 == part.tag }) ?? true else {
+    guard part.size == size, part.bytes.count == range.count, version.isSame(part.version) else {
       return "\(Web.changed(address))"
     }
     return nil

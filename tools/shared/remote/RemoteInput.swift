@@ -10,11 +10,11 @@ package final class RemoteInput {
   /// What a conversion gets as its input.
   package private(set) var path: String
   private let folder: String
+  /// What it is called in messages: the query of an address may be a secret.
   private let name: String
   /// Files that are empty here, by their path.
   private var files: [String: RemoteFile] = [:]
 
-  private static let weightEndings = [".safetensors", ".pth", ".pt", ".st", ".gguf", ".bin", ".ckpt"]
   private static let sideEndings = [".json", ".txt"]
   private static let longestSideFile = 64 << 20
 
@@ -30,7 +30,7 @@ package final class RemoteInput {
   /// - Parameter isInsecure: plain HTTP is allowed beyond this machine.
   package init(_ input: String, isInsecure: Bool) throws {
     leanMalloc()
-    name = input
+    name = Address(input)?.shown ?? input
     let parent = variable("TMPDIR").isEmpty ? "/tmp" : variable("TMPDIR")
     var template = Array((parent + "/rwkv-XXXXXX").utf8CString)
     guard let made = template.withUnsafeMutableBufferPointer({ $0.baseAddress.flatMap(mkdtemp) }) else {
@@ -38,7 +38,14 @@ package final class RemoteInput {
     }
     (folder, path) = (String(cString: made), "")
     do {
-      path = try input.hasPrefix("hf:") ? placeRepository(isInsecure) : placeFile(isInsecure)
+      let hub = try Hub(isInsecure: isInsecure)
+      if let place = HubPlace(input) {
+        path = try placeRepository(place, hub)
+      } else if input.hasPrefix("hf:") {
+        throw CommandError("\(name): expected hf:OWNER/REPO, hf:OWNER/REPO/FILE or hf:OWNER/REPO@REVISION")
+      } else {
+        path = try placeFile(Address(input), hub.web)
+      }
     } catch {
       remove()
       throw error
@@ -62,16 +69,17 @@ package final class RemoteInput {
     do { return try body() } catch  where !isInterrupted { throw CommandError(renamed("\(error)")) }
   }
 
-  /// `text` with what the user typed in place of the folder.
-  package func renamed(_ text: String) -> String { text.replacing(path, with: name) }
+  /// `text` with what the user typed in place of the folder, once.
+  package func renamed(_ text: String) -> String {
+    text.replacing(path, with: name).replacing("\(name): \(name): ", with: "\(name): ")
+  }
 
   // MARK: What is there
 
-  private func placeFile(_ isInsecure: Bool) throws -> String {
-    guard let address = Address(name) else {
+  private func placeFile(_ address: Address?, _ web: Web) throws -> String {
+    guard let address else {
       throw CommandError("\(name): no address; names and passwords do not belong into it")
     }
-    let web = try Web(token: nil, isInsecure: isInsecure)
     let last = address.target.prefix { $0 != "?" }.split(separator: "/").last ?? "model"
     let path = folder + "/url/" + (last == ".." || last == "." ? "model" : last)
     mkdir(folder + "/url", 0o700)
@@ -86,13 +94,9 @@ package final class RemoteInput {
     return path
   }
 
-  private func placeRepository(_ isInsecure: Bool) throws -> String {
-    guard let place = HubPlace(name) else {
-      throw CommandError("\(name): expected hf:OWNER/REPO, hf:OWNER/REPO/FILE or hf:OWNER/REPO@REVISION")
-    }
-    let hub = try Hub(isInsecure: isInsecure)
+  private func placeRepository(_ place: HubPlace, _ hub: Hub) throws -> String {
     let listing = try hub.listing(place)
-    func isWeights(_ path: String) -> Bool { Self.weightEndings.contains(where: path.hasSuffix) }
+    func isWeights(_ path: String) -> Bool { weightEndings.contains(where: path.hasSuffix) }
     func isSide(_ path: String) -> Bool { Self.sideEndings.contains(where: path.hasSuffix) }
 
     let named = listing.files.first { $0.path == place.path && (isWeights($0.path) || isSide($0.path)) }

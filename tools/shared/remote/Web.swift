@@ -66,7 +66,7 @@ package final class Web: Sendable {
     package var bytes: [UInt8] = []
     /// Of the whole file.
     package var size = 0
-    package var tag: String?
+    var version = Version()
     /// The whole file's by the hub's own word, where it gives it.
     var linkedSize: Int?
     var linkedTag: String?
@@ -79,32 +79,55 @@ package final class Web: Sendable {
       if answer.isTooLong { throw CommandError("\(address.shown): more than \(size(limit))") }
       if answer.status == 404 { return .found(nil) }
       guard answer.status == 200 else { return try retry(answer, problem, address) }
-      let isWhole = answer.headers["content-length"].map { decimalNumber($0) == answer.body.count } ?? true
+      let length = answer.isPlain ? answer.headers["content-length"] : nil
+      let isWhole = length.map { decimalNumber($0) == answer.body.count } ?? true
       return problem == nil && isWhole ? .found(answer.body) : .again(answer, problem)
     }
   }
 
   /// Bytes of a file, fewer only where it ends before, however often the connection is cut.
-  package func part(_ address: Address, _ range: Range<Int>) throws -> Part {
+  /// - Parameter known: how many the whole file has, for servers that do not say it with each part.
+  package func part(_ address: Address, _ range: Range<Int>, known: Int? = nil) throws -> Part {
     var part = Part()
     return try repeating(address, progress: { part.bytes.count }) {
       let wanted = range.lowerBound + part.bytes.count..<range.upperBound
       let (answer, place, problem) = try follow(address, range: wanted, limit: wanted.count)
-      if answer.status == 200 {
-        throw CommandError(
-          "\(address.shown): the server does not send parts of files; download it and convert the file")
+      guard [200, 206].contains(answer.status) else { return try retry(answer, problem, address) }
+      if answer.status == 200, wanted.lowerBound == 0, !answer.isTooLong, problem != nil {
+        return .again(answer, problem)
       }
-      guard answer.status == 206 else { return try retry(answer, problem, address) }
-      guard let (bytes, size) = answer.contentRange, bytes.lowerBound == wanted.lowerBound,
-        bytes.upperBound < wanted.upperBound, answer.body.count <= bytes.count, !answer.isTooLong
-      else { throw CommandError("\(address.shown): the server sends another part than was asked for") }
-      let tag = answer.headers["etag"]
-      guard part.bytes.isEmpty || part.size == size && part.tag == tag else { throw Web.changed(address) }
-      (part.size, part.tag, part.linkedSize, part.linkedTag) = (size, tag, place.size, place.tag)
+      let size = try wholeSize(answer, wanted, known: known, address)
+      guard part.version.isSame(Version(of: answer)), part.bytes.isEmpty || part.size == size else {
+        throw Web.changed(address)
+      }
+      (part.size, part.linkedSize, part.linkedTag) = (size, place.size, place.tag)
       if part.bytes.isEmpty { part.bytes = answer.body } else { part.bytes += answer.body }
       return part.bytes.count == min(range.upperBound, size) - range.lowerBound
         ? .found(part) : .again(answer, problem)
     }
+  }
+
+  /// Of the file of which an answer is the part that was asked for; any other answer throws.
+  private func wholeSize(_ answer: Answer, _ wanted: Range<Int>, known: Int?, _ address: Address) throws
+    -> Int
+  {
+    guard answer.isPlain else {
+      throw CommandError("\(address.shown): the server compresses files; download it and convert the file")
+    }
+    let length = answer.headers["content-length"].flatMap { decimalNumber($0) }
+    if answer.status == 200 {
+      // All of a file that is wanted whole.
+      guard wanted.lowerBound == 0, !answer.isTooLong, let size = known ?? length, size == answer.body.count
+      else {
+        throw CommandError(
+          "\(address.shown): the server does not send parts of files; download it and convert the file")
+      }
+      return size
+    }
+    guard let (bytes, size) = answer.contentRange(known: known), bytes.lowerBound == wanted.lowerBound,
+      bytes.upperBound < wanted.upperBound, answer.body.count <= bytes.count, !answer.isTooLong
+    else { throw CommandError("\(address.shown): the server sends another part than was asked for") }
+    return size
   }
 
   static func changed(_ address: Address) -> CommandError {
@@ -153,10 +176,12 @@ package final class Web: Sendable {
     let url = address.shown
     switch answer.status {
     case 401, 403:
+      // The hub does not tell strangers which private repositories there are.
+      let reason =
+        answer.headers["x-error-code"] == "RepoNotFound"
+        ? "no such repository, or a private one" : "access denied"
       throw CommandError(
-        "\(url): \(answer.status), access denied; if it is private or gated, accept its terms "
-          + "and set HF_TOKEN"
-      )
+        "\(url): \(answer.status), \(reason); if it is private or gated, accept its terms and set HF_TOKEN")
     case 404: throw CommandError("\(url): 404, there is no such file")
     case 408, 425, 429, 500...: return .again(answer, problem)
     case 0:
