@@ -13,12 +13,12 @@ let package = Package(
     .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.20.0"),
   ],
   targets: [
-    // A link to the commands' own.
-    .target(name: "CArguments"),
+    // A link to the commands' own code; names of targets are unique across packages.
+    .target(name: "CServeArguments"),
     .executableTarget(
       name: "rwkv-serve",
       dependencies: [
-        "CArguments",
+        "CServeArguments",
         .product(name: "RWKV", package: "rwkv"), .product(name: "RWKVChat", package: "rwkv"),
         .product(name: "RWKVCheckpoint", package: "rwkv"), .product(name: "RWKVTokenizer", package: "rwkv"),
         .product(name: "Hummingbird", package: "hummingbird"),

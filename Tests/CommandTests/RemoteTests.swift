@@ -67,10 +67,14 @@ struct RemoteTests {
 
   @Test func addressesOfPagesAreUnderstood() throws {
     let hub = try Hub(Self.case_("v7-pth", ["model.pth"]), fault: "private")
-    for page in ["", "/tree/main", "/blob/refs%2Fpr%2F1/model.pth", "/resolve/main/model.pth?download=true"] {
+    let file = hub.repository.appending(path: "model.pth").path
+    let pages = [
+      ("", hub.repository.path), ("/tree/main", hub.repository.path), ("/blob/refs%2Fpr%2F1/model.pth", file),
+      ("/resolve/main/model.pth?download=true", file),
+    ]
+    for (page, local) in pages {
       try same(
-        hub, "\(hub.endpoint)/owner/r\(page)", local: hub.repository.path, token: "secret-of-mine",
-        more: ["--force"])
+        hub, "\(hub.endpoint)/owner/r\(page)", local: local, token: "secret-of-mine", more: ["--force"])
     }
   }
 
@@ -78,7 +82,7 @@ struct RemoteTests {
   func aServerThatAsksToWaitIsLeftAlone(limit: String) throws {
     let hub = try Hub(Self.small, fault: limit)
     try same(hub, "hf:owner/r", local: hub.repository.path)
-    #expect(hub.log.count > 5 && !hub.log.contains("too early"))
+    #expect(hub.log.count > 3 && !hub.log.contains("too early"))
   }
 
   @Test func nobodyWaitsForHours() throws {

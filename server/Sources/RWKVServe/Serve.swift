@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 import ArgumentParser
-import CArguments
+import CServeArguments
 import Foundation
 import Hummingbird
 import HummingbirdCore
