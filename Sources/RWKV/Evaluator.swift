@@ -356,10 +356,8 @@ package final class Evaluator {
     var result = [TokenScore](repeating: TokenScore(), count: wanted.count)
     result.withUnsafeMutableBufferPointer { buffer in
       nonisolated(unsafe) let scores = buffer
-      team.run { member in
-        member.parallel(wanted.count) { index in
-          scores[index] = TokenScore(logits(wanted[index].row), target: wanted[index].target)
-        }
+      team.each(wanted.count) { index in
+        scores[index] = TokenScore(logits(wanted[index].row), target: wanted[index].target)
       }
     }
     return result
@@ -370,12 +368,10 @@ package final class Evaluator {
     samplers.withUnsafeMutableBufferPointer { samplers in
       choices.withUnsafeMutableBufferPointer { choices in
         nonisolated(unsafe) let (samplers, choices) = (samplers, choices)
-        team.run { member in
-          member.parallel(samplers.count) { index in
-            do throws(SamplingError) {
-              choices[index] = .success(try samplers[index].sample(logits(index)))
-            } catch { choices[index] = .failure(error) }
-          }
+        team.each(samplers.count) { index in
+          do throws(SamplingError) {
+            choices[index] = .success(try samplers[index].sample(logits(index)))
+          } catch { choices[index] = .failure(error) }
         }
       }
     }

@@ -6,12 +6,14 @@ import Synchronization
 
 /// A team of threads that walks through one evaluation together, phase by phase.
 ///
-/// Dispatch is entered once per evaluation (`run`); every member executes the same code, and each call of
-/// `Member.parallel` is a phase whose tasks the members share. A phase ends when all its tasks are done, not when all
-/// members have arrived: a member that the system has not scheduled holds nothing up. It finds the phases it missed
-/// already over and catches up. Members with an even index take tasks from the front, the others from the back, so
-/// that what a task leaves in a core's cache is mostly there for the same task of the next phase. Which member runs a
-/// task never changes the result.
+/// Every member executes the same code, and each call of `Member.parallel` is a phase whose tasks the members share. A
+/// phase ends when all its tasks are done, not when all members have arrived: a member that the system has not scheduled
+/// holds nothing up. It finds the phases it missed already over and catches up. Members with an even index take tasks
+/// from the front, the others from the back, so that what a task leaves in a core's cache is mostly there for the same
+/// task of the next phase. Which member runs a task never changes the result.
+///
+/// The caller of `run` is member 0; the others are helpers that Dispatch starts. A helper stays for a moment after an
+/// evaluation: the next token begins a few microseconds later, and to wake a thread can take longer than choosing one.
 final class Team: Sendable {
   /// Members at most, 1…
   let size: Int
@@ -25,6 +27,14 @@ final class Team: Sendable {
   /// Nanoseconds that members of the current evaluation spent waiting for others for long.
   private let stalled = Atomic<UInt64>(0)
   private let crew: Mutex<Crew>
+  private let door = Atomic<Door>(Door(rawValue: 0))
+  /// What those who come in do; written while the door is closed and nobody is inside.
+  private nonisolated(unsafe) var work: ((_ index: Int) -> Void)?
+  /// Helpers that work or look at the door.
+  private let helpers = Atomic<Int>(0)
+  /// How long helpers look at a closed door [ns].
+  private let patience = Atomic<UInt64>(0)
+  private static let longestPatience: UInt64 = 500_000
 
   /// - Parameter firstPhase: the number of the first phase; any will do, less than 2^24.
   init(size: Int, moments: InputMoments? = nil, firstPhase: UInt64 = 0) {
@@ -44,26 +54,83 @@ final class Team: Sendable {
     let first = ticket.load(ordering: .acquiring) >> 40
     let count = crew.withLock { $0.next() }
     let start = nanoseconds()
-    guard count > 1 else {
-      var member = Member(team: self, index: 0, count: 1, phase: first)
+    let ending = together(count) { index in
+      var member = Member(team: self, index: index, count: count, phase: first)
       body(&member)
-      return crew.withLock { $0.learn(stalled: 0, of: nanoseconds() - start) }
     }
-    let left = Atomic<UInt64>(start)
-    // The closure runs only while `run` waits, so its captures outlive it.
-    withoutActuallyEscaping(body) { body in
-      nonisolated(unsafe) let body = body
-      DispatchQueue.concurrentPerform(iterations: count) { index in
-        var member = Member(team: self, index: index, count: count, phase: first)
-        body(&member)
-        // The first to leave has seen the end of the last phase; from then on there is only waiting for the others.
-        _ = left.compareExchange(expected: start, desired: nanoseconds(), ordering: .relaxed)
+    let elapsed = nanoseconds() - start
+    patience.store(min(elapsed, Self.longestPatience), ordering: .relaxed)
+    let waited = stalled.exchange(0, ordering: .relaxed) + (leavesTogether ? ending : 0)
+    crew.withLock { $0.learn(stalled: waited, of: elapsed) }
+  }
+
+  /// Runs tasks 0..<count that have nothing to do with each other, on no more threads than an evaluation has.
+  ///
+  /// This is for what happens between evaluations, as choosing tokens: how long threads wait for the last task says
+  /// nothing about the cores they have.
+  func each(_ count: Int, _ task: (Int) -> Void) {
+    let claimed = Atomic<Int>(0)
+    _ = together(min(count, crew.withLock { $0.count })) { _ in
+      while true {
+        let index = claimed.add(1, ordering: .relaxed).oldValue
+        guard index < count else { return }
+        task(index)
       }
     }
-    let end = nanoseconds()
-    let ending = leavesTogether ? end - left.load(ordering: .relaxed) : 0
-    let waited = stalled.exchange(0, ordering: .relaxed) + ending
-    crew.withLock { $0.learn(stalled: waited, of: end - start) }
+  }
+
+  /// Calls `body` here with 0, and with 1..<count on those helpers that come before it returns; waits until they have
+  /// left. Returns how long that took, if it took long [ns].
+  private func together(_ count: Int, _ body: (_ index: Int) -> Void) -> UInt64 {
+    guard count > 1 else {
+      body(0)
+      return 0
+    }
+    // Helpers call the closure only while `together` waits for them, so its captures outlive it.
+    return withoutActuallyEscaping(body) { body in
+      work = body
+      door.store(door.load(ordering: .relaxed).opened(places: count - 1), ordering: .sequentiallyConsistent)
+      for _ in 0..<max(0, count - 1 - helpers.load(ordering: .sequentiallyConsistent)) {
+        helpers.add(1, ordering: .relaxed)
+        DispatchQueue.global().async { self.help() }
+      }
+      body(0)
+      _ = change { $0.closed }
+      let waited = spin { door.load(ordering: .acquiring).inside == 0 }
+      work = nil
+      return waited
+    }
+  }
+
+  /// A helper comes in whenever the door opens, and goes home when it has been shut for long.
+  private func help() {
+    var last: UInt64?
+    func isOpen(_ door: Door) -> Bool { door.places > 0 && door.number != last }
+    while true {
+      if let before = change({ isOpen($0) ? $0.entered : nil }) {
+        last = before.number
+        work?(before.places)
+        _ = change { $0.left }
+      }
+      _ = spin(atMost: patience.load(ordering: .relaxed)) { isOpen(door.load(ordering: .relaxed)) }
+      if isOpen(door.load(ordering: .relaxed)) { continue }
+      helpers.subtract(1, ordering: .sequentiallyConsistent)
+      // Who has opened the door in between counts on this helper.
+      guard isOpen(door.load(ordering: .sequentiallyConsistent)) else { return }
+      helpers.add(1, ordering: .relaxed)
+    }
+  }
+
+  /// Replaces the door's state unless `next` says nil; returns what was replaced.
+  private func change(_ next: (Door) -> Door?) -> Door? {
+    var seen = door.load(ordering: .acquiring)
+    while let desired = next(seen) {
+      let (exchanged, original) = door.compareExchange(
+        expected: seen, desired: desired, ordering: .acquiringAndReleasing)
+      if exchanged { return seen }
+      seen = original
+    }
+    return nil
   }
 
   /// One thread's way through the phases of an evaluation.
@@ -129,6 +196,13 @@ final class Team: Sendable {
   /// Returns once `isOver` does.
   @inline(__always)
   func wait(until isOver: () -> Bool) {
+    let waited = spin(until: isOver)
+    if waited > 0 { stalled.add(waited, ordering: .relaxed) }
+  }
+
+  /// Returns once `isOver` does, or after `limit` nanoseconds: how long it took, 0 if it did not take long.
+  @inline(__always)
+  private func spin(atMost limit: UInt64 = .max, until isOver: () -> Bool) -> UInt64 {
     var turns = 0
     var start: UInt64 = 0
     while !isOver() {
@@ -137,12 +211,35 @@ final class Team: Sendable {
       if turns < 2000 {
         rk_pause()
       } else {
-        if start == 0 { start = nanoseconds() }
+        let now = nanoseconds()
+        if start == 0 { start = now }
+        if now - start > limit { break }
         sched_yield()
       }
     }
-    if start > 0 { stalled.add(nanoseconds() - start, ordering: .relaxed) }
+    return start > 0 ? nanoseconds() - start : 0
   }
+}
+
+/// What helpers see of a team: whether they may come in, and how many are inside.
+private struct Door: RawRepresentable, AtomicRepresentable {
+  /// Number of the work (32 bits), members that may still come (16 bits), helpers inside (16 bits).
+  let rawValue: UInt64
+
+  init(rawValue: UInt64) { self.rawValue = rawValue }
+
+  private init(number: UInt64, places: Int, inside: Int) {
+    rawValue = number << 32 | UInt64(places) << 16 | UInt64(inside)
+  }
+
+  var number: UInt64 { rawValue >> 32 }
+  /// Also the index that the next member gets, 1...
+  var places: Int { Int(rawValue >> 16 & 0xffff) }
+  var inside: Int { Int(rawValue & 0xffff) }
+  func opened(places: Int) -> Door { Door(number: (number + 1) & 0xffff_ffff, places: places, inside: 0) }
+  var entered: Door { Door(number: number, places: places - 1, inside: inside + 1) }
+  var left: Door { Door(number: number, places: places, inside: inside - 1) }
+  var closed: Door { Door(number: number, places: 0, inside: inside) }
 }
 
 /// How many members an evaluation gets: fewer while another process keeps a core busy.
@@ -152,7 +249,7 @@ final class Team: Sendable {
 /// is asked back.
 private struct Crew {
   private let largest: Int
-  private var count: Int
+  private(set) var count: Int
   /// Time of evaluations until a larger team is tried [ns]. Not their number: those of prompts take a hundred times as
   /// long as those of tokens.
   private var rest: UInt64 = 0
