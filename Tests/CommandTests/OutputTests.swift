@@ -112,7 +112,7 @@ struct OutputTests {
       "prompt.txt": "a text of one line", "ids.json": "[1, 2, 3]", "recipe": "blocks.0.att.key.weight int8\n",
       "text.txt": String(repeating: "many words of a text. ", count: 60),
     ]
-    for (name, text) in files { manager.createFile(atPath: folder.file(name), contents: Data(text.utf8)) }
+    for (name, text) in files { _ = manager.createFile(atPath: folder.file(name), contents: Data(text.utf8)) }
     try Data(contentsOf: URL(fileURLWithPath: golden("v7-std") + "/model.safetensors")).write(
       to: URL(fileURLWithPath: folder.file("model.safetensors")))
     let saved = try Tool(name: "rwkv-run").run(
@@ -174,7 +174,7 @@ struct OutputTests {
       let link = folder.file("link.npy")
       try? manager.removeItem(atPath: link)
       try manager.createSymbolicLink(atPath: link, withDestinationPath: target)
-      if target.contains("there") { manager.createFile(atPath: folder.file(target), contents: nil) }
+      if target.contains("there") { _ = manager.createFile(atPath: folder.file(target), contents: nil) }
       let result = try run(output, link)
       #expect(result.status == 0, "\(result.errors)")
       #expect(try manager.destinationOfSymbolicLink(atPath: link) == target)
@@ -205,7 +205,7 @@ struct OutputTests {
   @Test(arguments: outputs) func inputsAreNotReplaced(_ output: ValueArgument) throws {
     let manager = FileManager.default
     for name in ["template", "vocabulary.txt", "adapter.safetensors"] {
-      manager.createFile(atPath: folder.file(name), contents: Data("what the user wrote".utf8))
+      _ = manager.createFile(atPath: folder.file(name), contents: Data("what the user wrote".utf8))
     }
     let inputs = ValueArgument.all.filter {
       $0.tool == output.tool && $0.command == output.command && $0.input != nil

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import Glibc
 import Testing
 
 @testable import RWKV
@@ -33,5 +34,29 @@ struct TeamTests {
       #expect((0..<tasks).allSatisfy { counts[$0] == (evaluation + 1) * phases })
     }
     #expect((0..<tasks).allSatisfy { early[$0] == 0 })
+  }
+
+  /// Helpers are found where they wait, called back when they have gone, and neither miss nor repeat a task.
+  @Test(arguments: [1, 2, 3, 16], [0, 200, 2000] as [UInt32])
+  func everyTaskBetweenEvaluationsRunsOnce(size: Int, microseconds: UInt32) {
+    let team = Team(size: size)
+    let tasks = 40
+    let counts = UnsafeMutablePointer<Int>.allocate(capacity: tasks)
+    counts.initialize(repeating: 0, count: tasks)
+    defer { counts.deallocate() }
+    for _ in 0..<20 {
+      team.run { member in member.parallel(tasks) { counts[$0] += 1 } }
+      team.each(tasks) { counts[$0] += 1 }
+      usleep(microseconds)
+      team.each(1) { counts[$0] += 1 }
+    }
+    #expect((0..<tasks).allSatisfy { counts[$0] == ($0 == 0 ? 60 : 40) })
+  }
+
+  /// One task that takes longer than the others is no sign of a core that others keep busy.
+  @Test func whatRunsBetweenEvaluationsSendsNobodyAway() {
+    let team = Team(size: 2)
+    team.each(2) { if $0 == 0 { usleep(20_000) } }
+    team.run { member in #expect(member.teamSize == 2) }
   }
 }
