@@ -54,6 +54,9 @@ final class InputFile: Sendable {
     }
   }
 
+  /// Says that these ranges, small ones, are read next, which is of use where each would be a request.
+  func willRead(_ ranges: [Range<Int>]) { substitute?.willRead(ranges) }
+
   /// The bytes of a range. The caller bounds `count`; it is checked against the size before anything is
   /// allocated.
   func bytes(at offset: Int, count: Int) throws(CheckpointError) -> [UInt8] {

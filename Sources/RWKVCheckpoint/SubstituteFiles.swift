@@ -7,6 +7,8 @@ package protocol RemoteBytes: AnyObject, Sendable {
   /// Fills `buffer` with the bytes at `offset`, which are within the file; returns what was wrong. Called
   /// from any thread.
   func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> String?
+  /// These ranges, small ones, are read next: they may be fetched together.
+  func willRead(_ ranges: [Range<Int>])
 }
 
 /// Paths at which checkpoints are read from somewhere else: empty files stand there for those who look for

@@ -27,14 +27,17 @@ struct Zip {
     let bytes = try file.bytes(at: directory.offset, count: directory.size)
     var position = 0
     var names: Set<String> = []
+    var records: [Record] = []
     for _ in 0..<directory.entries {
-      let entry = try self.entry(bytes, &position, limit: directory.offset)
-      guard names.insert(entry.name).inserted else {
-        throw file.malformed("ZIP: has two entries called \(quoted(entry.name))")
+      let record = try record(bytes, &position, limit: directory.offset)
+      guard names.insert(record.name).inserted else {
+        throw file.malformed("ZIP: has two entries called \(quoted(record.name))")
       }
-      entries.append(entry)
+      records.append(record)
     }
     guard position == bytes.count else { throw file.malformed("ZIP: has bytes after the last entry") }
+    file.willRead(records.map(\.header))
+    for record in records { entries.append(try entry(record, limit: directory.offset)) }
     var end = 0
     for entry in entries.sorted(by: { $0.extent.lowerBound < $1.extent.lowerBound }) {
       guard entry.extent.lowerBound >= end else {
@@ -76,8 +79,17 @@ struct Zip {
     return (offset, size, entries)
   }
 
-  /// One record of the directory, checked against the local header in front of the data.
-  private func entry(_ bytes: [UInt8], _ position: inout Int, limit: Int) throws(CheckpointError) -> Entry {
+  /// What the directory says of an entry.
+  private struct Record {
+    var name: String
+    var size: Int
+    var crc: UInt32
+    var flags: Int
+    /// The local header in front of the data, which must agree.
+    var header: Range<Int>
+  }
+
+  private func record(_ bytes: [UInt8], _ position: inout Int, limit: Int) throws(CheckpointError) -> Record {
     let fields = Fields(bytes, at: position)
     let (nameLength, extraLength) = (fields.u16(28), fields.u16(30))
     let end = position + 46 + nameLength + extraLength
@@ -99,22 +111,28 @@ struct Zip {
     guard size == sizes[1], local <= limit, limit - local >= 30 else {
       throw file.malformed("ZIP: entry \(quoted(name)) lies outside the archive")
     }
-    let header = try file.bytes(at: local, count: min(limit - local, 30 + nameLength))
+    return Record(
+      name: name, size: size, crc: UInt32(fields.u32(16)), flags: flags,
+      header: local..<min(limit, local + 30 + nameLength))
+  }
+
+  private func entry(_ record: Record, limit: Int) throws(CheckpointError) -> Entry {
+    let (name, size, local) = (record.name, record.size, record.header.lowerBound)
+    let header = try file.bytes(at: local, count: record.header.count)
     let front = Fields(header, at: 0)
-    let descriptor = flags & 8 != 0
+    let descriptor = record.flags & 8 != 0
     func agrees(_ value: Int, _ expected: Int) -> Bool {
       value == expected || descriptor && value == 0 || value == Zip.maximum32
     }
-    guard front.u32(0) == 0x0403_4B50, front.u16(6) == flags, front.u16(8) == method,
-      front.u16(26) == nameLength, header.dropFirst(30).elementsEqual(name.utf8),
+    guard front.u32(0) == 0x0403_4B50, front.u16(6) == record.flags, front.u16(8) == 0,
+      front.u16(26) == name.utf8.count, header.dropFirst(30).elementsEqual(name.utf8),
       agrees(front.u32(18), size), agrees(front.u32(22), size)
     else { throw file.malformed("ZIP: the two headers of entry \(quoted(name)) disagree") }
-    let start = local + 30 + nameLength + front.u16(28)
+    let start = local + 30 + name.utf8.count + front.u16(28)
     guard start <= limit, size <= limit - start else {
       throw file.malformed("ZIP: entry \(quoted(name)) lies outside the archive")
     }
-    return Entry(
-      name: name, offset: start, size: size, crc: UInt32(fields.u32(16)), extent: local..<start + size)
+    return Entry(name: name, offset: start, size: size, crc: record.crc, extent: local..<start + size)
   }
 
   /// Replaces fields that say "too large for 32 bits" by those of the 64-bit extra field.

@@ -211,6 +211,23 @@ struct RemoteTests {
         && strange.errors.contains("/cdn/model.pth: "), "\(strange.errors)")
   }
 
+  /// What is in an archive is known by small parts of it: large matrices are fetched when they are converted, once.
+  @Test func whatIsInAnArchiveIsFoundInSmallParts() throws {
+    let folder = TemporaryFolder()
+    let file = folder.file("model.pth")
+    let made = try Running("/usr/bin/env", ["python3", Hub.program("pth.py"), file, "40", "1024", "1024"])
+      .wait()
+    #expect(made.status == 0, "\(made.errors)")
+    let hub = try Hub([(file, "model.pth")])
+    let result = try hub.quantize(["hf:owner/r", hub.folder.file("m.rwkv")])
+    #expect(result.status == 1 && result.errors.contains("no RWKV model"), "\(result.errors)")
+    let bytes = hub.log.reduce(0) { sum, line in
+      guard let range = line.firstMatch(of: #/\/cdn\/.* bytes=(\d+)-(\d+)/#) else { return sum }
+      return sum + (Int(range.2) ?? 0) - (Int(range.1) ?? 0) + 1
+    }
+    #expect(bytes > 0 && bytes < 4 << 20, "\(bytes) of 84 MB")
+  }
+
   // MARK: Kept
 
   @Test func aDownloadIsResumedAndHashed() throws {

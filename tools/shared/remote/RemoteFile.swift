@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import Glibc
 import RWKVCheckpoint
+import Synchronization
 import Terminal
 
 /// What is known of a file before it is asked for.
@@ -22,6 +23,8 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   private static let ahead = 8
   private static let leastCapacity = 24 << 20
   private let capacity: Int
+  /// Small ranges that are fetched together lie no further apart than this, and are so many bytes at most.
+  private static let (nearness, mostPieces) = (8 << 10, 4 << 20)
 
   private enum Block {
     case coming
@@ -35,6 +38,10 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   /// When each block was used last.
   private var used: [Int: Int] = [:]
   private var clock = 0
+  /// Blocks that were read, of those that are here: they tell whether a file is read in order.
+  private var seen: Set<Int> = []
+  /// Small ranges that were announced, and are here.
+  private var pieces: [(start: Int, bytes: [UInt8])] = []
   /// Of the parts that came; the others must be of it, too.
   private var version = Version()
   private var hasBegun = false
@@ -76,13 +83,15 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   }
 
   func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> String? {
+    if takePiece(offset, buffer) { return nil }
     var done = 0
     while done < buffer.count {
       let (index, start) = (offset + done).quotientAndRemainder(dividingBy: Self.blockBytes)
       pthread_mutex_lock(mutex)
       defer { pthread_mutex_unlock(mutex) }
       clock += 1
-      let isInOrder = used[index - 1] != nil
+      let isInOrder = seen.contains(index - 1)
+      seen.insert(index)
       for next in index...index + (isInOrder ? Self.ahead : 0) where next * Self.blockBytes < size {
         request(next, isNow: next == index)
       }
@@ -113,9 +122,62 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
       guard let oldest = idle.keys.min(by: { used[$0, default: 0] < used[$1, default: 0] }) else { break }
       blocks[oldest] = nil
       used[oldest] = nil
+      seen.remove(oldest)
     }
-    let isStarted = detach { self.load(index) }
-    if !isStarted { blocks[index] = .failed("no thread can be started") }
+    guard let worker = Worker({ self.load(index) }) else {
+      return blocks[index] = .failed("no thread can be started")
+    }
+    worker.detach()
+  }
+
+  func willRead(_ ranges: [Range<Int>]) {
+    var (joined, total) = ([Range<Int>](), 0)
+    for range in ranges.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+      if let last = joined.last, range.lowerBound - last.upperBound <= Self.nearness,
+        range.upperBound - last.lowerBound <= Self.blockBytes
+      {
+        joined[joined.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound)
+        total += max(0, range.upperBound - last.upperBound)
+      } else {
+        joined.append(range)
+        total += range.count
+      }
+      if total > Self.mostPieces { break }
+    }
+    let wanted = joined
+    let next = Atomic(0)
+    let workers = (0..<min(Self.ahead, wanted.count)).map { _ in
+      Worker {
+        while case let index = next.add(1, ordering: .relaxed).oldValue, index < wanted.count {
+          self.loadPiece(wanted[index])
+        }
+      }
+    }
+    for worker in workers { worker?.wait() }
+  }
+
+  private func loadPiece(_ range: Range<Int>) {
+    // What fails is asked for again when it is read.
+    guard let part = try? web.part(address, range, known: size) else { return }
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    guard problem(of: part, range) == nil else { return }
+    hasBegun = true
+    pieces.append((range.lowerBound, part.bytes))
+  }
+
+  /// Whether the bytes were announced, and are here.
+  private func takePiece(_ offset: Int, _ buffer: UnsafeMutableRawBufferPointer) -> Bool {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    guard buffer.count <= Self.nearness,
+      let piece = pieces.first(where: {
+        $0.start <= offset && offset + buffer.count <= $0.start + $0.bytes.count
+      })
+    else { return false }
+    let place = piece.bytes[(offset - piece.start)...].prefix(buffer.count)
+    place.withUnsafeBytes { buffer.copyMemory(from: $0) }
+    return true
   }
 
   private func load(_ index: Int) {
@@ -157,27 +219,31 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   }
 }
 
-private final class Work: Sendable {
-  let body: @Sendable () -> Void
-  init(_ body: @escaping @Sendable () -> Void) { self.body = body }
-}
+/// A thread of its own: not one of the pool, whose threads wait for the blocks. Nil where none can be started.
+private final class Worker {
+  private var thread = pthread_t()
 
-/// Runs `body` on a thread of its own; false where there is none. Not one of the pool, whose threads wait for
-/// the blocks.
-private func detach(_ body: @escaping @Sendable () -> Void) -> Bool {
-  let work = Unmanaged.passRetained(Work(body))
-  var thread = pthread_t()
-  let code = pthread_create(
-    &thread, nil,
-    { context in
-      guard let context else { return nil }
-      Unmanaged<Work>.fromOpaque(context).takeRetainedValue().body()
-      return nil
-    }, work.toOpaque())
-  guard code == 0 else {
-    work.release()
-    return false
+  private final class Work: Sendable {
+    let body: @Sendable () -> Void
+    init(_ body: @escaping @Sendable () -> Void) { self.body = body }
   }
-  pthread_detach(thread)
-  return true
+
+  init?(_ body: @escaping @Sendable () -> Void) {
+    let work = Unmanaged.passRetained(Work(body))
+    let code = pthread_create(
+      &thread, nil,
+      { context in
+        guard let context else { return nil }
+        Unmanaged<Work>.fromOpaque(context).takeRetainedValue().body()
+        return nil
+      }, work.toOpaque())
+    guard code == 0 else {
+      work.release()
+      return nil
+    }
+  }
+
+  /// One of these two, once.
+  func wait() { pthread_join(thread, nil) }
+  func detach() { pthread_detach(thread) }
 }
