@@ -8,21 +8,22 @@ Each type answers held-out problems by greedy decoding; an answer is right if ev
 decoding writes the right answer exactly if each of its bytes is the likeliest after those before it, so all right
 answers are read first, and only what is not found so is written. A fifth of the problems is also answered by
 sampling at temperature 1 with five seeds, the same for every type; the error is that of the seeds' means. "likely" is
-what an infinity of seeds would give over all problems: the mean probability of the right answers. "longer" are a fifth
-as many problems longer than any in training. "lost / won": right with fp16 and wrong here, and the other way. Other
-errors are standard errors of binomial shares. "differ" is the share of answers that part from those of fp16, "at byte"
-the median of where; "cut" counts those that did not end, "loops" those of them that repeat themselves, each greedy,
-longer and sampled.
+what an infinity of seeds would give over all problems: the mean probability of the right answers; "to fp16" is the
+mean of the differences, problem by problem, which tells types apart best. "longer" are a fifth as many problems longer
+than any in training. "lost / won": right with fp16 and wrong here, and the other way. Other errors are standard errors
+of binomial shares. "differ" is the share of answers that part from those of fp16, "at byte" the median of where; "cut"
+counts those that did not end, "loops" those of them that repeat themselves, each greedy, longer and sampled.
 
 Calibration: on 16,384 bytes of other problems ("own"), on TEXT ("other"), on what the model writes ("auto"). ggml's
-types are emulated in FP32 (../develop/ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is measured on
-the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text. --raw keeps
+types are emulated in FP32 (../develop/ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is
+measured on the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text. --raw keeps
 the answers, and a run that was interrupted goes on behind them. --read leaves out whatever has to be written. Needs
 numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
 """
 import argparse
 import json
 import math
+import operator
 import os
 import statistics
 import subprocess
@@ -149,16 +150,17 @@ class Examination:
         right, exact = (correct(found["greedy"], self.problems) for found in (result, self.exact))
         by_task = [share([good for good, asked in zip(right, self.problems) if asked["task"] == task])
                    for task in tasks.TASKS]
-        likely = statistics.fmean(given["likely"] for given in result["greedy"])
+        likely, before = ([100 * given["likely"] for given in found["greedy"]] for found in (result, self.exact))
         lost, won = (sum(one and not other for one, other in zip(*pair)) for pair in ((exact, right), (right, exact)))
         yield [result["name"], f"{result['kl']:.6f}", f"{result['drift']:.3f}", *by_task, share(right, bar=True),
-               f"{lost} / {won}", f"{100 * likely:.1f}", share(correct(result["longer"], self.longer))]
+               f"{lost} / {won}", f"{statistics.fmean(likely):.1f}", mean(map(operator.sub, likely, before)),
+               share(correct(result["longer"], self.longer))]
         if self.options.read:
             return
         size = len(self.sampled)
         seeds = [100 * statistics.fmean(correct(result["sampled"][at:at + size], self.sampled))
                  for at in range(0, len(result["sampled"]), size)]
-        cells = [f"{statistics.fmean(seeds):.1f} ± {statistics.stdev(seeds) / math.sqrt(len(seeds)):.1f}"]
+        cells = [mean(seeds)]
         for kind in ("greedy", "sampled"):
             parted = [parting(*pair) for pair in zip(result[kind], self.exact[kind])]
             found = [place for place in parted if place is not None]
@@ -174,13 +176,19 @@ def correct(answers, problems):
     return [given["answer"] == asked["answer"] and given["ended"] for given, asked in zip(answers, problems)]
 
 
+def mean(values):
+    """The mean of several numbers with its standard error."""
+    values = list(values)
+    return f"{statistics.fmean(values):.1f} ± {statistics.stdev(values) / math.sqrt(len(values)):.1f}"
+
+
 def share(right, bar=False):
     """Percent, with the standard error of a binomial share."""
     p = sum(right) / len(right)
     return f"{100 * p:.1f}" + (f" ± {100 * math.sqrt(p * (1 - p) / len(right)):.1f}" if bar else "")
 
 
-TABLES = (["type", "KL", "state drift", *tasks.TASKS, "all", "lost / won", "likely", "longer"],
+TABLES = (["type", "KL", "state drift", *tasks.TASKS, "all", "lost / won", "likely", "to fp16", "longer"],
           ["type", "sampled", "greedy: differ", "at byte", "sampled: differ", "at byte", "cut", "loops"])
 
 
