@@ -16,9 +16,9 @@ counts those that did not end, "loops" those of them that repeat themselves, eac
 
 Calibration: on 16,384 bytes of other problems ("own"), on TEXT ("other"), on what the model writes ("auto"). ggml's
 types are emulated in FP32 (../develop/ggml_types.py, rwkv.cpp's choice of tensors); the importance of columns is
-measured on the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text. --raw keeps
-the answers, and a run that was interrupted goes on behind them. --read leaves out whatever has to be written. Needs
-numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
+measured on the "own" text. KL and state drift are those of `rwkv-quantize compare` on held-out problems as one text.
+--raw keeps the answers, and a run that was interrupted goes on behind them. --read leaves out whatever has to be
+written. Needs numpy, safetensors and librwkv (python/); with --ggml also gguf and torch.
 """
 import argparse
 import json
