@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """What quantization costs in whole answers: the problems of tasks.py, solved in every type, as two Markdown tables.
 
-    answers.py MODEL.safetensors --other TEXT [--ggml libggml-base.so] [--count 250] [--bin DIR] [--raw FILE]
+    answers.py MODEL.safetensors --other TEXT [--ggml libggml-base.so] [--count 50] [--bin DIR] [--raw FILE]
 
 Each type answers held-out problems by greedy decoding; an answer is right if every byte is, and the end. Greedy
 decoding writes the right answer exactly if each of its bytes is the likeliest after those before it, so all right
@@ -216,7 +216,7 @@ def main():
     parser.add_argument("--other", required=True)
     parser.add_argument("--ggml")
     parser.add_argument("--bin", default=".build/release")
-    parser.add_argument("--count", type=int, default=250)
+    parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--raw")
     parser.add_argument("--read", action="store_true")
