@@ -66,11 +66,12 @@ public final class StateCollection {
     do {
       let length =
         size - position < 8 ? 0 : Int(clamping: Self.length(try file.bytes(position..<position + 8)))
-      guard length > 0, length <= size - position - 8 else {
-        throw StateFileError(.wrongSize(expected: position + 8 + length, found: size))
+      let start = position + 8
+      guard length > 0, length <= size - start else {
+        throw StateFileError(.wrongSize(expected: Int(clamping: UInt64(start) + UInt64(length)), found: size))
       }
-      defer { position += 8 + length }
-      return try model.loadState(bytes: file.bytes(position + 8..<position + 8 + length)).state
+      position = start + length
+      return try model.loadState(from: file, start..<position)
     } catch let error as ModelFileError {
       throw StateFileError(.file(error.inFile(path)), path: path)
     } catch let error as StateFileError {

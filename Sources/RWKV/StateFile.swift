@@ -42,14 +42,9 @@ extension State {
   /// The state as the bytes of a file (formats/state-v1.md); otherwise as `save`.
   public func encoded(tokens: [Int] = [], logits: [Float] = []) throws(StateFileError) -> [UInt8] {
     precondition([0, model.configuration.vocabulary].contains(logits.count), "logits of another model")
+    try StatePayload.check(tokens, of: model)
     let payload = StatePayload(
       layout: layout, tokens: tokens.count, cached: caches.map(\.count), logits: logits.count)
-    guard tokens.count <= Self.maximumTokens, tokens.allSatisfy({ UInt32(exactly: $0) != nil }) else {
-      throw StateFileError(
-        .invalid(
-          what: "the list of tokens", found: "\(tokens.count) tokens",
-          expected: "at most \(Self.maximumTokens) token ids of 32 bits"))
-    }
     var words: [UInt32] = []
     words.reserveCapacity(payload.words)
     words += tokens.map { UInt32($0) }
@@ -98,6 +93,20 @@ extension Model {
     let header = try StateHeader(bytes, size: bytes.count)
     try check(header)
     return try state(header, Array(bytes[header.byteCount...]))
+  }
+
+  /// Loads one of the states in a file of many, which were saved without tokens and logits.
+  func loadState(from file: File, _ range: Range<Int>) throws -> State {
+    let (header, frame) = try StateHeader.read(file, range) { header throws(StateFileError) in
+      try check(header)
+      guard header.tokens == 0, header.logits == 0 else {
+        throw StateFileError(
+          .invalid(
+            what: "a state among many", found: "one with \(header.tokens) tokens and \(header.logits) logits",
+            expected: "none of them"))
+      }
+    }
+    return try state(header, frame).state
   }
 
   /// It must be this model's state, and no longer than those can be.

@@ -222,11 +222,26 @@ struct StatePayload {
       cache.count = count
       cache.average(chunkSize: chunk)
     }
+    let ids = (0..<tokens).map { Int(words[$0]) }
+    try check(ids, of: model)
     var last = [Float](repeating: 0, count: logits)
     try last.withUnsafeMutableBufferPointer { buffer throws(StateFileError) in
       if let start = buffer.baseAddress { try fill(start, logits) }
     }
-    return SavedState(state: state, tokens: (0..<tokens).map { Int(words[$0]) }, logits: last)
+    return SavedState(state: state, tokens: ids, logits: last)
+  }
+
+  /// Tokens that are said to have been read: as many as may be, which the model can read.
+  static func check(_ tokens: [Int], of model: Model) throws(StateFileError) {
+    guard tokens.count <= State.maximumTokens else {
+      throw StateFileError(
+        .invalid(
+          what: "the number of tokens", found: "\(tokens.count)", expected: "0 to \(State.maximumTokens)"))
+    }
+    let vocabulary = model.configuration.vocabulary
+    guard let wrong = tokens.first(where: { !(0..<vocabulary).contains($0) }) else { return }
+    throw StateFileError(
+      .invalid(what: "a token", found: "\(wrong)", expected: "an id from 0 to \(vocabulary - 1)"))
   }
 
   private static func wrongLength(_ found: Int, _ expected: Int? = nil) -> StateFileError {

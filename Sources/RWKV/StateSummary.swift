@@ -38,15 +38,22 @@ extension StateHeader {
   ) throws(StateFileError) -> (StateHeader, [UInt8]) {
     do {
       let file = try File(reading: path)
-      let size = Int(clamping: file.size)
-      let header = try StateHeader(try file.bytes(0..<min(size, Self.size + maximumName)), size: size)
-      try check(header)
-      return (header, try file.bytes(header.byteCount..<size))
+      return try read(file, 0..<Int(clamping: file.size), check: check)
     } catch let error as ModelFileError {
       throw StateFileError(.file(error.inFile(path)), path: path)
     } catch let error as StateFileError {
       throw StateFileError(error.reason, path: path)
     } catch { preconditionFailure("\(error)") }
+  }
+
+  /// The same of a state that is this part of a file.
+  static func read(
+    _ file: File, _ range: Range<Int>, check: (StateHeader) throws(StateFileError) -> Void
+  ) throws -> (StateHeader, [UInt8]) {
+    let start = range.prefix(size + maximumName)
+    let header = try StateHeader(try file.bytes(start), size: range.count)
+    try check(header)
+    return (header, try file.bytes(range.lowerBound + header.byteCount..<range.upperBound))
   }
 }
 

@@ -220,11 +220,23 @@ struct RerankerTests {
     }
     for count in [0, 7, 15, 16, 20, 100, whole.count - 1] { try refuses(whole.prefix(count)) }
     try refuses(whole + [0])
+    // The highest bit of a length, too: what follows from it must not be computed.
     for place in [0, 8, 12, 16, 23, 40, whole.count / 2] {
-      var changed = whole
-      changed[place] ^= 0x40
-      try refuses(changed)
+      for bit: UInt8 in [0x40, 0x80] {
+        var changed = whole
+        changed[place] ^= bit
+        try refuses(changed)
+      }
     }
+    func bytes(_ value: some FixedWidthInteger) -> [UInt8] {
+      withUnsafeBytes(of: value.littleEndian) { Array($0) }
+    }
+    func list(_ state: [UInt8]) -> Data {
+      whole.prefix(12) + Data(bytes(UInt32(1)) + bytes(UInt64(state.count)) + state)
+    }
+    try list(model.newState().encoded()).write(to: URL(filePath: file))
+    #expect(try StateCollection(path: file, model).next(8).count == 1)
+    try refuses(list(model.newState().encoded(tokens: [1])))
     let other = try EmbeddingModelTests.embedder.model(.int8)
     try whole.write(to: URL(filePath: file))
     #expect(throws: StateFileError.self) { try StateCollection(path: file, other).next(1) }

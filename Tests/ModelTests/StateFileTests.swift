@@ -170,6 +170,25 @@ struct StateFileTests {
     } throws: { "\($0)".contains("the number of tokens is 4194305, expected 0 to 4194304") }
   }
 
+  /// Those that the model cannot have read, first, last and amid others, are neither saved nor loaded.
+  @Test(arguments: StateFileTests.cases) func tokensAreOnesThatTheModelReads(_ golden: Golden) throws {
+    let model = try golden.model(.int8)
+    let V = model.configuration.vocabulary
+    let state = model.newState()
+    #expect(try model.loadState(bytes: state.encoded(tokens: [V - 1, 0])).tokens == [V - 1, 0])
+    let rest = state.caches.map { _ in UInt32(0) } + [UInt32](repeating: 0, count: state.layout.count)
+    for wrong in [UInt32(V), UInt32(Int32.max), UInt32(Int32.max) + 1, UInt32.max] {
+      for tokens in [[wrong], [wrong, 0, 0], [0, wrong, 0], [0, 0, wrong]] {
+        let message = "a token is \(wrong), expected an id from 0 to \(V - 1)"
+        #expect {
+          try model.loadState(bytes: forge(model, tokens + rest, tokens: tokens.count))
+        } throws: { "\($0)".contains(message) }
+        #expect { try state.encoded(tokens: tokens.map { Int($0) }) } throws: { "\($0)".contains(message) }
+      }
+    }
+    #expect(throws: StateFileError.self) { try state.encoded(tokens: [-1]) }
+  }
+
   /// A state file of these words, with everything around them right.
   private func forge(_ model: Model, _ words: [UInt32], tokens: Int = 0, logits: Int = 0) -> [UInt8] {
     let planes = (0..<4).flatMap { byte in words.map { UInt8(truncatingIfNeeded: $0 >> (8 * UInt32(byte))) } }
@@ -276,7 +295,6 @@ struct StateFileTests {
     #expect(throws: StateFileError.self) { try model.newState().save(to: "/nonexistent/folder/state") }
     #expect(throws: StateFileError.self) { try model.loadState(from: "/nonexistent/state") }
     #expect(throws: StateFileError.self) { try model.loadState(from: "/dev/zero") }
-    #expect(throws: StateFileError.self) { try model.newState().encoded(tokens: [-1]) }
   }
 }
 
