@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Faults behind switches in a copy of the tree: which there are, which compile, running a command with one of them."""
+import ctypes
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -219,69 +221,112 @@ def make_tree(folder, texts):
         with open(target, "wb") as file:
             file.write(content)
         shutil.copymode(os.path.join(ROOT, name), target)
-    for base, folders, files in os.walk(tree):
-        folders[:] = [f for f in folders if f != ".build"]
+    for base, _, files in itertools.chain.from_iterable(os.walk(os.path.join(tree, name)) for name in COPIED):
         for file in files:
             path = os.path.join(base, file)
-            if os.path.relpath(path, tree) not in names and file != "Package.resolved":
+            if os.path.relpath(path, tree) not in names:
                 os.remove(path)
     return tree
 
 
-def used(group):
-    """CPU time that a process group has taken so far, its ended children included [s]."""
-    ticks = 0
-    for name in os.listdir("/proc"):
+def become_the_last_parent():
+    """Makes processes whose parents have ended children of this one, so that none gets lost."""
+    set_child_subreaper = 36
+    ctypes.CDLL(None).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def below():
+    """The processes below this one: id -> (state, seconds of CPU, with those of its ended children)."""
+    parents, found = {}, {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
                 fields = file.read().rpartition(")")[2].split()
-        except (OSError, ValueError):
+        except OSError:
             continue
-        if name.isdigit() and fields[2] == str(group):
-            ticks += sum(map(int, fields[11:15]))
-    return ticks / os.sysconf("SC_CLK_TCK")
+        parents[int(name)] = int(fields[1])
+        found[int(name)] = fields[0], sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def is_below(process):
+        while process in parents:
+            process = parents[process]
+            if process == os.getpid():
+                return True
+        return False
+
+    return {process: entry for process, entry in found.items() if is_below(process)}
 
 
-def run(command, tree, timeout, mutant=0, record=None):
-    """(passed, seconds of CPU, output). The first issue decides; what takes more than `timeout` of CPU, or thirty
-    times as long by the clock, has not passed."""
-    environment = dict(os.environ, RWKV_MUTANT=str(mutant))
-    if record:
-        environment["RWKV_REACHED"] = record
-    process = subprocess.Popen(
-        command, cwd=tree, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, start_new_session=True, text=True, errors="replace")
-    start, ended, state = time.time(), threading.Event(), {"seconds": 0.0, "output": ""}
-
-    def stop():
+def kill_all():
+    for process in below():
         try:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
             pass
 
-    def watch():
-        while not ended.wait(0.5):
-            state["seconds"] = max(state["seconds"], used(process.pid))
-            if state["seconds"] > timeout or time.time() - start > 60 + 30 * timeout:
-                state["output"] = "\ntimeout"
-                stop()
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def end_all():
+    """Ends everything below this process, however many sessions and process groups it is in."""
+    while below():
+        kill_all()
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            pass
+
+
+class Watch(threading.Thread):
+    """Kills what runs once it has taken `timeout` of CPU, or has slept for that and 40 s more, all of it, or has
+    taken thirty times as long by the clock. Time in which it is halted, or waits for a core, is not sleep."""
+
+    def __init__(self, timeout):
+        super().__init__()
+        self.timeout, self.started, self.asleep = timeout, time.time(), 0
+        self.timed_out = self.is_over = False
+        self.ended = threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.ended.wait(0.5):
+            processes = below().values()
+            if all(state in "SZ" for state, _ in processes):
+                self.asleep += 0.5
+            self.timed_out = self.timed_out or not self.is_over and (
+                sum(seconds for _, seconds in processes) > self.timeout
+                or self.asleep > 40 + self.timeout or time.time() - self.started > 60 + 30 * self.timeout)
+            # Again and again: what is killed may just have started something.
+            if self.timed_out or self.is_over:
+                kill_all()
+
+    def end(self):
+        self.ended.set()
+        self.join()
+
+
+def run(command, tree, timeout, mutant=0, record=None):
+    """(passed, seconds of CPU, output). The first issue decides; what takes longer than `timeout` has not passed (see
+    Watch). Nothing that was started is left."""
+    environment = dict(os.environ, RWKV_MUTANT=str(mutant))
+    if record:
+        environment["RWKV_REACHED"] = record
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    output, failed = "", False
+    process = subprocess.Popen(
+        command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        text=True, errors="replace",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (int(timeout) + 60,) * 2))  # should this one die
+    watch = Watch(timeout)
+    output = ""
     for line in process.stdout:
         output += line
-        if mutant and not failed and "recorded an issue" in line:
-            failed = True
-            stop()
-    passed = process.wait() == 0 and not failed
-    ended.set()
-    watcher.join()
+        watch.is_over = watch.is_over or mutant > 0 and "recorded an issue" in line
+    passed = process.wait() == 0 and not watch.is_over and not watch.timed_out
+    watch.end()
+    end_all()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if "Test run with 0 tests" in output:
         sys.exit(f"no test matches {command[-1]}")
-    return passed, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, output + state["output"]
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return passed, seconds, output + ("\ntimeout" if watch.timed_out else "")
 
 
 def is_python(text):

@@ -33,7 +33,7 @@ import re
 import subprocess
 import sys
 
-from mutant_tree import ROOT, build, draw, key_of, make_tree, mutated, read_table, run, without_failing
+from mutant_tree import ROOT, become_the_last_parent, build, draw, key_of, make_tree, mutated, read_table, run, without_failing
 
 
 def tests(suites=None):
@@ -72,6 +72,12 @@ def program(tree, *arguments):
     return [bundle, "--testing-library", "swift-testing", *arguments]
 
 
+def test_names(tree):
+    listed = subprocess.run(program(tree, "--list-tests"), cwd=tree, stdout=subprocess.PIPE, text=True, check=True)
+    names = [line.strip() for line in listed.stdout.splitlines() if "(" in line]
+    return [name for name in names if "thePackageIsTypedAndTidy" not in name]  # a switch is no tidy Python
+
+
 def reach(options, tree, count, key):
     """Runs all tests without a fault and notes which of `count` faults each reaches; kept in a file."""
     path = os.path.join(options.scratch, f"reach-{key}.jsonl")
@@ -80,9 +86,7 @@ def reach(options, tree, count, key):
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             known = {entry["name"]: entry for entry in map(json.loads, file)}
-    listed = subprocess.run(program(tree, "--list-tests"), cwd=tree, stdout=subprocess.PIPE, text=True, check=True)
-    names = [line.strip() for line in listed.stdout.splitlines() if "(" in line]
-    names = [name for name in names if "thePackageIsTypedAndTidy" not in name]  # a switch is no tidy Python
+    names = test_names(tree)
     waiting = list(dict.fromkeys(name.split("/")[0] if "/" in name else name for name in names))
     units = []
     while waiting:
@@ -193,6 +197,7 @@ def main():
     parser.add_argument("--limit", type=float, default=float("inf"))
     parser.add_argument("--seed", default="1")
     options = parser.parse_args()
+    become_the_last_parent()
     if options.sample:
         run_sample(options)
     mutants = read_table(os.path.join(ROOT, "tools/develop/mutants.txt"))
