@@ -163,6 +163,20 @@ struct DocumentTests {
     #expect(try Self.names.filter { try !Self.commands($0).isEmpty }.count >= 3)
   }
 
+  /// Each function of a table of kernels has a line about what keeps it within its buffers.
+  @Test func everyKernelIsBounded() throws {
+    func text(_ name: String) throws -> String {
+      try String(contentsOfFile: "\(packageRoot)/\(name)", encoding: .utf8)
+    }
+    let kernels = try text("Sources/CRWKVKernels/include/rk_kernels.h").components(separatedBy: " (*")
+      .dropFirst()
+      .map { String($0.prefix { $0 != ")" }) }
+    #expect(kernels.count > 25)
+    let section = try text("ARCHITECTURE.md").components(separatedBy: "## Which check keeps each kernel")
+    let table = try #require(section.last?.components(separatedBy: "\n## ").first)
+    #expect(kernels.filter { !table.contains("`\($0)`") } == [])
+  }
+
   @Test(arguments: names + ["ARCHITECTURE.md", "CONTRIBUTING.md", "formats/README.md"])
   func linksLeadSomewhere(_ name: String) throws {
     let text = try String(contentsOfFile: "\(packageRoot)/\(name)", encoding: .utf8)

@@ -51,6 +51,25 @@ struct HostileMetadataTests {
     #expect(message.contains(expected), "\(message)")
   }
 
+  /// What is as large as it may be is read, one more is refused, before it is looked at.
+  @Test func boundsOfEntries() {
+    func text(_ count: UInt32) -> [UInt8] {
+      withUnsafeBytes(of: count.littleEndian) { Array($0) } + [UInt8](repeating: 97, count: Int(count))
+    }
+    func integers(_ count: UInt32) -> [UInt8] {
+      withUnsafeBytes(of: count.littleEndian) { Array($0) } + [UInt8](repeating: 0, count: 8 * Int(count))
+    }
+    let key = String(repeating: "a", count: 64)
+    #expect(refusal(Self.entry(0, [1], key: key)) == nil)
+    #expect(refusal(Self.entry(3, text(1 << 20))) == nil)
+    #expect(refusal(Self.entry(3, text(1 << 20 + 1)))?.contains("1048577 bytes, expected at most") == true)
+    #expect(refusal(Self.entry(4, integers(65_536))) == nil)
+    #expect(refusal(Self.entry(4, integers(65_537)))?.contains("65537 integers, expected at most") == true)
+    var most: [UInt8] = [0, 16, 0, 0]
+    for number in 10_000..<14_096 { most += [5] + Array("\(number)".utf8) + [0, 1] }
+    #expect(refusal(most) == nil)
+  }
+
   @Test func everyTypeSurvives() throws {
     var metadata = sampleMetadata
     metadata["empty"] = .string("")

@@ -58,6 +58,15 @@ struct HostileFileTests {
   ])
   func header(attack: Attack) throws { try expectRefusal(attack, seal: true) }
 
+  @Test func asManyTensorsAsTheBoundAllowsAreRead() throws {
+    let folder = TemporaryFolder()
+    func write(_ count: Int) throws -> ModelFile {
+      try writeModel((0..<count).map { Sample("\($0)", .bytes, 1, 1, by: 1) }, to: folder.file("m\(count)"))
+    }
+    #expect(try write(65_536).tensors.count == 65_536)
+    #expect(throws: ModelFileError.self) { try write(65_537) }
+  }
+
   @Test func unknownOptionalFeaturesAreAccepted() throws {
     var forgery = try Forgery()
     forgery.bytes[16] = 0xFF
