@@ -197,7 +197,8 @@ def candidates(path, text):
             indent = line[: len(line) - len(line.lstrip())]
             make = {
                 "swift": lambda n, s=stripped, i=indent: f"{i}if !activeMutant({n}) {{ {s} }}",
-                "c": lambda n, s=stripped, i=indent: f"{i}if (!rk_active({n})) {{ {s} }}",
+                # In braces, or an `else` that follows would be this one's.
+                "c": lambda n, s=stripped, i=indent: f"{i}{{ if (!rk_active({n})) {{ {s} }} }}",
                 "python": lambda n, s=stripped, i=indent: f"{i}if not _mutant({n}): {s}",
             }[language]
             yield index, kind, f"{stripped}  ->  (left out)", make
