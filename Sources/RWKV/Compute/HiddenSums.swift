@@ -58,8 +58,11 @@ final class HiddenSums {
 
   /// Of a value matrix with INT4 or INT5; the other formats need none.
   static func limitsBytes(units: Int, columns: Int) -> Int {
-    Int(rk_row_limits_bytes(Int32(WeightFormat.int4.rawValue), columns, units))
+    Int(rk_row_limits_bytes(Int32(WeightFormat.int4.rawValue), columns, units)) + (parts - 1) * limitsGap
   }
+
+  /// Bytes between the limits of two parts: kernels read eight at a time, and another thread may write the next part's.
+  private static let limitsGap = 16
 
   /// Share of the hidden units' rows that decoding single tokens has read, 0…1; 1 before the first token.
   var shareRead: Double {
@@ -185,7 +188,8 @@ final class HiddenSums {
   /// Limits of a value matrix's rows, of which those of `part` are known.
   private func limits(_ matrix: HiddenRows, _ part: Int) -> UnsafePointer<UInt8> {
     let D = matrix.columns
-    let limits = limits + matrix.ordinal * Self.limitsBytes(units: hiddenUnits, columns: D)
+    let limits =
+      limits + matrix.ordinal * Self.limitsBytes(units: hiddenUnits, columns: D) + part * Self.limitsGap
     let isKnown = limitsKnown + matrix.ordinal * Self.parts + part
     if !isKnown.pointee {
       let units = matrix.units(part, of: Self.parts)

@@ -279,11 +279,11 @@ int main(int argc, char ** argv) {
     do {
         now = one_round(per_round);
         rounds++;
-        if (rounds == 3) first = most = now;
+        last = time(NULL);
+        if (rounds <= 3 || last - start < seconds / 4) first = most = now;
         if (now.heap > most.heap) most.heap = now.heap;
         if (now.resident > most.resident) most.resident = now.resident;
         if (now.descriptors > most.descriptors) most.descriptors = now.descriptors;
-        last = time(NULL);
         fprintf(stderr, "round %ld, %ld s: resident %.1f MiB, heap %ld bytes, %d descriptors, %lu differences\n", rounds,
                 (long) (last - start), (double) now.resident / mib, now.heap, now.descriptors,
                 (unsigned long) differences);
