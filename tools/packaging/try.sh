@@ -24,6 +24,8 @@ fi
 inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 "$@"; }
 bare() { inside chroot "$root" "$@"; }
 install() { bare apt-get install -y -qq "$@" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }; }
+# package NAME: its file, as the Debian inside sees it.
+package() { (cd "$root" && echo tmp/"$1"_*.deb | sed 's|^|/|'); }
 purge() { bare apt-get purge --auto-remove -y -qq "$@" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }; }
 # Packages, and all files but those with which apt and dpkg keep account.
 contents() {
@@ -45,14 +47,14 @@ while [ ! -e "$work/port" ]; do sleep 0.1; done
 
 echo "packages: the programs"
 cp "$folder"/*.deb "$work/certificate.pem" "$root/tmp/"
-install /tmp/rwkv-tools_*.deb
+install "$(package rwkv-tools)"
 at_hub() { bare env SSL_CERT_FILE=/tmp/certificate.pem "HF_ENDPOINT=https://127.0.0.1:$(cat "$work/port")" "$@"; }
 # answers COMMAND…: says something on standard output.
 answers() { [ -n "$("$@")" ] || { echo "nothing comes of: $*" >&2; exit 1; }; }
 for program in rwkv-run rwkv-quantize rwkv-serve; do
   [ -e "$root/usr/bin/$program" ] || continue
   answers bare "$program" --help
-  zcat "$root/usr/share/man/man1/$program.1.gz" | grep -q "^.SH OPTIONS\|^.SH COMMANDS\|^.SS"
+  zcat "$root/usr/share/man/man1/$program.1.gz" | grep -q "(default: "
 done
 bare rwkv-run --version
 bare rwkv-run pull
@@ -63,10 +65,12 @@ bare rwkv-run rm r
 [ -z "$(bare rwkv-run list)" ]
 bare rmdir /root/.local/share/rwkv /root/.local/share /root/.local
 purge rwkv-tools
+contents | grep -v '^/tmp/' >"$work/after"
+diff "$work/before" "$work/after" || { echo "this is left, or lost" >&2; exit 1; }
 rm "$root"/tmp/certificate.pem
 
 echo "packages: the library"
-install /tmp/librwkv0_*.deb /tmp/librwkv-dev_*.deb gcc libc6-dev pkgconf
+install "$(package librwkv0)" "$(package librwkv-dev)" gcc libc6-dev pkgconf
 cat >"$root/tmp/try.c" <<'C'
 #include <rwkv.h>
 #include <stdio.h>
@@ -74,10 +78,9 @@ int main(void) { printf("librwkv %d.%d\n", RWKV_VERSION_MAJOR, RWKV_VERSION_MINO
 C
 # shellcheck disable=SC2016
 bare sh -c 'gcc /tmp/try.c -o /tmp/try $(pkg-config --cflags --libs rwkv) && /tmp/try'
-purge librwkv0 librwkv-dev gcc libc6-dev pkgconf
+purge librwkv0 librwkv-dev
+[ -z "$(bare find / -xdev -name '*rwkv*' -not -path '/tmp/*' -not -path '/var/*')" ]
 rm "$root"/tmp/*
-contents >"$work/after"
-diff "$work/before" "$work/after" || { echo "this is left, or lost" >&2; exit 1; }
 
 echo "the archive"
 tar -xzf "$folder"/rwkv-*-linux-*.tar.gz -C "$root/opt"
