@@ -259,7 +259,7 @@ public final class Scheduler: Sendable {
   /// prompt waits.
   private func step() -> (prompt: Int, written: Int, drafted: Int, accepted: Int) {
     let writing = active.filter { $0.isWriting }
-    DispatchQueue.concurrentPerform(iterations: writing.count) { writing[$0].choose() }
+    evaluator.team.each(writing.count) { writing[$0].choose() }
     var (written, drafted, accepted) = (0, 0, 0)
     for job in writing {
       written += job.follow()

@@ -244,8 +244,8 @@ private struct Door: RawRepresentable, AtomicRepresentable {
 
 /// How many members an evaluation gets: fewer while another process keeps a core busy.
 ///
-/// A member without a core holds its task back for milliseconds, as long as many phases take. When the members spend
-/// a good part of their time waiting for such a one, the team does better without it; from time to time it
+/// A member without a core holds its task back for milliseconds, as long as many phases take. When the others wait so
+/// long that they are faster alone, the team does without one; from time to time it
 /// is asked back.
 private struct Crew {
   private let largest: Int
@@ -270,7 +270,9 @@ private struct Crew {
 
   /// Takes note of an evaluation in which members together waited `stalled` of `elapsed` nanoseconds each.
   mutating func learn(stalled: UInt64, of elapsed: UInt64) {
-    let isStalled = Double(stalled) > 0.15 * Double(elapsed)
+    // All but one waited for a share s = stalled / (count − 1) / elapsed. Without that one the evaluation would take
+    // (1 − s) · count / (count − 1) of its time, which is less if s > 1 / count.
+    let isStalled = Double(stalled) * Double(count) > Double(elapsed) * Double(count - 1)
     if isStalled && count > 1 {
       count -= 1
       rest = nextRest
