@@ -1,21 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Installs a wheel of librwkv where nothing else is, and runs the lines of python/README.md word by word:
-#   tools/develop/try-wheel.sh WHEEL [SUITE]
+#   tools/develop/try-wheel.sh WHEEL [SUITE [MIRROR]]
 #
-# SUITE: a release of Debian, by default bookworm. Needs root and debootstrap, and fetches some 100 MB of Debian's and
-# NumPy's packages. The checkpoint is the one in examples/model.
+# SUITE: a release of Debian, by default bookworm, or of what MIRROR has: `jammy http://archive.ubuntu.com/ubuntu`.
+# Needs root and debootstrap, and fetches some 100 MB of that system's and NumPy's packages. The checkpoint is the one in
+# examples/model.
 set -eu
-if [ $# -lt 1 ] || [ $# -gt 2 ]; then
-  echo "usage: tools/develop/try-wheel.sh WHEEL [SUITE]" >&2
+if [ $# -lt 1 ] || [ $# -gt 3 ]; then
+  echo "usage: tools/develop/try-wheel.sh WHEEL [SUITE [MIRROR]]" >&2
   exit 64
 fi
 wheel=$(realpath "$1")
 cd "$(dirname "$0")/../.."
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
-debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates "${2:-bookworm}" "$place" \
-  http://deb.debian.org/debian >"$place.log" 2>&1 || { cat "$place.log" >&2; exit 1; }
+suite=${2:-bookworm}
+mirror=${3:-http://deb.debian.org/debian}
+components=main
+case $mirror in *ubuntu*) components=main,universe ;; esac
+debootstrap --variant=minbase --components=$components --include=python3,python3-venv,ca-certificates "$suite" "$place" "$mirror" >"$place.log" 2>&1 || { cat "$place.log" >&2; exit 1; }
 rm "$place.log"
 mkdir "$place/trial"
 cp "$wheel" "$place/trial/"
@@ -29,4 +33,4 @@ chroot "$place" /bin/sh -ec '
   python3 -m venv venv
   venv/bin/pip install -q --no-index --find-links . ./librwkv-*.whl
   venv/bin/python readme.py'
-echo "$(basename "$wheel") runs on Debian ${2:-bookworm} with Python $python"
+echo "$(basename "$wheel") runs on $suite ($mirror) with Python $python"
