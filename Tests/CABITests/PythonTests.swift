@@ -103,9 +103,12 @@ extension CABITests {
     )
   }
 
-  @Test(has("pyspark, pandas, pyarrow")) func sparkEqualsOneProcess() throws {
+  static let hasJava: ConditionTrait = .enabled("needs Java, for Spark: Debian's default-jre-headless") {
+    try shell("command -v java").status == 0
+  }
+
+  @Test(has("pyspark, pandas, pyarrow"), hasJava) func sparkEqualsOneProcess() throws {
     let place = try Workplace.shared.get()
-    guard try Self.shell("command -v java").status == 0 else { return }
     try Self.require(
       "\(Self.python(place)) Tests/CABITests/Programs/tables.py spark \(place.path)/model.rwkv \(place.output())"
     )

@@ -57,7 +57,7 @@ class Columns:
 
     def add(self, table: Mapping[str, Any]) -> dict[str, list[Any]]:
         """The new columns of a table."""
-        texts = [str(text) for text in table[self.column]]
+        texts = list(table[self.column])
         model = _opened(*self.opening)
         if self.task == "generate":
             seeds = self._seeds(table, texts)
@@ -85,7 +85,7 @@ class Columns:
             zip(COLUMNS[self.task], [*map(list, values), [None if error is None else str(error) for error in errors]])
         )
 
-    def _seeds(self, table: Mapping[str, Any], texts: list[str]) -> list[int]:
+    def _seeds(self, table: Mapping[str, Any], texts: list[Any]) -> list[int]:
         if self.seed_column is not None:
-            return [int(seed) for seed in table[self.seed_column]]
-        return [zlib.crc32(text.encode()) for text in texts]
+            return list(table[self.seed_column])
+        return [zlib.crc32(text.encode(errors="replace") if isinstance(text, str) else b"") for text in texts]

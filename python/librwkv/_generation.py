@@ -117,7 +117,11 @@ class Generation(Iterator[str]):
         if writer.goes_on and self._thread.is_alive():
             writer.piece = None
             writer.wanted.release()
-            writer.ready.acquire()
+            try:
+                writer.ready.acquire()
+            except BaseException:  # Ctrl-C: the model is free again
+                self.close()
+                raise
             if writer.piece is not None:
                 self._pieces.append(writer.piece)
                 return writer.piece

@@ -5,28 +5,24 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._library import RWKVError
 from ._objects import State
 from ._reranking import embedded
-from ._rows import Embedded, Generated, Item, Result, Row, Scored, ScoreItem
+from ._rows import Embedded, Generated, Item, Result, Row, Scored, ScoreItem, Text, check_rows
 from ._scheduler import Outcome, Scheduler, Tokens
 
 if TYPE_CHECKING:
     from ._model import Model
 
-_MOST_ROWS = 64
-"""What the scheduler works on at a time at most."""
 _SHARED = 16
 """Tokens that texts must share at least for their state to be kept."""
 _KEPT = 8
 """States of shared beginnings that are kept: the latest."""
-
-Source = TypeVar("Source")
 
 
 def _common(first: Tokens, second: Tokens) -> int:
@@ -135,8 +131,7 @@ class _Window:
 
 
 def _results(model: Model, rows: Iterator[Row], max_rows: int, ordered: bool = True) -> Iterator[Result]:
-    if not 1 <= max_rows <= _MOST_ROWS:
-        raise ValueError(f"max_rows is {max_rows}, expected 1 to {_MOST_ROWS}")
+    check_rows(max_rows)
     window = _Window(ordered)
     with Scheduler(model, max_rows) as scheduler:
         work = _Work(model, scheduler, rows, max_rows)
@@ -161,17 +156,16 @@ def _seeded(items: Iterable[Item], seeds: Iterable[int] | None, options: dict[st
             raise ValueError("there are fewer seeds than items") from None
 
 
-def _followed(items: Iterable[Source], progress: bool) -> Iterable[Source]:
-    """The items, with tqdm's progress bar where that is wanted and there is one."""
+def _followed(results: Iterator[Result], items: Iterable[Any], progress: bool) -> Iterator[Result]:
+    """The results, with tqdm's progress bar where that is wanted and there is one."""
     if progress:
         try:
             from tqdm.auto import tqdm
 
-            followed: Iterable[Source] = tqdm(items)
-            return followed
+            return iter(tqdm(results, total=len(items) if isinstance(items, Sized) else None))
         except ImportError:
             pass
-    return items
+    return results
 
 
 def generate_many(
@@ -179,21 +173,25 @@ def generate_many(
     options: dict[str, Any],
 ) -> Iterator[Result]:  # fmt: skip
     """See `Model.generate_many`."""
-    numbered = enumerate(_seeded(_followed(items, progress), seeds, options))
-    return _results(model, (Generated(model, index, item, own) for index, (item, own) in numbered), max_rows, ordered)
+    numbered = enumerate(_seeded(items, seeds, options))
+    rows = (Generated(model, index, item, own) for index, (item, own) in numbered)
+    return _followed(_results(model, rows, max_rows, ordered), items, progress)
 
 
 def score_many(model: Model, items: Iterable[ScoreItem], max_rows: int, progress: bool) -> Iterator[Result]:
     """See `Model.score_many`."""
-    rows = (Scored(model, index, item) for index, item in enumerate(_followed(items, progress)))
-    return _results(model, rows, max_rows)
+    rows = (Scored(model, index, item) for index, item in enumerate(items))
+    return _followed(_results(model, rows, max_rows), items, progress)
 
 
 def embed_many(
-    model: Model, items: Iterable[str | bytes], task: str | None, normalize: bool, max_rows: int, progress: bool
+    model: Model, items: Iterable[Text], task: str | None, normalize: bool, max_rows: int, progress: bool
 ) -> Iterator[Result]:
     """See `Model.embed_many`."""
-    rows = enumerate(_followed(items, progress))
-    if task is not None or not normalize:
-        return embedded(model, rows, task, normalize, max_rows)
-    return _results(model, (Embedded(model, index, item) for index, item in rows), max_rows)
+    rows = enumerate(items)
+    results = (
+        embedded(model, rows, task, normalize, max_rows)
+        if task is not None or not normalize
+        else _results(model, (Embedded(model, index, item) for index, item in rows), max_rows)
+    )
+    return _followed(results, items, progress)

@@ -16,7 +16,7 @@ from ._library import NO_LIMIT, Progress, RWKVError, error, ids, library, text
 from ._many import embed_many, generate_many, score_many
 from ._objects import Handle, Sampler, State, checked_size, interruptible
 from ._reranking import EmbeddingTask, Ranked, read_documents, rerank
-from ._rows import Item, Message, Result, ScoreItem
+from ._rows import Item, Message, Result, ScoreItem, Text
 
 _Reopening = tuple[str, int | None, int | None, int | None]
 
@@ -141,6 +141,8 @@ class Model(Handle):
         (dtype('uint32'), 1)
         """
         data = string.encode() if isinstance(string, str) else string
+        if not isinstance(data, bytes):
+            raise TypeError(f"expected a text, not {type(data).__name__}")
         # No tokenizer makes more tokens than bytes, but for a few at the borders of words.
         tokens = np.empty(len(data) + 8, np.uint32)
         while True:
@@ -471,7 +473,7 @@ class Model(Handle):
 
     def embed_many(
         self,
-        items: Iterable[str | bytes],
+        items: Iterable[Text],
         *,
         task: EmbeddingTask | None = None,
         normalize: bool = True,

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import ctypes
+import numbers
+import operator
 import os
 import threading
 from collections.abc import Callable
@@ -136,10 +138,13 @@ class Sampler(Handle):
         )
         super().__init__(handle, "sampler_", model._handle)
         for name, value in options.items():
-            if not library.rwkv_sampler_set(self._handle, name.encode(), value):
+            if not library.rwkv_sampler_set(self._handle, name.encode(), _number(name, value)):
                 raise error(None)
         for token, value in (bias or {}).items():
-            if not library.rwkv_sampler_set_bias(self._handle, token, value):
+            id = int(token) if isinstance(token, str) else operator.index(token)
+            if not 0 <= id < model.vocabulary:
+                raise ValueError(f"bias: token {id} is outside the model's vocabulary 0…{model.vocabulary - 1}")
+            if not library.rwkv_sampler_set_bias(self._handle, id, _number("bias", value)):
                 raise error(None)
 
     def sample(self, logits: ArrayLike) -> int:
@@ -165,6 +170,12 @@ class Sampler(Handle):
         """
         if not library.rwkv_sampler_reset(self._handle):
             raise error(None)
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, (numbers.Real, np.bool_)):
+        raise TypeError(f"{name} is {value!r}, expected a number")
+    return float(value)
 
 
 def checked_size(size: int, context: int | None) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ._library import error, library
 from ._objects import State, interruptible
-from ._rows import Embedded, Result
+from ._rows import Embedded, Result, Text, check_rows
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -36,9 +36,10 @@ class Ranked:
 
 
 def embedded(
-    model: Model, items: Iterable[tuple[int, str | bytes]], task: str | None, normalize: bool, max_rows: int
+    model: Model, items: Iterable[tuple[int, Text]], task: str | None, normalize: bool, max_rows: int
 ) -> Iterator[Result]:
     """Vectors that are made for a task, or not scaled, of many texts with one pass over the weights."""
+    check_rows(max_rows)
     rows = iter(items)
     while batch := list(itertools.islice(rows, max_rows)):
         results = [Embedded(model, index, item) for index, item in batch]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._library import RWKVError, ids
+from ._library import ids
 from ._objects import Sampler, State
 from ._scheduler import Outcome, Scheduler, Tokens
 
@@ -80,7 +80,7 @@ class Row(ABC):
         self.result = Result(index)
         try:
             self.prepare(model, *arguments)
-        except (RWKVError, TypeError, ValueError, KeyError, AttributeError) as failure:
+        except Exception as failure:  # whatever is wrong with a row, the others go on
             self.result.error = failure
 
     @abstractmethod
@@ -107,8 +107,12 @@ class Generated(Row):
                 raise ValueError("a row needs either a prompt or messages")
             prompt = own.pop(given[0])
             options = options | own
+        if isinstance(prompt, np.ndarray):
+            prompt = prompt.tolist()
         conversation = {key: options.pop(key) for key in ("template", "thinking") if key in options}
         stop, template = options.pop("stop", None), None
+        if given == ["messages"] and isinstance(prompt, (str, bytes)):
+            raise TypeError("expected a list of messages, not a text")
         if isinstance(prompt, (str, bytes)):
             self.stops = model._stops(stop)
             self.tokens = model.encode(prompt)
@@ -180,14 +184,23 @@ def _known(model: Model, tokens: Sequence[int] | str | bytes) -> Tokens:
 
 _ZERO = np.zeros(1, np.uint32)
 
+MOST_ROWS = 64
+"""What a model works on at a time at most."""
+
+
+def check_rows(max_rows: int) -> None:
+    """Refuses what cannot be worked on at a time."""
+    if not 1 <= max_rows <= MOST_ROWS:
+        raise ValueError(f"max_rows is {max_rows}, expected 1 to {MOST_ROWS}")
+
 
 class Embedded(Row):
     """A text that becomes a vector."""
 
-    def prepare(self, model: Model, item: str | bytes) -> None:
-        self.tokens = model.encode(item)
+    def prepare(self, model: Model, item: Text) -> None:
+        self.tokens = model.encode(item) if isinstance(item, (str, bytes)) else _known(model, item)
         self.result.tokens = self.tokens.tolist()
-        self.result.text = item if isinstance(item, str) else item.decode(errors="replace")
+        self.result.text = item if isinstance(item, str) else model.decode(self.tokens).decode(errors="replace")
 
     def submit(self, scheduler: Scheduler, state: State | None, read: int) -> int:
         return scheduler.embed(self.tokens)

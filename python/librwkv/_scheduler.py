@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,7 +66,16 @@ class Outcome(Handle):
 class Scheduler(Handle):
     """Requests are numbers; `next` gives what came of them, as they end."""
 
+    process: int | None = None
+    """Which process has begun threads of the library: a fork does not copy them."""
+
     def __init__(self, model: Model, rows: int) -> None:
+        if Scheduler.process not in (None, os.getpid()):
+            raise RWKVError(
+                "this process was forked from one whose model had threads, which a fork does not copy; "
+                "start workers by multiprocessing's 'spawn' or 'forkserver'"
+            )
+        Scheduler.process = os.getpid()
         handle = library.rwkv_scheduler_new(model._handle, model._threads or 0, rows)
         super().__init__(handle, "scheduler_", model._handle)
 

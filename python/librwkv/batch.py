@@ -47,7 +47,7 @@ class Row:
     is_openai: bool = False
 
 
-def parse(index: int, line: str) -> Row:
+def parse(index: int, line: bytes) -> Row:
     """What a line asks for; what it does wrong is its error."""
     row = Row(index)
     try:
@@ -60,7 +60,8 @@ def parse(index: int, line: str) -> Row:
             row.kind, row.items = request(source)
         elif "score" in source:
             item = source["score"]
-            row.kind, row.items = "score", [tuple(item) if isinstance(item, list) else item]
+            is_pair = isinstance(item, list) and not all(isinstance(part, int) for part in item)
+            row.kind, row.items = "score", [tuple(item) if is_pair else item]
         elif "embed" in source:
             row.kind, row.items = "embed", [source["embed"]]
         else:
@@ -70,7 +71,7 @@ def parse(index: int, line: str) -> Row:
             raise ValueError("nothing is asked")
         if row.kind == "generate":
             row.items = [{"seed": index} | row.items[0]]
-    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as problem:
         row.kind, row.error = (
             "error",
             f"line {index + 1}: {problem!r}" if isinstance(problem, KeyError) else str(problem),
@@ -96,6 +97,15 @@ def written(row: Row, results: list[Result], model: Model) -> dict[str, Any]:
     if row.kind == "score":
         return line | {"logprob": result.logprob, "tokens": len(result.tokens), "is_greedy": result.is_greedy}
     return line | {"embedding": [] if result.vector is None else result.vector.tolist()}
+
+
+def _json(line: dict[str, Any]) -> str:
+    text = json.dumps(line, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as IN's escapes may have it
+        return json.dumps(line)
+    return text
 
 
 def process(model: Model, rows: Iterator[Row], max_rows: int) -> Iterator[tuple[Row, list[Result]]]:
@@ -149,7 +159,7 @@ def _skip(rows: Iterator[Row], count: int, last: dict[str, Any] | None, output: 
 
 def run(model: Model, source: str, target: str, max_rows: int, report: Callable[[int, int], None]) -> tuple[int, int]:
     """Writes what is missing in `target`; the numbers of rows written now and of errors among them."""
-    with open(source, encoding="utf-8") as lines, open(target, "a", encoding="utf-8") as output:
+    with open(source, "rb") as lines, open(target, "a", encoding="utf-8") as output:
         if os.path.samefile(source, target):
             raise RWKVError(f"{target}: is the input")
         try:
@@ -162,7 +172,7 @@ def run(model: Model, source: str, target: str, max_rows: int, report: Callable[
         done = errors = 0
         for row, results in process(model, rows, max_rows):
             line = written(row, results, model)
-            output.write(json.dumps(line, ensure_ascii=False) + "\n")
+            output.write(_json(line) + "\n")
             output.flush()
             done += 1
             errors += bool(row.error or any(result.error for result in results))

@@ -95,7 +95,7 @@ class RWKV(TemplateLM):  # type: ignore[misc]
     def _row(self, context: str, given: dict[str, Any]) -> dict[str, Any]:
         """A row of `generate_many`. The harness's default is greedy, without penalties."""
         options = normalize_gen_kwargs(given, self.max_gen_toks)
-        row: dict[str, Any] = {"temperature": 0, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "seed": 0}
+        row: dict[str, Any] = {"temperature": 0, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
         row |= {key: options[key] for key in _OPTIONS if options.get(key) is not None}
         prompt = self.bos + self.tok_encode(context)
         return row | {"prompt": prompt, "max_tokens": options["max_gen_toks"], "stop": options["until"]}

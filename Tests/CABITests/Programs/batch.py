@@ -62,10 +62,21 @@ def kinds() -> None:
             {"prompt": "x", "temperature": -1},
             {"prompt": ""},
             {"neither": 1},
+            {"score": [104, 101, 108]},
+            {"prompt": "x", "max_tokens": 1, "temperature": 0, "bias": {"65": 100}},
+            '{"prompt": "x", "max_tokens": 1, "id": "\\ud800"}',
+            "[" * 100_000,
+            '{"prompt": "x", "max_tokens": Infinity}',
+            {"prompt": "x", "seed": 10**400},
+            {"embed": ["a", "b"]},
+            openai("f", "/v1/completions", prompt="x", temperature="0.7"),
+            openai("g", "/v1/embeddings", input=[[104, 101], [108]]),
         ]
     )
+    with source.open("ab") as file:
+        file.write(b'{"prompt": "\xff"}\n')
     report = batch(model_path, source, target, "--max-rows", 3)
-    assert "14 rows written, 7 of them errors" in report, report
+    assert "24 rows written, 13 of them errors" in report, report
     rows = lines(target)
     with Model(model_path) as model:
         assert rows[0]["text"] == "".join(model.generate("hello wörld", max_tokens=12, seed=0))
@@ -88,6 +99,10 @@ def kinds() -> None:
     assert "/v1/images" in rows[9]["response"]["body"]["error"]["message"] and rows[9]["response"]["status_code"] == 400
     assert "n must be 1" in rows[10]["response"]["body"]["error"]["message"]
     assert "temperature is -1" in rows[11]["error"] and "empty" in rows[12]["error"] and "prompt" in rows[13]["error"]
+    assert rows[14]["tokens"] == 3 and rows[15]["text"] == "A" and rows[16]["id"] == "\ud800"
+    assert all("error" in rows[index] for index in (17, 18, 19, 20, 23))
+    assert "temperature is '0.7'" in rows[21]["response"]["body"]["error"]["message"]
+    assert len(rows[22]["response"]["body"]["data"]) == 2
     assert "0 rows written" in batch(model_path, source, target)
 
 

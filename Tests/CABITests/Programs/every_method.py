@@ -183,6 +183,11 @@ def interrupting() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.5)
         refuses(KeyboardInterrupt, "", long)
         assert np.isfinite(model.read(model.new_state(), HELLO)).all()
+    held = model.generate("hello" * 1_000_000)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    refuses(KeyboardInterrupt, "", lambda: next(held))
+    assert np.isfinite(model.read(model.new_state(), HELLO)).all()
+    assert not list(held) and held.finish_reason == "cancelled"
 
 
 def quantizing() -> None:

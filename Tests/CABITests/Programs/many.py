@@ -8,6 +8,7 @@ All models are byte-level with 256 tokens.
 
 import itertools
 import math
+import os
 import pickle
 import signal
 import subprocess
@@ -77,7 +78,19 @@ def failing(model: Model) -> None:
     for result, word in zip(results, words):
         assert (result.error is None) if word is None else (word in str(result.error) and not result.text), result
     assert len(results) == 8 and results[0].finish_reason == results[7].finish_reason == "length"
+    mistakes: list[Any] = [
+        {"temperature": "0.7"}, {"seed": None}, {"max_tokens": math.inf}, {"state": 1}, {"bias": {65: "a"}},
+        {"bias": {"x": 1}}, {"bias": {-1: 1.0}}, {"seed": 10**400}, {"stop": 3},
+    ]  # fmt: skip
+    for mistake in mistakes:
+        first, wrong, last = model.generate_many(["x", {"prompt": "x"} | mistake, "x"], max_tokens=1)
+        assert first.error is None and wrong.error is not None and last.error is None, mistake
+    for item in (None, 3, ["b", "c"], {}):
+        for many in (model.score_many, model.embed_many):
+            results = list(many(["x", item, "x"]))  # type: ignore[list-item]
+            assert [result.error is None for result in results] == [True, False, True], item
     refuses(ValueError, "max_rows", lambda: next(model.generate_many(["x"], max_rows=65)))
+    refuses(ValueError, "max_rows", lambda: next(model.embed_many(["x"], normalize=False, max_rows=0)))
     refuses(ValueError, "fewer seeds", lambda: list(model.generate_many(["x", "y"], seeds=[1])))
     refuses(ZeroDivisionError, "", lambda: list(model.generate_many(1 / 0 for _ in "x")))  # type: ignore[misc]
 
@@ -186,6 +199,23 @@ def embedding(model: Model) -> None:
         assert math.isclose(float(result.vector @ result.vector), 1, abs_tol=1e-5)
     wrong = list(model.embed_many(["fine", 3]))  # type: ignore[list-item]
     assert wrong[0].vector is not None and wrong[1].error is not None
+    (ids,) = model.embed_many([model.encode("fine").tolist()])
+    assert ids.vector is not None and (ids.vector == wrong[0].vector).all()
+
+
+def forking(model: Model) -> None:
+    """A fork has no threads of its parent's: where they are needed, that is said."""
+    model.score("x")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            model.score("x")
+        except RWKVError as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert b"spawn" in os.read(reader, 1000)
 
 
 def pickling(model: Model, other: Model) -> None:
@@ -223,6 +253,7 @@ for one in (model, other, hybrid):
     embedding(one)
 sharing(model)
 failing(model)
+forking(model)
 streaming(model)
 pickling(model, other)
 conversing(model)
