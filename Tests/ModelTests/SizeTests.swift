@@ -103,7 +103,7 @@ struct SizeTests {
   func anyNumberOfThreadsReadsAPromptTheSame(_ name: String) throws {
     let test = try get(name)
     let model = try Model(path: test.path)
-    for threads in [2, 3, 16] {
+    for threads in [1, 2, 3, 5, 16] {
       let session = try Session(model, threads: threads)
       for first in threads > 5 ? [0] : [0, 64 * threads + 1] {
         session.state.reset()
@@ -122,11 +122,11 @@ struct SizeTests {
   }
 
   /// A prompt that is stopped, or in which there is no such token, has been read as far as was said.
-  @Test(arguments: names, [2, 5])
+  @Test(arguments: names, [1, 2, 5])
   func aPromptThatEndsEarlyHasBeenReadAsFarAsWasSaid(_ name: String, threads: Int) throws {
     let test = try get(name)
     let session = try Session(Model(path: test.path), threads: threads)
-    for limit in [1000] {
+    for limit in [1, 1000] {
       for isWrong in [false, true] {
         session.state.reset()
         var tokens = test.tokens

@@ -63,7 +63,7 @@ bare rwkv-run list
 answers bare rwkv-run chat r -p "The kernel" -n 20 --template none
 bare rwkv-run rm r
 [ -z "$(bare rwkv-run list)" ]
-bare rmdir /root/.local/share/rwkv /root/.local/share /root/.local
+bare sh -c 'cd && rmdir -p .local/share/rwkv'
 purge rwkv-tools
 contents | grep -v '^/tmp/' >"$work/after"
 diff "$work/before" "$work/after" || { echo "this is left, or lost" >&2; exit 1; }

@@ -245,8 +245,7 @@ private struct Door: RawRepresentable, AtomicRepresentable {
 /// How many members an evaluation gets: fewer while another process keeps a core busy.
 ///
 /// A member without a core holds its task back for milliseconds, as long as many phases take. When the others wait so
-/// long that they are faster alone, the team does without one; from time to time it
-/// is asked back.
+/// long that they are faster alone, the team does without one; from time to time it is asked back.
 private struct Crew {
   private let largest: Int
   private(set) var count: Int
