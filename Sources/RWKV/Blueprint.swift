@@ -48,6 +48,8 @@ package struct Blueprint {
   private let (L, D, V, F, N): (Int, Int, Int, Int, Int)
   /// Whether the model was state-tuned: then every layer has its initial state.
   private let hasInitialState: Bool
+  /// Those tasks of an embedding model that any tensor is for: their heads must be whole.
+  private let embeddingTasks: [EmbeddingTask]
   private var requirements: [Requirement] = []
 
   /// Largest tokenizer [bytes].
@@ -90,6 +92,7 @@ package struct Blueprint {
     (L, D, V) = (configuration.layers, configuration.embedding, configuration.vocabulary)
     (F, N) = (configuration.ffn, configuration.headSize)
     hasInitialState = tensors.contains { $0.name.hasSuffix(Self.initialStateSuffix) }
+    embeddingTasks = EmbeddingTask.heads(among: tensors.lazy.map(\.name))
     let attention = configuration.sparseAttention?.layers ?? 0
     // A small file must not make a long list.
     for (key, count) in [("rwkv.layers", L), ("rwkv.x.layers", attention)] where count > tensors.count {
@@ -126,7 +129,7 @@ package struct Blueprint {
     switch kind {
     case .language: add("head.weight", .count(V), .count(D), .panels(transposed: false))
     case .embedding:
-      for task in EmbeddingTask.allCases {
+      for task in embeddingTasks.isEmpty ? EmbeddingTask.allCases : embeddingTasks {
         matrices(task.head, "fc1 fc2")
         norm(task.head + "norm")
       }

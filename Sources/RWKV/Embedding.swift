@@ -15,7 +15,7 @@ public enum Pooling: String, CaseIterable, Sendable {
 public struct EmbeddingOptions: Sendable {
   /// Of a model of language; embedding models have a pooling of their own.
   public var pooling = Pooling.mean
-  /// Of an embedding model: which of its heads makes the vector.
+  /// Of an embedding model: which of its heads makes the vector. `ModelError.missingHead` where it lacks that one.
   public var task = EmbeddingTask.retrieval
   /// Whether vectors are scaled to length 1, so that the dot product of two is the cosine of their angle.
   public var normalizes = true
@@ -67,6 +67,10 @@ struct TextPooling {
     let kind = model.configuration.kind
     guard kind != .reranker else {
       throw ModelError(.wrongKind(kind, expected: .embedding), path: model.path)
+    }
+    if case .embedding(let heads) = model.head, heads[options.task] == nil {
+      let others = EmbeddingTask.allCases.filter { heads[$0] != nil }
+      throw ModelError(.missingHead(options.task, has: others), path: model.path)
     }
     self.model = model
     pooling = kind == .language ? options.pooling : nil

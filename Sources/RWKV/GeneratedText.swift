@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-import Dispatch
+import RWKVFormat
 import RWKVTokenizer
 import Synchronization
 
@@ -48,7 +48,7 @@ public final class GeneratedText: AsyncSequence, AsyncIteratorProtocol {
     nonisolated(unsafe) let text = self
     let bytes = try await withTaskCancellationHandler {
       try await withCheckedThrowingContinuation { continuation in
-        DispatchQueue.global().async { continuation.resume(with: Result { try text.advance(isCancelled) }) }
+        apart { continuation.resume(with: Result { try text.advance(isCancelled) }) }
       }
     } onCancel: {
       isCancelled.value.store(true, ordering: .relaxed)

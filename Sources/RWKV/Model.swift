@@ -46,7 +46,7 @@ public final class Model: Sendable {
       case .language: self = .language(try store.matrix("head.weight", rows: V, columns: D))
       case .embedding:
         var heads: [EmbeddingTask: EmbeddingHead] = [:]
-        for task in EmbeddingTask.allCases { heads[task] = try EmbeddingHead(store, task) }
+        for task in store.embeddingTasks { heads[task] = try EmbeddingHead(store, task) }
         self = .embedding(heads)
       case .reranker: self = .reranker(try ScoreHead(store))
       }

@@ -17,6 +17,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case unsupportedVersion(String)
     /// The model does something else than what was asked of it.
     case wrongKind(ModelKind, expected: ModelKind)
+    /// An embedding model was trained for some tasks, but not for this one.
+    case missingHead(EmbeddingTask, has: [EmbeddingTask])
     /// The reranker was not made for the embedding model's states.
     case wrongPair(reranker: String, embedder: String)
     case tokenOutOfRange(Int, vocabulary: Int)
@@ -92,6 +94,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
       "RWKV version '\(version)' is not one this program runs; a newer release may"
     case .wrongKind(let found, let expected):
       "is \(Self.description(of: found)); what was asked for takes \(Self.description(of: expected))"
+    case .missingHead(let task, let others):
+      "has no head for the task \(task.rawValue), only for \(others.map(\.rawValue).joined(separator: ", ")): name the task"
     case .wrongPair(let reranker, let embedder):
       "the reranker is for states of \(reranker), the embedding model has \(embedder): do the two belong together?"
     case .tokenOutOfRange(let token, let vocabulary):

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 internal import RWKVFormat
-import Dispatch
 import Synchronization
 
 /// The tensors of a model file by the block that reads them.
@@ -69,7 +68,7 @@ extension ModelFile {
     nonisolated(unsafe) let (base, readers) = (base, readers)
     let next = Atomic<Int>(0)
     let failure = Mutex<ModelError?>(nil)
-    DispatchQueue.concurrentPerform(iterations: readers.count) { thread in
+    onThreads(readers.count) { thread in
       while true {
         let number = next.add(1, ordering: .relaxed).oldValue
         guard number < chunks.count else { return }

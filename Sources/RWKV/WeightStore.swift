@@ -233,6 +233,8 @@ final class WeightStore: @unchecked Sendable {
 
   func contains(_ name: String) -> Bool { locations[name] != nil }
 
+  var embeddingTasks: [EmbeddingTask] { EmbeddingTask.heads(among: locations.keys) }
+
   func location(of name: String) -> Location? { locations[name] }
 
   private func tensor(

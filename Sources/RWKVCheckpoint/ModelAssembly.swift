@@ -32,6 +32,12 @@ struct ModelAssembly {
     let isReranker = kind == .reranker
     (vocabulary, embedding) =
       isReranker ? (1, sources["emb.weight"]?.count ?? 0) : try matrixSize("emb.weight")
+    guard kind != .embedding || vocabulary > EmbeddingTask.endOfText else {
+      throw CheckpointError(
+        .unsupported, file: file, tensor: "emb.weight",
+        "lacks the token that ends the texts of embedding models",
+        found: "\(vocabulary) rows", expected: "more than \(EmbeddingTask.endOfText), as EmbeddingRWKV has")
+    }
     ffn = try matrixSize("blocks.0.ffn.key.weight").rows
     headSize = try findHeadSize(claims)
     try claims.check(self)
@@ -230,7 +236,7 @@ struct ModelAssembly {
     switch kind {
     case .language: try add("head.weight", .head, vocabulary, embedding)
     case .embedding:
-      for task in EmbeddingTask.allCases {
+      for task in EmbeddingTask.heads(among: sources.keys) {
         for name in ["fc1", "fc2"] { try add(task.head + name + ".weight", .head, embedding, embedding) }
         try addNorm(task.head + "norm")
       }

@@ -43,7 +43,8 @@ struct Failure: Error {
       case .unknownTensor: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_KEY)
       case .wrongShape: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_SHAPE)
       case .wrongFormat: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_DATA_TYPE)
-      case .unsupportedVersion, .wrongKind, .wrongPair: (RWKV_ERROR_MODEL, RWKV_ERROR_UNSUPPORTED)
+      case .unsupportedVersion, .wrongKind, .missingHead, .wrongPair:
+        (RWKV_ERROR_MODEL, RWKV_ERROR_UNSUPPORTED)
       case .notFinite: (RWKV_ERROR_MODEL, RWKV_ERROR_DATA)
       case .noTokenizer, .largeTokenizer, .wrongState, .cancelled: (RWKV_ERROR_MODEL, RWKV_ERROR_NONE)
       }

@@ -38,13 +38,13 @@ public enum DeepEmbedSizes {
 public enum ModelKind: String, Sendable, CaseIterable {
   /// Predicts the next token.
   case language
-  /// EmbeddingRWKV: RWKV-7 with a head for each task that makes a vector of a text, and none for tokens.
+  /// EmbeddingRWKV: RWKV-7 with heads for tasks that make a vector of a text, and none for tokens.
   case embedding
   /// RWKVReRanker: RWKV-7 blocks that score what an embedding model has read, by its states.
   case reranker
 }
 
-/// What a text's vector is for: an embedding model has a head for each.
+/// What a text's vector is for: an embedding model has a head for each, or for some.
 public enum EmbeddingTask: String, Sendable, CaseIterable {
   /// Which documents answer a query.
   case retrieval
@@ -59,6 +59,11 @@ public enum EmbeddingTask: String, Sendable, CaseIterable {
     case .sts: "head.sts_head."
     case .classification: "head.cls_head."
     }
+  }
+
+  /// The tasks that a model with tensors of these names has a head for.
+  package static func heads(among names: some Sequence<String>) -> [EmbeddingTask] {
+    allCases.filter { task in names.contains { $0.hasPrefix(task.head) } }
   }
 
   /// The token after which embedding models take what a text is. No text has it; pip's `rwkv-emb` fixes it.

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-import Dispatch
 import Glibc
 public import RWKV
 import RWKVFormat
@@ -161,7 +160,7 @@ private final class Block: @unchecked Sendable {
     predictions.withUnsafeMutableBufferPointer { buffer in
       nonisolated(unsafe) let predictions = buffer
       let parts = max(1, min(threads, targets.count))
-      DispatchQueue.concurrentPerform(iterations: parts) { part in
+      onThreads(parts) { part in
         for row in targets.count * part / parts..<targets.count * (part + 1) / parts {
           predictions[row] = Prediction(
             UnsafeBufferPointer(reference[row]), UnsafeBufferPointer(model[row]),

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-import Dispatch
 import Glibc
 import RWKVFormat
 import Synchronization
@@ -13,7 +12,7 @@ func parallel<Context>(
 ) throws(QuantizationError) {
   let next = Atomic<Int>(0)
   let failure = Mutex<QuantizationError?>(nil)
-  DispatchQueue.concurrentPerform(iterations: availableThreads(min(threads, count))) { _ in
+  onThreads(availableThreads(min(threads, count))) { _ in
     let context = context()
     while true {
       let index = next.add(1, ordering: .relaxed).oldValue

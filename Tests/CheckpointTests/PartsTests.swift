@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
+import RWKV
 import RWKVFormat
+import RWKVQuantization
 import Testing
 
 @testable import RWKVCheckpoint
@@ -56,6 +58,40 @@ struct PartsTests {
     let lacking = drafts.filter { $0.name != "head.sts_head.fc2.weight" }
     expectFailure(
       folder.write("model", safetensors(lacking)), .mismatch, "1 missing: 'head.sts_head.fc2.weight'")
+  }
+
+  /// A head that the model has gives the same vectors; one that it lacks is named.
+  @Test func embeddingModelsMayHaveSomeOfTheHeads() throws {
+    let path = goldens + "/emb-std/model.pth"
+    let drafts = try Container(path: path).tensors.map { try Draft($0) }
+    let some = drafts.filter { !$0.name.hasPrefix("head.") || $0.name.hasPrefix("head.sts_head.") }
+    func session(_ source: String, _ name: String) throws -> Session {
+      var options = ConversionOptions()
+      options.type = .fp32
+      _ = try Conversion.convert(source, to: folder.path + name, options)
+      return try Session(Model(path: folder.path + name), threads: 1)
+    }
+    let (whole, part) = try (
+      session(path, "/whole.rwkv"), session(folder.write("model", safetensors(some)), "/part.rwkv")
+    )
+    var options = EmbeddingOptions()
+    options.task = .sts
+    #expect(try part.embedding([1, 2, 3], options) == whole.embedding([1, 2, 3], options))
+    options.task = .retrieval
+    #expect {
+      try part.embedding([1, 2, 3], options)
+    } throws: {
+      "\($0)".contains("has no head for the task retrieval, only for sts")
+    }
+  }
+
+  @Test func embeddingModelsWithoutTheTokenThatEndsTextsAreRefused() throws {
+    var drafts = try Container(path: goldens + "/emb-std/model.pth").tensors.map { try Draft($0) }
+    let table = try #require(drafts.firstIndex { $0.name.hasSuffix("emb.weight") })
+    drafts[table].bytes.removeLast(drafts[table].bytes.count / 65_536)
+    drafts[table].shape[0] = 65_535
+    expectFailure(
+      folder.write("model", safetensors(drafts)), .unsupported, "the token that ends the texts", "65535 rows")
   }
 
   /// With and without the prefix, under the older name of the table, and with the layers in every form.

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 import CRWKVKernels
-import Dispatch
 import RWKVFormat
 import Terminal
 
@@ -90,7 +89,7 @@ final class Product: @unchecked Sendable {
   func seconds(threads: Int, _ repetitions: Int) -> Double {
     let pieces = min(panels, 8 * threads)
     func multiply() {
-      DispatchQueue.concurrentPerform(iterations: threads) { thread in
+      onThreads(threads) { thread in
         for piece in Swift.stride(from: thread, to: pieces, by: threads) { compute(piece, of: pieces) }
       }
     }

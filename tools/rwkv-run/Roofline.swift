@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 import CPeak
-import Dispatch
 import RWKV
 import RWKVFormat
 import Terminal
@@ -33,7 +32,7 @@ struct Roofline {
     let threads = availableThreads(threads)
     nonisolated(unsafe) let rates = UnsafeMutableBufferPointer<Double>.allocate(capacity: threads)
     defer { rates.deallocate() }
-    DispatchQueue.concurrentPerform(iterations: threads) { rates[$0] = peak(0.05) }
+    onThreads(threads) { rates[$0] = peak(0.05) }
     return rates.reduce(0, +)
   }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 import CRWKVKernels
-import Dispatch
 import Glibc
+import RWKVFormat
 import Synchronization
 
 /// A team of threads that walks through one evaluation together, phase by phase.
@@ -92,7 +92,7 @@ final class Team: Sendable {
       door.store(door.load(ordering: .relaxed).opened(places: count - 1), ordering: .sequentiallyConsistent)
       for _ in 0..<max(0, count - 1 - helpers.load(ordering: .sequentiallyConsistent)) {
         helpers.add(1, ordering: .relaxed)
-        DispatchQueue.global().async { self.help() }
+        apart { self.help() }
       }
       body(0)
       _ = change { $0.closed }

@@ -168,8 +168,10 @@ struct Routes: Sendable {
     } catch let error as SamplingError {
       throw APIError.invalid("\(error).")
     } catch let error as ModelError {
-      if case .wrongKind = error.reason { throw APIError.invalid("\(error)") }
-      throw APIError(status: .internalServerError, message: "\(error)")
+      switch error.reason {
+      case .wrongKind, .missingHead: throw APIError.invalid("\(error)")
+      default: throw APIError(status: .internalServerError, message: "\(error)")
+      }
     } catch let error as StateFileError {
       throw APIError.invalid("\(error)")
     }

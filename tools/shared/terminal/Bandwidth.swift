@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-import Dispatch
 import Glibc
 import RWKVFormat
 
@@ -22,7 +21,7 @@ package func readBandwidth(threads: Int) throws(CommandError) -> Double {
   var best = Double.infinity
   for _ in 0..<7 {
     let start = now()
-    DispatchQueue.concurrentPerform(iterations: threads) { thread in
+    onThreads(threads) { thread in
       let range = words.count * thread / threads..<words.count * (thread + 1) / threads
       let quarter = range.count / 4
       var (a, b, c, d) = (SIMD8<UInt64>(), SIMD8<UInt64>(), SIMD8<UInt64>(), SIMD8<UInt64>())

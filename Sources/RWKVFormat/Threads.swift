@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import Dispatch
 import Glibc
 
 /// Of `wanted` threads, this one included, how many the system lets this process have now.
@@ -41,3 +42,24 @@ package func availableThreads(_ wanted: Int) -> Int {
 
 /// Address space that glibc reserves for the small allocations of a new thread.
 private let arenaReserve = 64 << 20
+
+/// Calls `body` with each of 0..<count at the same time, with 0 on this thread; returns when all have returned.
+package func onThreads(_ count: Int, _ body: (Int) -> Void) {
+  // All calls have returned, and their queues have let the closure go, before this function does.
+  withoutActuallyEscaping(body) { body in
+    nonisolated(unsafe) let body = body
+    let group = DispatchGroup()
+    for index in 1..<max(1, count) { ownQueue().async(group: group) { body(index) } }
+    body(0)
+    group.wait()
+  }
+}
+
+/// Starts `body` on a thread of its own, one of Dispatch's.
+package func apart(_ body: @escaping @Sendable () -> Void) { ownQueue().async(execute: body) }
+
+/// A queue that is not shared, which gets a thread at once.
+///
+/// Dispatch's global queues, and `concurrentPerform` with them, look their threads up in /proc while they are busy, and
+/// end the process where it is not mounted.
+private func ownQueue() -> DispatchQueue { DispatchQueue(label: "rwkv.thread") }
