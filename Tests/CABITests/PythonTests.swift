@@ -86,7 +86,7 @@ extension CABITests {
 
   /// Also killed at any time, which must not repeat or lose a row.
   @Test(has("numpy")) func batchFilesGoOnWhereTheyStopped() throws {
-    try Self.program("batch.py", ["model"], output: Workplace.shared.get().output())
+    try Self.program("batch.py", ["model", "other"], output: Workplace.shared.get().output())
   }
 
   @Test(has("lm_eval")) func evaluationEqualsAPlainLoop() throws {

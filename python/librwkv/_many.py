@@ -130,7 +130,7 @@ class _Window:
             yield self.held.pop(self.next - 1)
 
 
-def _results(model: Model, rows: Iterator[Row], max_rows: int, ordered: bool = True) -> Iterator[Result]:
+def _results(model: Model, rows: Iterator[Row], max_rows: int, ordered: bool) -> Iterator[Result]:
     check_rows(max_rows)
     window = _Window(ordered)
     with Scheduler(model, max_rows) as scheduler:
@@ -146,12 +146,12 @@ def _results(model: Model, rows: Iterator[Row], max_rows: int, ordered: bool = T
                 yield from window.push(result)
 
 
-def _seeded(items: Iterable[Item], seeds: Iterable[int] | None, options: dict[str, Any]) -> Iterator[tuple[Item, Any]]:
-    """Each item with the options of all rows and a seed of its own."""
-    own = itertools.count(int(options.get("seed", 0))) if seeds is None else iter(seeds)
+def _seeded(items: Iterable[Any], seeds: Iterable[int]) -> Iterator[tuple[Any, int]]:
+    """Each item with a seed of its own."""
+    own = iter(seeds)
     for item in items:
         try:
-            yield item, options | {"seed": next(own)}
+            yield item, next(own)
         except StopIteration:
             raise ValueError("there are fewer seeds than items") from None
 
@@ -173,25 +173,34 @@ def generate_many(
     options: dict[str, Any],
 ) -> Iterator[Result]:  # fmt: skip
     """See `Model.generate_many`."""
-    numbered = enumerate(_seeded(items, seeds, options))
-    rows = (Generated(model, index, item, own) for index, (item, own) in numbered)
+    own = itertools.count(int(options.get("seed", 0))) if seeds is None else seeds
+    numbered = enumerate(_seeded(items, own))
+    rows = (Generated(model, index, item, options | {"seed": seed}) for index, (item, seed) in numbered)
     return _followed(_results(model, rows, max_rows, ordered), items, progress)
 
 
-def score_many(model: Model, items: Iterable[ScoreItem], max_rows: int, progress: bool) -> Iterator[Result]:
+def score_many(
+    model: Model, items: Iterable[ScoreItem], seeds: Iterable[int] | None, max_rows: int, ordered: bool, progress: bool
+) -> Iterator[Result]:
     """See `Model.score_many`."""
-    rows = (Scored(model, index, item) for index, item in enumerate(items))
-    return _followed(_results(model, rows, max_rows), items, progress)
+    rows = (Scored(model, index, item) for index, item in _numbered(items, seeds))
+    return _followed(_results(model, rows, max_rows, ordered), items, progress)
 
 
 def embed_many(
-    model: Model, items: Iterable[Text], task: str | None, normalize: bool, max_rows: int, progress: bool
-) -> Iterator[Result]:
+    model: Model, items: Iterable[Text], task: str | None, normalize: bool, seeds: Iterable[int] | None, max_rows: int,
+    ordered: bool, progress: bool,
+) -> Iterator[Result]:  # fmt: skip
     """See `Model.embed_many`."""
-    rows = enumerate(items)
+    rows = _numbered(items, seeds)
     results = (
         embedded(model, rows, task, normalize, max_rows)
         if task is not None or not normalize
-        else _results(model, (Embedded(model, index, item) for index, item in rows), max_rows)
+        else _results(model, (Embedded(model, index, item) for index, item in rows), max_rows, ordered)
     )
     return _followed(results, items, progress)
+
+
+def _numbered(items: Iterable[Any], seeds: Iterable[int] | None) -> Iterator[tuple[int, Any]]:
+    """Of what draws nothing: seeds are only counted, as they are where they matter."""
+    return enumerate(items if seeds is None else (item for item, _ in _seeded(items, seeds)))

@@ -365,7 +365,8 @@ class Model(Handle):
     ) -> Generation:
         """Writes an answer with the options of `generate`."""
         stop, bias = options.pop("stop", ()), options.pop("bias", None)
-        stops = [*ends, *(text.encode() for text in ([stop] if isinstance(stop, str) else stop))]
+        # What ends an answer may stand within JSON.
+        stops = self._stops(stop or ()) + ([] if options.get("only_json") else ends)
         limit = options.pop("max_tokens", 1024)
         chooser = options.pop("sampler", None) or Sampler(self, bias, template=template or "", **options)
         return Generation(self, state, chooser, tokens, limit, stops)
@@ -439,7 +440,7 @@ class Model(Handle):
         ordered: bool = True,
         progress: bool = False,
         max_tokens: int = 256,
-        logprobs: bool = False,
+        logprobs: bool = True,
         **options: Any,
     ) -> Iterator[Result]:
         """Writes after many prompts at once, each the same as `generate` alone would write.
@@ -448,7 +449,7 @@ class Model(Handle):
         for this row alone. They may be endless: a row is taken when a place is free. seeds: one for each row; by
         default `seed` (0), counted up. max_rows: texts that are written together, 64 at most. ordered: results come in
         the order of the items; otherwise as they finish, with their `index`. progress: tqdm's bar, where it is
-        installed. logprobs: also those of the tokens. Options: those of `generate`, for all rows.
+        installed. logprobs: whether results have those of their tokens. Options: those of `generate`, for all rows.
 
         A row that cannot be written has an `error` and the others go on. Leaving the loop ends everything.
 
@@ -461,15 +462,25 @@ class Model(Handle):
         options |= {"max_tokens": max_tokens, "logprobs": logprobs}
         return generate_many(self, items, seeds, max_rows, ordered, progress, options)
 
-    def score_many(self, items: Iterable[ScoreItem], *, max_rows: int = 16, progress: bool = False) -> Iterator[Result]:
-        """Scores many texts as `score` does, in order. What their contexts share is read once.
+    def score_many(
+        self,
+        items: Iterable[ScoreItem],
+        *,
+        seeds: Iterable[int] | None = None,
+        max_rows: int = 16,
+        ordered: bool = True,
+        progress: bool = False,
+    ) -> Iterator[Result]:
+        """Scores many texts as `score` does. What their contexts share is read once.
+
+        Arguments: as those of `generate_many`. Nothing is drawn here, so `seeds` change nothing.
 
         >>> choices = [("The capital of France is", city) for city in (" Paris", " Rome")]
         >>> likely = max(model.score_many(choices), key=lambda result: result.logprob)
         >>> likely.text in (" Paris", " Rome")
         True
         """
-        return score_many(self, items, max_rows, progress)
+        return score_many(self, items, seeds, max_rows, ordered, progress)
 
     def embed_many(
         self,
@@ -477,12 +488,16 @@ class Model(Handle):
         *,
         task: EmbeddingTask | None = None,
         normalize: bool = True,
+        seeds: Iterable[int] | None = None,
         max_rows: int = 16,
+        ordered: bool = True,
         progress: bool = False,
     ) -> Iterator[Result]:
-        """The vectors of many texts, in order: `vector` of each result. As `embed`.
+        """The vectors of many texts: `vector` of each result. As `embed`.
+
+        Other arguments: as those of `generate_many`. Nothing is drawn here, so `seeds` change nothing.
 
         >>> vectors = np.stack([result.vector for result in model.embed_many(["one", "two", "three"])])
         >>> alike = vectors @ vectors.T
         """
-        return embed_many(self, items, task, normalize, max_rows, progress)
+        return embed_many(self, items, task, normalize, seeds, max_rows, ordered, progress)

@@ -121,7 +121,8 @@ class Generated(Row):
         elif given == ["messages"] or (not given and any(isinstance(part, Mapping) for part in prompt)):
             text, ends = model._conversation(prompt, **conversation)
             self.tokens = model.encode(text)
-            self.stops = model._stops(stop or ()) + ends
+            # What ends an answer may stand within JSON.
+            self.stops = model._stops(stop or ()) + ([] if options.get("only_json") else ends)
             template = conversation.get("template") or ""
         else:
             self.stops = model._stops(stop)

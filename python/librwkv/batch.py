@@ -12,25 +12,27 @@ Every line of IN is one of
 
 and every line of OUT belongs to the line of IN with the same number, empty ones not counted. Run again after it was
 stopped, however it was stopped, it goes on after the last whole line of OUT. Row k, counted from 0, has the seed k
-unless it says another.
+unless it says another. The digest in a line of OUT ("digest", or OpenAI's "id") stands for the model and all of IN up
+to that line: what was begun with another model or other rows is not gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import hashlib
 import itertools
 import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from ._library import RWKVError
 from ._model import Model
-from ._openai import answer, failure, request
+from ._openai import PREFIX, answer, failure, request
 from ._rows import Result
 
 
@@ -39,6 +41,8 @@ class Row:
     """A line of IN."""
 
     index: int
+    digest: str
+    """Of the model and the rows up to this one."""
     kind: str = "error"
     items: list[Any] = field(default_factory=list)
     """What the model is asked, of which only embeddings have several."""
@@ -47,17 +51,26 @@ class Row:
     is_openai: bool = False
 
 
-def parse(index: int, line: bytes) -> Row:
+def read(lines: Iterable[bytes], identity: str) -> Iterator[tuple[bytes, str]]:
+    """The lines that are not empty, each with a digest of the model's identity and of all lines up to it."""
+    digest = hashlib.blake2b(identity.encode(), digest_size=8)
+    for line in map(bytes.strip, lines):
+        if line:
+            digest.update(line + b"\n")
+            yield line, digest.hexdigest()
+
+
+def parse(index: int, line: bytes, digest: str, model: Model) -> Row:
     """What a line asks for; what it does wrong is its error."""
-    row = Row(index)
+    row = Row(index, digest)
     try:
         source = json.loads(line)
         if not isinstance(source, dict):
             raise ValueError("expected an object")
         row.source = source
-        row.is_openai = "custom_id" in source and "body" in source
+        row.is_openai = "body" in source and ("custom_id" in source or "url" in source)
         if row.is_openai:
-            row.kind, row.items = request(source)
+            row.kind, row.items = request(source, model)
         elif "score" in source:
             item = source["score"]
             is_pair = isinstance(item, list) and not all(isinstance(part, int) for part in item)
@@ -67,15 +80,12 @@ def parse(index: int, line: bytes) -> Row:
         else:
             options = {key: value for key, value in source.items() if key != "id"}
             row.kind, row.items = "generate", [options]
-        if not row.items:
-            raise ValueError("nothing is asked")
+        if row.kind in source and (others := source.keys() - {row.kind, "id"}):
+            raise ValueError(f"'{min(others)}' has no meaning beside '{row.kind}'")
         if row.kind == "generate":
-            row.items = [{"seed": index} | row.items[0]]
+            row.items = [{"seed": index, "logprobs": False} | row.items[0]]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as problem:
-        row.kind, row.error = (
-            "error",
-            f"line {index + 1}: {problem!r}" if isinstance(problem, KeyError) else str(problem),
-        )
+        row.kind, row.error = "error", f"{problem} is missing" if isinstance(problem, KeyError) else str(problem)
     return row
 
 
@@ -84,8 +94,8 @@ def written(row: Row, results: list[Result], model: Model) -> dict[str, Any]:
     error = row.error or next((str(result.error) for result in results if result.error), "")
     if row.is_openai:
         custom_id = row.source.get("custom_id")
-        return failure(custom_id, row.index, error) if error else answer(row.source, row.index, results, model.name)
-    line: dict[str, Any] = {"index": row.index}
+        return failure(custom_id, row.digest, error) if error else answer(row.source, row.digest, results, model)
+    line: dict[str, Any] = {"index": row.index, "digest": row.digest}
     if "id" in row.source:
         line["id"] = row.source["id"]
     if error:
@@ -133,8 +143,8 @@ def _items(rows: Iterator[Row], asked: deque[Row]) -> Iterator[Any]:
         yield from row.items
 
 
-def _done(output: TextIO) -> tuple[int, dict[str, Any] | None]:
-    """The whole lines of OUT, and the last of them. Cuts off a line that was not written to its end."""
+def _done(output: TextIO) -> tuple[int, str]:
+    """How many whole lines OUT has, and the digest in the last. Cuts off a line that was not written to its end."""
     data = os.open(output.name, os.O_RDONLY)
     count, end, last, position = 0, 0, b"", 0
     with os.fdopen(data, "rb") as lines:
@@ -143,18 +153,27 @@ def _done(output: TextIO) -> tuple[int, dict[str, Any] | None]:
             if line.endswith(b"\n"):
                 count, end, last = count + 1, position, line
     os.ftruncate(output.fileno(), end)
-    return count, json.loads(last) if last else None
+    return count, _digest(last)
 
 
-def _skip(rows: Iterator[Row], count: int, last: dict[str, Any] | None, output: str) -> None:
-    """Passes over what is in OUT, which must be of this IN."""
-    row = next(itertools.islice(rows, count - 1, None), None) if last else None
-    if last is None:
+def _digest(line: bytes) -> str:
+    """The one in a line of OUT; none if something else wrote it."""
+    try:
+        values = json.loads(line)
+        return str(values["digest"] if "digest" in values else values["id"].removeprefix(PREFIX))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return ""
+
+
+def _skip(rows: Iterator[tuple[int, tuple[bytes, str]]], count: int, last: str, output: str) -> None:
+    """Passes over the rows that are in OUT, which must be of this IN and this model."""
+    if count == 0:
         return
-    key = "custom_id" if row is not None and row.is_openai else "index"
-    expected = None if row is None else row.source["custom_id"] if row.is_openai else row.index
-    if row is None or last.get(key) != expected:
-        raise RWKVError(f"{output}: holds rows of another input; give another name, or remove it")
+    row = next(itertools.islice(rows, count - 1, None), None)
+    if row is None or row[1][1] != last:
+        raise RWKVError(
+            f"{output}: holds rows that another model wrote, or of another input; give another name, or remove it"
+        )
 
 
 def run(model: Model, source: str, target: str, max_rows: int, report: Callable[[int, int], None]) -> tuple[int, int]:
@@ -167,8 +186,9 @@ def run(model: Model, source: str, target: str, max_rows: int, report: Callable[
         except OSError:
             raise RWKVError(f"{target}: another process is writing it") from None
         count, last = _done(output)
-        rows = (parse(index, line) for index, line in enumerate(line for line in lines if line.strip()))
-        _skip(rows, count, last, target)
+        numbered = enumerate(read(lines, model.identity))
+        _skip(numbered, count, last, target)
+        rows = (parse(index, line, digest, model) for index, (line, digest) in numbered)
         done = errors = 0
         for row, results in process(model, rows, max_rows):
             line = written(row, results, model)

@@ -91,8 +91,29 @@ def failing(model: Model) -> None:
             assert [result.error is None for result in results] == [True, False, True], item
     refuses(ValueError, "max_rows", lambda: next(model.generate_many(["x"], max_rows=65)))
     refuses(ValueError, "max_rows", lambda: next(model.embed_many(["x"], normalize=False, max_rows=0)))
-    refuses(ValueError, "fewer seeds", lambda: list(model.generate_many(["x", "y"], seeds=[1])))
+    for many in (model.generate_many, model.score_many, model.embed_many):
+        refuses(ValueError, "fewer seeds", lambda many=many: list(many(["x", "y"], seeds=[1])))
     refuses(ZeroDivisionError, "", lambda: list(model.generate_many(1 / 0 for _ in "x")))  # type: ignore[misc]
+
+
+def uniformity(model: Model) -> None:
+    """The three take the same arguments, and their results have the same fields."""
+    texts = ["hello " * (1 + 40 * (index % 7 == 0)) + str(index) for index in range(30)]
+    for many in (model.generate_many, model.score_many, model.embed_many):
+        expected = list(many(texts))
+        assert [result.index for result in expected] == list(range(30))
+        results = list(many(texts, seeds=itertools.count(), max_rows=8, ordered=False))
+        found = sorted(results, key=lambda result: result.index)
+        for one, other in zip(expected, found):
+            assert one.index == other.index and one.error is other.error is None
+            for name in ("text", "tokens", "logprobs", "finish_reason", "logprob"):
+                assert getattr(one, name) == getattr(other, name), name
+            assert (one.text and one.tokens) or one.finish_reason
+            assert one.vector is other.vector is None or np.array_equal(one.vector, other.vector)
+            assert len(one.logprobs) == (0 if many == model.embed_many else len(one.tokens))
+        assert many == model.generate_many or {result.finish_reason for result in results} == {None}
+    (brief,) = model.generate_many(["x"], max_tokens=3, logprobs=False)
+    assert len(brief.tokens) == 3 and not brief.logprobs
 
 
 def streaming(model: Model) -> None:
@@ -252,6 +273,7 @@ for one in (model, other, hybrid):
     scoring(one)
     embedding(one)
 sharing(model)
+uniformity(model)
 failing(model)
 forking(model)
 streaming(model)
