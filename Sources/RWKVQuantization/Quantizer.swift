@@ -150,9 +150,10 @@ struct Quantizer: Sendable {
         if perRecord == 1 {
           quantizer.kernels.encode_row(format, start, info.columns, place)
         } else {
-          let count = min(16, info.rows - record * 16)
-          quantizer.kernels.encode_panel(
-            format, start, info.columns, count, info.columns, factor?.sums, place)
+          var panel = rk_encode_panel(
+            format: format, x: start, rows: min(16, info.rows - record * 16), columns: info.columns,
+            stride: info.columns, factor: factor?.sums, panel: place)
+          quantizer.kernels.encode_panel(&panel)
         }
       }
     }

@@ -44,6 +44,51 @@ struct SumsOfRows {
     }
   }
 
+  /// y + Σ h[i] · rows[index[i]], as a table computes it, in the columns of `range`.
+  private func sum(
+    _ format: Format, _ rows: [UInt8], columns: Int, _ index: [Int32], _ h: [Float], _ range: Range<Int>,
+    addedTo y: [Float], with kernels: rk_kernels
+  ) -> [Float] {
+    let (h, sums) = (Floats(h), Floats(y))
+    let limits = limits(format, rows, columns)
+    rows.withUnsafeBytes { records in
+      limits.withUnsafeBufferPointer { limits in
+        index.withUnsafeBufferPointer { index in
+          guard let records = records.baseAddress, let first = index.baseAddress else { return }
+          let rows = rk_rows(
+            format: format.rawValue, records: records, columns: columns, from: range.lowerBound,
+            to: range.upperBound)
+          var sum = rk_add_rows(
+            rows: rows, limits: limits.baseAddress, index: first, h: h.pointer, n: index.count,
+            y: sums.pointer)
+          kernels.add_rows(&sum)
+        }
+      }
+    }
+    return sums.values
+  }
+
+  /// The same for T tokens, [T, columns], and rows [1, count − 1) of `count`.
+  private func sums(
+    _ format: Format, _ rows: [UInt8], count: Int, columns: Int, _ h: [Float], T: Int, _ range: Range<Int>,
+    addedTo y: [Float], with kernels: rk_kernels
+  ) -> [Float] {
+    let (h, sums, scratch) = (Floats(h), Floats(y), Floats(zeros: Int(RK_ADD_ROWS_SCRATCH)))
+    rows.withUnsafeBytes { records in
+      guard let records = records.baseAddress else { return }
+      let rows = rk_rows(
+        format: format.rawValue, records: records, columns: columns, from: range.lowerBound,
+        to: range.upperBound
+      )
+      var block = rk_add_rows_block(
+        rows: rows, first: 1, count: count - 2, T: T, h: h.pointer, h_stride: count, y: sums.pointer,
+        y_stride: columns, scratch: scratch.pointer)
+      kernels.add_rows_block(&block)
+    }
+    #expect(sums.guardsIntact && scratch.guardsIntact)
+    return sums.values
+  }
+
   /// What the kernels want to know of all rows beforehand.
   private func limits(_ format: Format, _ rows: [UInt8], _ columns: Int) -> [UInt8] {
     let count = rows.count / rk_record_bytes(format.rawValue, columns, 1)
@@ -69,10 +114,9 @@ struct SumsOfRows {
         let from = columns > 200 ? 64 : 0
         let to = columns == 768 ? 672 : columns
         var expected = (0..<columns).map { Float($0 % 7) * 0.1 }
-        var y = expected
+        let y = sum(
+          format, rows, columns: columns, index, h, from..<to, addedTo: expected, with: kernels(table))
         Self.add(format, rows, w, columns: columns, index, h, from..<to, to: &expected)
-        kernels(table).add_rows(
-          format.rawValue, rows, limits(format, rows, columns), columns, index, h, count, from, to, &y)
         #expect(bits(y) == bits(expected))
       }
     }
@@ -92,10 +136,9 @@ struct SumsOfRows {
     var random = Random(7)
     let h = random.gaussians(count).map { $0 > 0 ? $0 * $0 : 0 }
     let index = h.indices.filter { h[$0] != 0 }.map { Int32($0) }
-    var y = [Float](repeating: 0, count: columns)
-    kernels(table).add_rows(
-      format.0.rawValue, rows, limits(format.0, rows, columns), columns, index, index.map { h[Int($0)] },
-      index.count, 0, columns, &y)
+    let y = sum(
+      format.0, rows, columns: columns, index, index.map { h[Int($0)] }, 0..<columns,
+      addedTo: [Float](repeating: 0, count: columns), with: kernels(table))
     var (error, power) = (0.0, 0.0)
     for c in 0..<columns {
       let exact = h.indices.reduce(0.0) { $0 + Double(h[$1]) * Double(w[$1 * columns + c]) }
@@ -108,7 +151,6 @@ struct SumsOfRows {
   @Test("of blocks of tokens are the same bits as token by token", arguments: Format.allCases, tableNames)
   func blocks(format: Format, table: String) {
     let kernels = kernels(table)
-    var scratch = [Float](repeating: 0, count: Int(RK_ADD_ROWS_SCRATCH))
     // Half of the activations, a tenth of them, or most are zero: tokens share rows where most are needed by most,
     // and few tokens those that two of them need.
     for (columns, from, to, least) in [
@@ -122,19 +164,17 @@ struct SumsOfRows {
       for T in [2, 3, 4, 5] {
         var random = Random(columns)
         let h = random.gaussians(T * count).map { $0 > least ? $0 : 0 }
-        var y = [Float](repeating: 0.25, count: T * columns)
-        var expected = y
-        kernels.add_rows_block(
-          format.rawValue, rows, columns, 1, count - 2, h, count, T, from, to, &y, columns, &scratch)
+        var expected = [Float](repeating: 0.25, count: T * columns)
+        let y = sums(
+          format, rows, count: count, columns: columns, h, T: T, from..<to, addedTo: expected, with: kernels)
         for t in 0..<T {
           let index = (1..<count - 1).filter { h[t * count + $0] != 0 }.map { Int32($0) }
           let values = index.map { h[t * count + Int($0)] }
-          var token = Array(expected[(t * columns)..<((t + 1) * columns)])
-          scalarKernels.add_rows(
-            format.rawValue, rows, limits(format, rows, columns), columns, index, values, index.count, from,
-            to,
-            &token)
-          expected.replaceSubrange((t * columns)..<((t + 1) * columns), with: token)
+          let place = (t * columns)..<((t + 1) * columns)
+          let token = sum(
+            format, rows, columns: columns, index, values, from..<to, addedTo: Array(expected[place]),
+            with: scalarKernels)
+          expected.replaceSubrange(place, with: token)
         }
         #expect(bits(y) == bits(expected), "\(T) tokens")
       }

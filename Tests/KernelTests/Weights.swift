@@ -36,11 +36,18 @@ func encode(
     // What a record held before must not matter.
     var record = [UInt8](repeating: 0xAA, count: recordBytes(format, columns, Int32(step)))
     let count = min(step, rows - first)
-    let part = Array(x[(first * columns)..<((first + count) * columns)])
+    let part = Floats(Array(x[(first * columns)..<((first + count) * columns)]))
     if panels {
-      kernels.encode_panel(format.rawValue, part, columns, count, columns, factor, &record)
+      let factor = factor.map(Floats.init)
+      record.withUnsafeMutableBytes { record in
+        guard let start = record.baseAddress else { return }
+        var panel = rk_encode_panel(
+          format: format.rawValue, x: part.pointer, rows: count, columns: columns, stride: columns,
+          factor: factor.map { UnsafePointer($0.pointer) }, panel: start)
+        kernels.encode_panel(&panel)
+      }
     } else {
-      kernels.encode_row(format.rawValue, part, columns, &record)
+      kernels.encode_row(format.rawValue, part.pointer, columns, &record)
     }
     records += record
   }
@@ -99,12 +106,8 @@ final class Input {
     sum15 = Self.buffer(n / 32, 77)
     for t in 0..<tokens {
       for c in 0..<columns { values[t * stride + c] = x[t * columns + c] }
-      let input = view(from: t)
-      kernels.quantize_input(
-        input.values, columns, UnsafeMutablePointer(mutating: input.high),
-        UnsafeMutablePointer(mutating: input.low),
-        UnsafeMutablePointer(mutating: input.scale), UnsafeMutablePointer(mutating: input.sum),
-        UnsafeMutablePointer(mutating: input.sum15))
+      var token = view(from: t)
+      kernels.quantize_input(&token, columns)
     }
   }
 
@@ -119,9 +122,9 @@ final class Input {
 
   /// The tokens from t on.
   func view(from t: Int) -> rk_input {
-    func start<T>(_ buffer: UnsafeMutableBufferPointer<T>, _ offset: Int) -> UnsafePointer<T> {
+    func start<T>(_ buffer: UnsafeMutableBufferPointer<T>, _ offset: Int) -> UnsafeMutablePointer<T> {
       guard let base = buffer.baseAddress else { preconditionFailure("no tokens") }
-      return UnsafePointer(base + offset)
+      return base + offset
     }
     let i = t * stride
     return rk_input(
@@ -144,10 +147,23 @@ final class Input {
     by panels: [UInt8], _ format: Format, first: Int = 0, count: Int? = nil, with kernels: rk_kernels
   ) -> [Float] {
     let panelCount = panels.count / recordBytes(format, columns, 16)
-    let T = count ?? tokens
-    var y = [Float](repeating: .nan, count: T * 16 * panelCount)
-    var x = view(from: first)
-    kernels.matmul(format.rawValue, panels, columns, 0, panelCount, &x, T, &y, 16 * panelCount)
-    return y
+    return multiplied(
+      by: panels, format, 0..<panelCount, of: panelCount, first: first, count: count ?? tokens, with: kernels)
+  }
+
+  /// The same for some of the panels; the other rows are NaN.
+  func multiplied(
+    by panels: [UInt8], _ format: Format, _ range: Range<Int>, of panelCount: Int, first: Int = 0, count: Int,
+    with kernels: rk_kernels
+  ) -> [Float] {
+    let y = Floats([Float](repeating: .nan, count: count * 16 * panelCount))
+    panels.withUnsafeBytes { panels in
+      guard let start = panels.baseAddress else { return }
+      var product = rk_matmul(
+        format: format.rawValue, panels: start, columns: columns, first: range.lowerBound, count: range.count,
+        x: view(from: first), T: count, y: y.pointer, y_stride: 16 * panelCount)
+      kernels.matmul(&product)
+    }
+    return y.values
   }
 }

@@ -51,7 +51,13 @@ final class Product: @unchecked Sendable {
       return Float(Int32(bitPattern: state) >> 16) / 655_360
     }
     guard let start = weights.baseAddress else { return }
-    kernels.encode_panel(Int32(format.rawValue), row, columns, 16, columns, nil, start)
+    row.withUnsafeBufferPointer { row in
+      guard let x = row.baseAddress else { return }
+      var panel = rk_encode_panel(
+        format: Int32(format.rawValue), x: x, rows: 16, columns: columns, stride: columns, factor: nil,
+        panel: start)
+      kernels.encode_panel(&panel)
+    }
     for panel in 1..<max(panels, 2) where panel < panels {
       (start + panel * record).copyMemory(from: start, byteCount: record)
     }
@@ -72,9 +78,12 @@ final class Product: @unchecked Sendable {
     for token in 0..<tokens {
       let row = values + token * stride
       for column in 0..<columns { row[column] = Float((column * 37 + token * 11) % 201 - 100) / 100 }
-      kernels.quantize_input(
-        row, columns, high + token * stride, low + token * stride, scale + token * stride / 32,
-        sum + token * stride / 16, sum15 + token * stride / 32)
+      var input = rk_input(
+        values: row, high: high + token * stride, low: low + token * stride,
+        scale: scale + token * stride / 32, sum: sum + token * stride / 16,
+        sum15: sum15 + token * stride / 32,
+        stride: stride)
+      kernels.quantize_input(&input, columns)
     }
     return rk_input(
       values: values, high: high, low: low, scale: scale, sum: sum, sum15: sum15, stride: stride)
@@ -109,9 +118,9 @@ final class Product: @unchecked Sendable {
   private func compute(_ piece: Int, of pieces: Int) {
     let (first, end) = (panels * piece / pieces, panels * (piece + 1) / pieces)
     guard let start = weights.baseAddress, let y = output.baseAddress else { return }
-    withUnsafePointer(to: input) { input in
-      kernels.matmul(
-        Int32(format.rawValue), start, columns, first, end - first, input, tokens, y, 16 * panels)
-    }
+    var product = rk_matmul(
+      format: Int32(format.rawValue), panels: start, columns: columns, first: first, count: end - first,
+      x: input, T: tokens, y: y, y_stride: 16 * panels)
+    kernels.matmul(&product)
   }
 }

@@ -65,14 +65,82 @@ const rk_format_row *RK_NULLABLE rk_format_numbers(int format);
 /// A block of 32 values is x = scale · (128·high + low): 15 bits. INT4 and INT5 kernels read `high` alone
 /// (x ≈ 128·scale·high, 8 bits); INT8 kernels read both; F32, F16, BF16 kernels read `values`.
 typedef struct {
-  const float *values;   ///< [T, stride]
-  const int8_t *high;    ///< [T, stride]      −127…127
-  const int8_t *low;     ///< [T, stride]      −64…63
-  const float *scale;    ///< [T, stride/32]
-  const int32_t *sum;    ///< [T, stride/16]   Σ high over 16 values
-  const int32_t *sum15;  ///< [T, stride/32]   Σ (128·high + low) over 32 values
-  ptrdiff_t stride;      ///< values from one token to the next, a multiple of 64
+  const float *values;  ///< [T, stride]
+  int8_t *high;         ///< [T, stride]      −127…127
+  int8_t *low;          ///< [T, stride]      −64…63
+  float *scale;         ///< [T, stride/32]
+  int32_t *sum;         ///< [T, stride/16]   Σ high over 16 values
+  int32_t *sum15;       ///< [T, stride/32]   Σ (128·high + low) over 32 values
+  ptrdiff_t stride;     ///< values from one token to the next, a multiple of 64
 } rk_input;
+
+/// A product of panels [first, first + count) of a matrix with T tokens:
+///
+///     y[t·y_stride + 16·p + r] = Σ_c W[16·p + r][c] · x[t][c]
+///
+/// All 16 rows of a panel are written; rows that do not exist give 0.
+typedef struct {
+  int format;              ///< of the weights
+  const void *panels;      ///< all panels of the matrix, 16 rows each
+  ptrdiff_t columns;       ///< K
+  ptrdiff_t first, count;  ///< panels
+  rk_input x;
+  ptrdiff_t T;
+  float *y;                ///< [T, y_stride], from row 0 of the matrix on
+  ptrdiff_t y_stride;
+} rk_matmul;
+
+/// Columns [from, to) of a matrix that is stored one row per record; its rows are numbered from 0.
+typedef struct {
+  int format;
+  const void *records;
+  ptrdiff_t columns;   ///< of the matrix
+  ptrdiff_t from, to;  ///< multiples of 32, or to = columns
+} rk_rows;
+
+/// A sum of rows for one token: y[c] += Σ_i h[i] · rows[index[i]][c].
+///
+/// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends; terms
+/// are integers, summed exactly over 128 neighbouring rows (rows_integer.inc).
+typedef struct {
+  rk_rows rows;
+  const uint8_t *RK_NULLABLE limits;  ///< what rk_row_limits gives for all rows; INT4 and INT5 alone need it
+  const int32_t *index;               ///< [n]
+  const float *h;                     ///< [n]
+  ptrdiff_t n;
+  float *y;                           ///< [columns]
+} rk_add_rows;
+
+/// The same for T tokens: y[t][c] += Σ_j h[t][j] · rows[j][c] for the rows j of [first, first + count), ascending. Terms
+/// with h = 0 are left out or added as zeros. Bit for bit what rk_add_rows gives, if weights are finite.
+typedef struct {
+  rk_rows rows;
+  ptrdiff_t first, count;  ///< rows
+  ptrdiff_t T;
+  const float *h;          ///< [T, h_stride], a number for each row of the matrix
+  ptrdiff_t h_stride;
+  float *y;                ///< [T, y_stride]
+  ptrdiff_t y_stride;
+  float *scratch;          ///< RK_ADD_ROWS_SCRATCH floats
+} rk_add_rows_block;
+
+/// Floats of scratch that rk_add_rows_block needs.
+#define RK_ADD_ROWS_SCRATCH 66560
+
+/// Up to 16 rows of a matrix that are to become one panel. Magnitudes beyond what d can hold are cut off; NaN and
+/// infinity give some valid code.
+///
+/// `factor`, for INT4, INT5 and INT8, makes later columns compensate the errors of earlier ones: for each 256 columns a
+/// matrix [256,256] made of the second moments H of their inputs, H⁻¹ = UᵀU with U upper triangular: U_jk / U_jj right of
+/// the diagonal; on it 1 / U_jj², the weight of an error of column j that the later columns make up for as well as they
+/// can. NULL: every weight gets the nearest value.
+typedef struct {
+  int format;
+  const float *x;                   ///< [rows, stride]
+  ptrdiff_t rows, columns, stride;  ///< rows that are missing count as zero
+  const float *RK_NULLABLE factor;  ///< [columns / 256, rounded up, 256, 256]
+  void *panel;                      ///< the record that is written
+} rk_encode_panel;
 
 /// One head of RWKV-7 time mixing after its matrices, T tokens.  arXiv:2503.14456; BlinkDL `rwkv` model.py
 /// Pointers are to the head's first channel; token t is `stride` floats further. Vectors are [N].
@@ -126,28 +194,14 @@ typedef struct {
   const char *name;  ///< "scalar", "sse41", "avx2", "avxvnni", "avx512", "neon", "dotprod" or "i8mm"
 
   // ---- matrices -------------------------------------------------------------------------------------------
-  /// y[t·ldy + 16·p + r] = Σ_c W[16·p + r][c] · x[t][c] for panels p of [first, first + count), all T tokens.
-  /// All 16 rows of a panel are written; rows that do not exist give 0.
-  void (*matmul)(int format, const void *panels, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
-                 const rk_input *x, ptrdiff_t T, float *y, ptrdiff_t ldy);
-  /// y[c] += Σ_i h[i] · rows[index[i]][c] for c of [from, to); from and to multiples of 32 (or to = columns).
-  /// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends;
-  /// terms are integers, summed exactly over 128 neighbouring rows (rows_integer.inc). `limits`: what rk_row_limits
-  /// gives for those rows; the other formats need none.
-  void (*add_rows)(int format, const void *rows, const uint8_t *RK_NULLABLE limits, ptrdiff_t columns,
-                   const int32_t *index, const float *h, ptrdiff_t n, ptrdiff_t from, ptrdiff_t to, float *y);
-  /// The same for T tokens: y[t][c] += Σ_j h[t·ldh + j] · rows[j][c], j of [first, first + count) ascending,
-  /// terms with h = 0 left out or added as zeros. Bit for bit what `add_rows` gives, if weights are finite. `scratch`:
-  /// RK_ADD_ROWS_SCRATCH floats.
-  void (*add_rows_block)(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count,
-                         const float *h, ptrdiff_t ldh, ptrdiff_t T, ptrdiff_t from, ptrdiff_t to, float *y,
-                         ptrdiff_t ldy, float *scratch);
+  void (*matmul)(const rk_matmul *);
+  void (*add_rows)(const rk_add_rows *);
+  void (*add_rows_block)(const rk_add_rows_block *);
   /// Dequantizes one row of a single-row tensor, or row `r` of a panel, into `columns` floats.
   void (*decode_row)(int format, const void *row, ptrdiff_t columns, float *out);
   void (*decode_panel_row)(int format, const void *panel, ptrdiff_t columns, ptrdiff_t r, float *out);
-  /// Fills one token's part of an rk_input: n values, zero-padded to a multiple of 64.
-  void (*quantize_input)(const float *x, ptrdiff_t n, int8_t *high, int8_t *low, float *scale, int32_t *sum,
-                         int32_t *sum15);
+  /// Fills the other form of the first token's first n values; up to a multiple of 64, what follows counts as zero.
+  void (*quantize_input)(const rk_input *x, ptrdiff_t n);
 
   // ---- element-wise, n any number -------------------------------------------------------------------------
   /// y = (x − mean) / sqrt(variance + epsilon) · weight + bias
@@ -167,9 +221,9 @@ typedef struct {
   /// Σ x·y in 16 lanes with fused multiply-add (attention of RWKV-X).
   float (*dot)(const float *x, const float *y, ptrdiff_t n);
   void (*add_scaled)(float a, const float *x, ptrdiff_t n, float *y);       ///< y += a·x
-  /// sums[256·i + k] += Σ_t x[t·ldx + i] · x[t·ldx + k] for i ≤ k < n ≤ 256, t ascending, one fused multiply-add each.
+  /// sums[256·i + k] += Σ_t x[t·stride + i] · x[t·stride + k] for i ≤ k < n ≤ 256, t ascending, one fused multiply-add each.
   /// What stands below the diagonal of `sums` [n,256] is of no meaning.
-  void (*add_moments)(const float *x, ptrdiff_t ldx, ptrdiff_t T, ptrdiff_t n, float *sums);
+  void (*add_moments)(const float *x, ptrdiff_t stride, ptrdiff_t T, ptrdiff_t n, float *sums);
   /// x ← exp(x − max) and returns the sum: a softmax before its division
   float (*exp_shifted)(float *x, ptrdiff_t n, float max);
 
@@ -191,24 +245,14 @@ typedef struct {
   void (*wkv7)(const rk_wkv7 *);
 
   // ---- quantization: the same bytes from every table ------------------------------------------------------
-  /// Packs 16 rows (row r at x + r·ldx; rows ≥ `rows` count as zero) of `columns` floats into one panel.
-  /// Magnitudes beyond what d can hold are cut off; NaN and infinity give some valid code.
-  /// `factor`, for INT4, INT5 and INT8, makes later columns compensate the errors of earlier ones: for each 256
-  /// columns a matrix [256,256] made of the second moments H of their inputs, H⁻¹ = UᵀU with U upper triangular:
-  /// U_jk / U_jj right of the diagonal; on it 1 / U_jj², the weight of an error of column j that the later columns
-  /// make up for as well as they can. NULL: every weight gets the nearest value.
-  void (*encode_panel)(int format, const float *x, ptrdiff_t ldx, ptrdiff_t rows, ptrdiff_t columns,
-                       const float *RK_NULLABLE factor, void *panel);
+  void (*encode_panel)(const rk_encode_panel *);
   void (*encode_row)(int format, const float *x, ptrdiff_t columns, void *row);
 } rk_kernels;
-
-/// Floats of scratch that add_rows_block needs.
-#define RK_ADD_ROWS_SCRATCH 66560
 
 /// Bytes of one record (formats/rwkv-v1.md section 4); rows_per_record is 1 or 16.
 size_t rk_record_bytes(int format, ptrdiff_t columns, int rows_per_record);
 
-/// What `add_rows` has to know of INT4 and INT5 rows before it reads them, packed: for rows [first, first + count) an
+/// What rk_add_rows has to know of INT4 and INT5 rows before it reads them, packed: for rows [first, first + count) an
 /// upper limit of |d|, one byte for each 256 columns. `limits` has rk_row_limits_bytes.
 void rk_row_limits(int format, const void *rows, ptrdiff_t columns, ptrdiff_t first, ptrdiff_t count, uint8_t *limits);
 size_t rk_row_limits_bytes(int format, ptrdiff_t columns, ptrdiff_t rows);

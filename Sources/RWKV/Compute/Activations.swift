@@ -29,18 +29,17 @@ struct Activations {
   /// Brings the 15-bit form of `width` values of one row up to date, from a multiple of 64 on.
   @inline(__always)
   func quantize(_ row: Int, from first: Int = 0, width: Int, _ kernels: Kernels) {
-    let at = row * stride + first
-    kernels.quantize_input(
-      values + at, width, high + at, low + at, scale + at / 32, sum + at / 16, sum15 + at / 32)
+    var part = input(from: row, column: first)
+    kernels.quantize_input(&part, width)
   }
 
-  /// What kernels read, from `row` on.
+  /// What kernels read, from `row` and `column` on, a multiple of 64.
   @inline(__always)
-  func input(from row: Int = 0) -> rk_input {
-    rk_input(
-      values: values + row * stride, high: high + row * stride, low: low + row * stride,
-      scale: scale + row * (stride / 32), sum: sum + row * (stride / 16), sum15: sum15 + row * (stride / 32),
-      stride: stride)
+  func input(from row: Int, column: Int = 0) -> rk_input {
+    let at = row * stride + column
+    return rk_input(
+      values: values + at, high: high + at, low: low + at, scale: scale + at / 32, sum: sum + at / 16,
+      sum15: sum15 + at / 32, stride: stride)
   }
 }
 

@@ -100,9 +100,12 @@ final class HiddenSums {
 
   /// Adds the `count` rows of the units that were listed last.
   private func add(_ matrix: HiddenRows, _ part: Int, _ count: Int, to sums: UnsafeMutablePointer<Float>) {
-    let (D, from) = (matrix.columns, matrix.units(part, of: Self.parts).lowerBound)
-    kernels.add_rows(
-      matrix.format, matrix.records, limits(matrix, part), D, index + from, value + from, count, 0, D, sums)
+    let from = matrix.units(part, of: Self.parts).lowerBound
+    var sum = rk_add_rows(
+      rows: matrix.rows(0..<matrix.columns), limits: limits(matrix, part), index: index + from,
+      h: value + from,
+      n: count, y: sums)
+    kernels.add_rows(&sum)
   }
 
   /// One part of a single row's sum.
@@ -138,10 +141,11 @@ final class HiddenSums {
   ) {
     let units = matrix.units(part, of: Self.parts)
     for row in rows { (sums[row] + columns.lowerBound).update(repeating: 0, count: columns.count) }
-    kernels.add_rows_block(
-      matrix.format, matrix.records, matrix.columns, units.lowerBound, units.count, hidden[rows.lowerBound],
-      hidden.stride, rows.count, columns.lowerBound, columns.upperBound, sums[rows.lowerBound], sums.stride,
-      scratch)
+    var sum = rk_add_rows_block(
+      rows: matrix.rows(columns), first: units.lowerBound, count: units.count, T: rows.count,
+      h: hidden[rows.lowerBound], h_stride: hidden.stride, y: sums[rows.lowerBound], y_stride: sums.stride,
+      scratch: scratch)
+    kernels.add_rows_block(&sum)
   }
 
   /// x += σ(gate) · sum of the parts, [parts, rows, D].

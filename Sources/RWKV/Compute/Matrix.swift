@@ -44,6 +44,13 @@ struct HiddenRows: @unchecked Sendable {
 
   var records: UnsafeRawPointer { location.address }
 
+  /// Some of the columns, as kernels see them.
+  func rows(_ columns: Range<Int>) -> rk_rows {
+    rk_rows(
+      format: format, records: records, columns: self.columns, from: columns.lowerBound,
+      to: columns.upperBound)
+  }
+
   /// Range `part` of the hidden units, cut into `parts` equal ones.
   func units(_ part: Int, of parts: Int) -> Range<Int> { units * part / parts..<units * (part + 1) / parts }
 }
@@ -93,11 +100,11 @@ struct Product {
 
   /// Panels [first, first + count) for some rows of the piece.
   func compute(first: Int, count: Int, rows: Range<Int>, _ kernels: Kernels) {
-    withUnsafePointer(to: input.input(from: rows.lowerBound)) { input in
-      kernels.matmul(
-        matrix.format, matrix.panels, matrix.columns, first, count, input, rows.count,
-        output + rows.lowerBound * stride, stride)
-    }
+    var product = rk_matmul(
+      format: matrix.format, panels: matrix.panels, columns: matrix.columns, first: first, count: count,
+      x: input.input(from: rows.lowerBound), T: rows.count, y: output + rows.lowerBound * stride,
+      y_stride: stride)
+    kernels.matmul(&product)
     guard activation != .none || sum != nil else { return }
     let width = min(16 * count, matrix.rows - 16 * first)
     for row in rows {

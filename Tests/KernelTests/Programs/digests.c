@@ -68,8 +68,9 @@ static rk_input input(const rk_kernels *k, ptrdiff_t columns, ptrdiff_t T) {
       float x = uniform(-1, 1);
       values[t * stride + c] = x * x * x * 4;
     }
-    k->quantize_input(values + t * stride, columns, high + t * stride, low + t * stride, scale + t * stride / 32,
-                      sum + t * stride / 16, sum15 + t * stride / 32);
+    rk_input token = {values + t * stride,      high + t * stride,     low + t * stride,
+                      scale + t * stride / 32, sum + t * stride / 16, sum15 + t * stride / 32, stride};
+    k->quantize_input(&token, columns);
   }
   add(high, (size_t)(T * stride));
   add(low, (size_t)(T * stride));
@@ -88,8 +89,13 @@ static void matrices(const rk_kernels *k, int format, ptrdiff_t columns) {
   begin(1);
   float *w = uniforms(rows * columns, -0.05f, 0.05f);
   for (int p = 0; p < panels; p++)
-    k->encode_panel(format, w + 16 * p * columns, columns, rows - 16 * p < 16 ? rows - 16 * p : 16, columns, NULL,
-                    weights + (size_t)p * bytes);
+    k->encode_panel(&(rk_encode_panel){.format = format,
+                                       .x = w + 16 * p * columns,
+                                       .rows = rows - 16 * p < 16 ? rows - 16 * p : 16,
+                                       .columns = columns,
+                                       .stride = columns,
+                                       .factor = NULL,
+                                       .panel = weights + (size_t)p * bytes});
   add(weights, panels * bytes);
   float *decoded = uniforms(columns, 0, 0);
   for (int row = 0; row < rows; row++) {
@@ -103,7 +109,8 @@ static void matrices(const rk_kernels *k, int format, ptrdiff_t columns) {
     ptrdiff_t T = tokens[i];
     rk_input x = input(k, columns, T);
     float *y = uniforms(T * 16 * panels, 9, 9);
-    k->matmul(format, weights, columns, 0, panels, &x, T, y, 16 * panels);
+    k->matmul(&(rk_matmul){.format = format, .panels = weights, .columns = columns, .first = 0, .count = panels,
+                           .x = x, .T = T, .y = y, .y_stride = 16 * panels});
     add_floats(y, T * 16 * panels);
     end(k, "matmul", format, columns, T);
   }
@@ -133,13 +140,15 @@ static void hidden_rows(const rk_kernels *k, int format, ptrdiff_t columns) {
   add_floats(value, count);
   uint8_t *limits = zeros(rk_row_limits_bytes(format, columns, units) + 1);
   rk_row_limits(format, rows, columns, 0, units, limits);
-  k->add_rows(format, rows, limits, columns, index, value, count, 0, columns, y);
+  const rk_rows all = {.format = format, .records = rows, .columns = columns, .from = 0, .to = columns};
+  k->add_rows(&(rk_add_rows){.rows = all, .limits = limits, .index = index, .h = value, .n = count, .y = y});
   add_floats(y, columns);
   end(k, "add_rows", format, columns, 1);
   begin(5);
   float *scratch = zeros(RK_ADD_ROWS_SCRATCH * sizeof(float));
   for (ptrdiff_t T = 2; T <= most; T++) {
-    k->add_rows_block(format, rows, columns, 0, units, h, units, T, 0, columns, y, columns, scratch);
+    k->add_rows_block(&(rk_add_rows_block){.rows = all, .first = 0, .count = units, .T = T, .h = h, .h_stride = units,
+                                           .y = y, .y_stride = columns, .scratch = scratch});
     add_floats(y, T * columns);
     end(k, "add_rows_block", format, columns, T);
   }
