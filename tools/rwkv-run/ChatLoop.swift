@@ -20,6 +20,8 @@ final class ChatLoop {
   /// Of the last answer, for people.
   private var speed = "no answer yet"
   private var isOver = false
+  /// There is one message, and no commands.
+  private var isSingle = false
   /// Ctrl-C was pressed where nothing was to stop; once more leaves.
   private var isLeaving = false
 
@@ -63,6 +65,7 @@ final class ChatLoop {
 
   /// One message and its answer: false when Ctrl-C stopped it.
   func run(message: String) throws -> Bool {
+    isSingle = true
     try answer(message)
     return !isInterrupted
   }
@@ -157,9 +160,8 @@ final class ChatLoop {
     switch answer.reason {
     case .cancelled where isInterrupted: say("(stopped)")
     case .length:
-      say(
-        "(stopped after \(answer.answerTokens) tokens; /continue goes on, -n or /params tokens N changes the limit)"
-      )
+      let advice = isSingle ? "-n allows more" : "/continue goes on, -n or /params tokens N changes the limit"
+      say("(stopped after \(answer.answerTokens) tokens; \(advice))")
     case .cancelled, .end, .stop: break
     }
   }
