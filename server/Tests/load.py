@@ -184,4 +184,5 @@ def main():
             said = ", ".join(f"{other:.1f} ({rate / other:.3f})" for other in rates)
             print(f"{clients} clients with prompts of ten tokens: {rate:.1f} tokens/s; bench, bench with sampling: {said}", flush=True)
 
-main()
+if __name__ == "__main__":
+    main()
