@@ -54,22 +54,12 @@ extension CABITests {
     try Self.require("\(Self.python(place)) tools/develop/python-api.py --check")
   }
 
-  /// A folder of texts to scores, vectors and texts.
-  @Test(has("numpy"), arguments: ["score", "embed", "generate"])
-  func exampleOfBulkWorkRuns(_ task: String) throws {
+  /// Folders of JSON lines and of Parquet files to perplexities, embeddings and summaries, in one process.
+  @Test(has("numpy, pyarrow")) func exampleOfBulkWorkRuns() throws {
     let place = try Workplace.shared.get()
-    let folder = place.path + "/documents"
-    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-    let lines = (0..<20).map { #"{"text": "document \#($0)"}"# + "\n" }.joined()
-    try lines.write(toFile: folder + "/some.jsonl", atomically: true, encoding: .utf8)
     try Self.require(
-      "\(Self.python(place)) examples/python/bulk.py \(place.path)/model.rwkv \(task) \(folder) "
-        + "\(place.path)/\(task).jsonl")
-    let rows = try String(contentsOfFile: "\(place.path)/\(task).jsonl", encoding: .utf8).split(
-      separator: "\n")
-    let field = ["score": "logprob", "embed": "embedding", "generate": "text"][task] ?? ""
-    #expect(
-      rows.count == 20 && rows.allSatisfy { $0.contains("\"\(field)\": ") && $0.contains("\"error\": null") })
+      "\(Self.python(place)) Tests/CABITests/Programs/tables.py one \(place.path)/model.rwkv \(place.output())"
+    )
   }
 
   @Test(has("numpy")) func embeddingModelsAndRerankersWorkFromPython() throws {

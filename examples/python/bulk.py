@@ -1,46 +1,142 @@
 # SPDX-License-Identifier: MIT
-"""A folder of JSON lines with a field "text" to perplexities, vectors or texts:
+"""A folder of Parquet files or of JSON lines to perplexities, embeddings or summaries:
 
-    python bulk.py MODEL score|embed|generate FOLDER OUT [one|ray|spark]
+    python bulk.py MODEL perplexity|embed|summarize FOLDER OUT [--engine one|ray|spark] [--column text] [--prompt TEXT]
 
-One process writes OUT as JSON lines; Ray and Spark write a folder of Parquet files.
+OUT is a folder of files of the same kind, with the columns that FOLDER's have and new ones: perplexity, tokens and
+logprob, or embedding, or generated_text; and error. One process writes a file for each one that it reads, complete or
+not at all, and leaves out those that are there: stopped, it goes on with the same command.
 """
 
+import argparse
+import itertools
 import json
+import os
 import pathlib
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
-from librwkv import Model
+from librwkv import RWKVError
+from librwkv.columns import COLUMNS, Columns
 
-model, task, folder, out = sys.argv[1:5]
-engine = sys.argv[5] if len(sys.argv) > 5 else "one"
-options = {"max_tokens": 64} if task == "generate" else {}
+PROMPT = "User: Summarize the following text in one sentence.\n\n{text}\n\nAssistant:"
+BATCH = 256
 
-if engine == "ray":
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("task", choices=["perplexity", "embed", "summarize"])
+    parser.add_argument("folder", type=pathlib.Path, metavar="FOLDER")
+    parser.add_argument("out", type=pathlib.Path, metavar="OUT")
+    parser.add_argument("--engine", choices=["one", "ray", "spark"], default="one")
+    parser.add_argument("--column", default="text", help="that of the texts")
+    parser.add_argument("--prompt", default=PROMPT, help="of a summary; {text} stands for the text")
+    parser.add_argument("--max-tokens", type=int, default=100, help="of a summary")
+    return parser.parse_args()
+
+
+def with_column(given: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Columns`, which those of Ray's and Spark's workers are, too."""
+    shared = {"model": os.path.abspath(given.model), "column": given.column}
+    if given.task == "summarize":
+        written = {"prompt": given.prompt, "max_tokens": given.max_tokens, "stop": "\n\n", "temperature": 0}
+        return {**shared, "task": "generate", **written}
+    return {**shared, "task": "score" if given.task == "perplexity" else "embed"}
+
+
+def files(folder: pathlib.Path) -> tuple[list[pathlib.Path], bool]:
+    """Those of a folder, and whether they are Parquet files."""
+    parquet, lines = sorted(folder.glob("*.parquet")), sorted({*folder.glob("*.jsonl"), *folder.glob("*.json")})
+    if bool(parquet) == bool(lines):
+        sys.exit(f"{folder} must hold *.parquet, or *.jsonl and *.json, and not both")
+    return parquet or lines, bool(parquet)
+
+
+def objects(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Those of JSON lines."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as problem:
+                raise ValueError(f"line {number}: {problem}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no object")
+            yield row
+
+
+def write_lines(columns: Columns, source: pathlib.Path, target: str) -> None:
+    """JSON lines to JSON lines. A row that lacks the column has an error."""
+    with source.open("rb") as lines, open(target, "w", encoding="utf-8") as output:
+        rows = objects(lines)
+        while batch := list(itertools.islice(rows, BATCH)):
+            names = dict.fromkeys([columns.column, *(name for row in batch for name in row)])
+            added = columns.add({name: [row.get(name) for row in batch] for name in names})
+            for row, *values in zip(batch, *added.values()):
+                output.write(json.dumps(row | dict(zip(added, values))) + "\n")
+
+
+def write_parquet(columns: Columns, source: pathlib.Path, target: str) -> None:
+    """Parquet to Parquet."""
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        sys.exit("Parquet files need pyarrow: pip install pyarrow")
+    types = {"logprob": arrow.float64(), "perplexity": arrow.float64(), "tokens": arrow.int64()}
+    types["embedding"] = arrow.list_(arrow.float32())
+    read = parquet.ParquetFile(source)
+    schema = read.schema_arrow
+    columns.check(schema.names)
+    for name in COLUMNS[columns.task]:
+        schema = schema.append(arrow.field(name, types.get(name, arrow.string())))
+    with parquet.ParquetWriter(target, schema) as output:
+        for batch in read.iter_batches(BATCH):
+            added = columns.add({columns.column: batch.column(columns.column).to_pylist()})
+            values = [arrow.array(values, schema.field(name).type) for name, values in added.items()]
+            output.write_table(arrow.Table.from_arrays([*batch.columns, *values], schema=schema))
+
+
+def one(given: argparse.Namespace) -> None:
+    paths, is_parquet = files(given.folder)
+    columns, write = Columns(**with_column(given)), write_parquet if is_parquet else write_lines
+    given.out.mkdir(parents=True, exist_ok=True)
+    for source in paths:
+        target = given.out / source.name
+        if not target.exists():
+            unfinished = f"{target}.part"
+            try:
+                write(columns, source, unfinished)
+            except (ValueError, RWKVError) as problem:
+                sys.exit(f"{source}: {problem}")
+            os.replace(unfinished, target)
+
+
+def with_ray(given: argparse.Namespace) -> None:
     import ray
     from librwkv.ray import Worker
 
-    arguments = {"model": model, "task": task, "threads": 1, **options}
-    documents = ray.data.read_json(folder)
-    documents = documents.map_batches(Worker, fn_constructor_kwargs=arguments, concurrency=2, num_cpus=0.5)
-    documents.write_parquet(out)
-elif engine == "spark":
+    folder, is_parquet = str(given.folder), files(given.folder)[1]
+    documents = ray.data.read_parquet(folder) if is_parquet else ray.data.read_json(folder)
+    options = {**with_column(given), "threads": 1}
+    documents = documents.map_batches(Worker, fn_constructor_kwargs=options, concurrency=2, num_cpus=0.5)
+    (documents.write_parquet if is_parquet else documents.write_json)(os.path.abspath(given.out))
+
+
+def with_spark(given: argparse.Namespace) -> None:
     from librwkv.spark import transform
     from pyspark.sql import SparkSession
 
+    folder, is_parquet = str(given.folder), files(given.folder)[1]
     spark = SparkSession.builder.getOrCreate()
-    transform(spark.read.json(folder), model, task, threads=1, **options).write.parquet(out)
-else:
-    paths = sorted(pathlib.Path(folder).glob("*.json*"))
-    texts = (json.loads(line)["text"] for path in paths for line in path.open(encoding="utf-8"))
-    with Model(model) as opened, open(out, "w", encoding="utf-8") as output:
-        many = {"score": opened.score_many, "embed": opened.embed_many, "generate": opened.generate_many}[task]
-        for result in many(texts, **options):
-            row = {"index": result.index, "error": result.error and str(result.error)}
-            if task == "score":
-                row |= {"logprob": result.logprob, "tokens": len(result.tokens)}
-            elif task == "embed":
-                row["embedding"] = [] if result.vector is None else result.vector.tolist()
-            else:
-                row["text"] = result.text
-            output.write(json.dumps(row) + "\n")
+    documents = transform(
+        spark.read.parquet(folder) if is_parquet else spark.read.json(folder), **with_column(given), threads=1
+    )
+    (documents.write.parquet if is_parquet else documents.write.json)(str(given.out))
+
+
+if __name__ == "__main__":
+    chosen = arguments()
+    {"one": one, "ray": with_ray, "spark": with_spark}[chosen.engine](chosen)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ._columns import Columns
+from .columns import Columns
 
 
 class Worker(Columns):
@@ -35,16 +35,19 @@ class Worker(Columns):
         >>> from librwkv.ray import Worker
         >>> worker = Worker("model.rwkv", "score", threads=1)
         >>> sorted(worker({"text": np.array(["one", "two"])}))
-        ['error', 'logprob', 'text', 'tokens']
+        ['error', 'logprob', 'perplexity', 'text', 'tokens']
         """
         added = self.add(batch)
         return batch | {name: _array(name, values) for name, values in added.items()}
 
 
 def _array(name: str, values: list[Any]) -> Any:
-    """Vectors as one array, so that Ray stores them as tensors; texts as objects."""
-    if name in ("logprob", "tokens"):
-        return np.array(values)
+    """Numbers as such, NaN where there is none; vectors as one array, so that Ray stores them as tensors; texts as
+    objects."""
+    if name == "tokens":
+        return np.array(values, np.int64)
+    if name in ("logprob", "perplexity"):
+        return np.array(values, np.float64)
     if name == "embedding" and len({len(vector) for vector in values}) == 1:
         return np.array(values, np.float32)
     column = np.empty(len(values), object)

@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ._columns import COLUMNS, Columns, Task
+from .columns import COLUMNS, Columns, Task
 
 if TYPE_CHECKING:
     from pandas import DataFrame as Frame
     from pyspark.sql import DataFrame
 
-_TYPES = {"logprob": "double", "tokens": "int", "embedding": "array<float>"}
+_TYPES = {"logprob": "double", "perplexity": "double", "tokens": "int", "embedding": "array<float>"}
 
 
 class Mapper(Columns):
@@ -44,10 +44,11 @@ def transform(table: DataFrame, model: str, task: Task = "generate", column: str
     >>> from librwkv.spark import transform
     >>> table = spark.createDataFrame([{"text": "one"}, {"text": "two"}])
     >>> transform(table, "model.rwkv", task="score", threads=1).columns
-    ['text', 'logprob', 'tokens', 'error']
+    ['text', 'logprob', 'tokens', 'perplexity', 'error']
     """
     from pyspark.sql.types import StructType
 
     mapper = Mapper(model, task, column, **options)
+    mapper.check(table.columns)
     added = StructType.fromDDL(mapper.columns)
     return table.mapInPandas(mapper, StructType([*table.schema.fields, *added.fields]))

@@ -12,7 +12,7 @@ import pathlib
 import sys
 
 import librwkv
-import librwkv._columns
+import librwkv.columns
 import librwkv.ray
 import librwkv.spark
 
@@ -87,13 +87,13 @@ def page() -> str:
         "Generation": librwkv.Generation,
         "Session": librwkv.Session,
         "Result": librwkv.Result,
-        "Columns: the arguments of workers": librwkv._columns.Columns,
+        "librwkv.columns.Columns: the arguments of workers": librwkv.columns.Columns,
         "librwkv.ray.Worker": librwkv.ray.Worker,
         "librwkv.spark.Mapper": librwkv.spark.Mapper,
     }.items():
         parts.append(f"\n## {name}\n\n{text(owner)}\n")
         # States, generations and results are made by models; workers have the arguments of Columns.
-        if owner in (librwkv.Model, librwkv.Sampler, librwkv.Session, librwkv._columns.Columns):
+        if owner in (librwkv.Model, librwkv.Sampler, librwkv.Session, librwkv.columns.Columns):
             parts.append(f"    {signature(owner.__name__, owner.__init__)}\n\n")
             parts += [text(owner.__init__) + "\n"] if owner.__init__.__doc__ else []
         parts += fields(owner) if owner is librwkv.Result else []

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import librwkv
+import librwkv.columns
 import librwkv.ray
 import numpy as np
 
@@ -32,6 +33,7 @@ def functions() -> Iterator[tuple[str, Any]]:
             if value is librwkv.Model:
                 yield f"{name}.__init__", value.__init__
     yield "ray.Worker.__call__", librwkv.ray.Worker.__call__
+    yield "columns.Columns.add", librwkv.columns.Columns.add
 
 
 place = folder / "documented"
