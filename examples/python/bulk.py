@@ -121,8 +121,11 @@ def with_ray(given: argparse.Namespace) -> None:
     folder, is_parquet = str(given.folder), files(given.folder)[1]
     documents = ray.data.read_parquet(folder) if is_parquet else ray.data.read_json(folder)
     options = {**with_column(given), "threads": 1}
-    documents = documents.map_batches(Worker, fn_constructor_kwargs=options, concurrency=2, num_cpus=0.5)
-    (documents.write_parquet if is_parquet else documents.write_json)(os.path.abspath(given.out))
+    two = ray.data.ActorPoolStrategy(size=2)
+    documents = documents.map_batches(Worker, fn_constructor_kwargs=options, compute=two, num_cpus=0.5)
+    out = os.path.abspath(given.out)
+    # JSON's numbers have the 15 digits that Ray writes at most.
+    documents.write_parquet(out) if is_parquet else documents.write_json(out, double_precision=15)
 
 
 def with_spark(given: argparse.Namespace) -> None:

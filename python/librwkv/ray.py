@@ -8,7 +8,7 @@ documents = ray.data.read_json("documents/")
 documents.map_batches(
     Worker,
     fn_constructor_kwargs={"model": "/models/model.rwkv", "task": "embed", "threads": 1},
-    concurrency=2,
+    compute=ray.data.ActorPoolStrategy(size=2),
     num_cpus=1,
     batch_size=64,
 ).write_parquet("vectors/")

@@ -41,6 +41,8 @@ def with_ray() -> dict[int, dict[str, Any]]:
     import ray
     from librwkv.ray import Worker
 
+    # Workers as important as what else the machine does; Ray's own choice is less.
+    os.environ["RAY_worker_niceness"] = "0"
     # A core for each of two workers, and one for what brings them their rows.
     ray.init(num_cpus=3, object_store_memory=100_000_000, include_dashboard=False, logging_level="ERROR")
     results: dict[int, dict[str, Any]] = {row["number"]: {} for row in rows}  # type: ignore[misc]
@@ -49,15 +51,15 @@ def with_ray() -> dict[int, dict[str, Any]]:
         table = ray.data.from_items(rows).repartition(6)
         worker: Any = KilledOnce if task == "generate" else Worker
         added = table.map_batches(
-            worker, fn_constructor_kwargs=arguments, concurrency=2, num_cpus=1, batch_size=7, max_restarts=3,
-            max_task_retries=3,
+            worker, fn_constructor_kwargs=arguments, compute=ray.data.ActorPoolStrategy(size=2), num_cpus=1, batch_size=7,
+            max_restarts=3, max_task_retries=3,
         )  # fmt: skip
         for row in added.take_all():
             number = row.pop("number")
             row.pop("text")
             for name, value in row.items():
                 results[number][f"{task} {name}"] = value.tolist() if hasattr(value, "tolist") else value
-    examples("score", "embed")
+    examples("generate", "score")
     ray.shutdown()
     return results
 
