@@ -61,10 +61,15 @@ sed -i -e '/^<!-- sources -->/,/^<!-- \/sources -->/d' -e '/^| \[CONTRIBUTING/d'
 echo "
 Documents that name a script, a test or a file of the program mean the sources, rwkv-$version-source.tar.gz." \
   >>"$stage/README.md"
-mkdir -p "$stage/share/doc/rwkv"
-# The licence of what is linked in and asks for it.
-if [ -e /usr/share/doc/libzstd-dev/copyright ]; then
-  cp /usr/share/doc/libzstd-dev/copyright "$stage/share/doc/rwkv/libzstd.copyright"
+# The licences of what is linked in.
+cp -r licenses "$stage/"
+if [ -z "$serve" ]; then
+  for package in .build/static-server/checkouts/*/; do
+    notices=$stage/licenses/server/$(basename "$package")
+    mkdir -p "$notices"
+    cp "$package"/LICENSE* "$notices/"
+    cp "$package"/NOTICE* "$notices/" 2>/dev/null || true
+  done
 fi
 python3 tools/packaging/links.py "$stage"
 mv "$stage" "$out/$name"

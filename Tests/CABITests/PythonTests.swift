@@ -123,6 +123,10 @@ extension CABITests {
       "\(Self.interpreter) -m pip install -q --no-deps --no-index --target \(place.path)/installed-python "
         + "\(place.path)/wheel/*.whl")
     try Self.require("test -e \(place.path)/installed-python/librwkv/py.typed")
+    // What is linked in has licences that want to be there.
+    for name in ["LICENSE", "NOTICES.md", "licenses/swift.txt", "licenses/zstd.txt"] {
+      try Self.require("test -s \(place.path)/installed-python/librwkv-*.dist-info/licenses/\(name)")
+    }
     try Self.require(
       "PYTHONPATH=\(place.path)/installed-python \(Self.interpreter) -B examples/python/example.py "
         + "\(place.path)/model.rwkv 'hello wörld' \(place.output())")

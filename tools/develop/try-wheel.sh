@@ -32,5 +32,9 @@ chroot "$place" /bin/sh -ec '
   ! command -v swift
   python3 -m venv venv
   venv/bin/pip install -q --no-index --find-links . ./librwkv-*.whl
+  # The licences of all that is linked in.
+  for name in LICENSE NOTICES.md licenses/swift.txt licenses/zstd.txt; do
+    test -s venv/lib/python3*/site-packages/librwkv-*.dist-info/licenses/$name
+  done
   venv/bin/python readme.py'
 echo "$(basename "$wheel") runs on $suite ($mirror) with Python $python"

@@ -32,7 +32,8 @@ documents() {
     printf 'Copyright: Apple Inc. and the Swift project authors (Swift runtime); Meta Platforms, Inc. (libzstd)\n'
     printf 'License: Apache-2.0 with Runtime Library Exception, and BSD-3-Clause\n'
     printf ' On Debian systems the Apache License is in /usr/share/common-licenses/Apache-2.0. NOTICES.md beside this\n'
-    printf ' file has the rest.\n'
+    printf ' file has the rest. That of libzstd:\n .\n'
+    sed -e 's/^$/./' -e 's/^/ /' licenses/zstd.txt
   } >"$folder/copyright"
   cp NOTICES.md "$folder/"
   printf 'rwkv (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n -- %s  %s\n' "$version" \
