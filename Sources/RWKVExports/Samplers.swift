@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 public import CRWKVABI
 import RWKV
+import RWKVFormat
 
 // Part 2 of rwkv.h: sampling.
 
@@ -84,6 +85,28 @@ public func rwkv_sampler_set_bias(_ sampler: OpaquePointer?, _ token: UInt32, _ 
       try object.change { $0.logitBias[Int(token)] = bias == 0 ? nil : bias }
       return true
     }
+  }
+}
+
+@c @implementation
+public func rwkv_sampler_set_json_schema(_ sampler: OpaquePointer?, _ schema: UnsafePointer<CChar>?) -> Bool {
+  attempt(false) {
+    let object = try Handles.get(sampler, SamplerObject.self)
+    let grammar = try schema.map { try grammar(try text($0, "schema")) }
+    return try object.exclusively {
+      try object.change { $0.jsonGrammar = grammar }
+      return true
+    }
+  }
+}
+
+private func grammar(_ text: String) throws -> JSONGrammar {
+  do {
+    return try JSONSchema.grammar(JSONValue(parsing: Array(text.utf8), depth: 100), "schema")
+  } catch let error as JSONValue.SyntaxError {
+    throw Failure(RWKV_ERROR_ARGS, "the schema is no JSON: \(error.problem) at byte \(error.offset)")
+  } catch let error as JSONSchemaError {
+    throw Failure(RWKV_ERROR_ARGS, error.description)
   }
 }
 

@@ -35,6 +35,32 @@ struct GuidedJSONTests {
     ] { #expect(!accepts(text, grammar), "\(text)") }
   }
 
+  @Test func schemasAreRead() throws {
+    func grammar(_ schema: String) throws -> JSONGrammar {
+      try JSONSchema.grammar(JSONValue(parsing: Array(schema.utf8), depth: 20), "s")
+    }
+    let person = try grammar(
+      #"{"$defs":{"age":{"type":["integer","null"]}},"type":"object","required":["b","a"],"title":"x","#
+        + ##""properties":{"b":{"enum":[1.50,"é\n",[],{"k":true},null]},"a":{"$ref":"#/$defs/age"}}}"##)
+    for value in ["1.50", #""é\n""#, "[]", #"{"k":true}"#, "null"] {
+      #expect(accepts(#"{"b":\#(value),"a":7}"#, person), "\(value)")
+    }
+    for text in [#"{"b":1.5,"a":7}"#, #"{"a":7,"b":null}"#, #"{"b":null}"#, #"{"b":null,"a":7.5}"#] {
+      #expect(!accepts(text, person), "\(text)")
+    }
+    let some = try grammar(
+      #"{"type":"array","minItems":2.0,"maxItems":2e0,"items":{"enum":[1,2.0,2.5,"x"],"type":"integer"}}"#)
+    #expect(accepts("[1,2.0]", some) && !accepts("[1]", some) && !accepts("[1,2.5]", some))
+    for (schema, place) in [
+      (#"{"pattern":"x"}"#, "s.pattern"), (#"{"type":"string"}"#, "s"), ("false", "s"), ("3", "s"),
+      (#"{"properties":{"a":{"type":"decimal"}}}"#, "s.properties.a.type"),
+      (#"{"items":{},"minItems":-1}"#, "s.minItems"), (#"{"minItems":1.5}"#, "s.minItems"),
+    ] {
+      let error = #expect(throws: JSONSchemaError.self, "\(schema)") { try grammar(schema) }
+      #expect(error?.place == place)
+    }
+  }
+
   /// A model cannot go on with white space for ever, nor for long.
   @Test func oneSeparatorIsEnough() throws {
     let grammar = try JSONGrammar(Self.person)

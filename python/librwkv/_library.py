@@ -72,6 +72,7 @@ def _load() -> ctypes.CDLL:
         ("sampler_new_for_template", pointer, [pointer, text]),
         ("sampler_set", yes, [pointer, text, ctypes.c_double]),
         ("sampler_set_bias", yes, [pointer, id, ctypes.c_float]),
+        ("sampler_set_json_schema", yes, [pointer, text]),
         ("sampler_sample", yes, [pointer, pointer, size, ctypes.POINTER(id)]),
         ("sampler_reset", yes, [pointer]),
         ("sampler_free", None, [pointer]),

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ._generation import Generation
 from ._library import NO_LIMIT, Progress, RWKVError, error, ids, library, text
 from ._many import embed_many, generate_many, score_many
-from ._objects import Handle, Sampler, State, checked_size, interruptible
+from ._objects import Handle, Sampler, State, checked_size, interruptible, is_json
 from ._reranking import EmbeddingTask, Ranked, read_documents, rerank
 from ._rows import Item, Message, Result, ScoreItem, Text
 
@@ -365,8 +365,7 @@ class Model(Handle):
     ) -> Generation:
         """Writes an answer with the options of `generate`."""
         stop, bias = options.pop("stop", ()), options.pop("bias", None)
-        # What ends an answer may stand within JSON.
-        stops = self._stops(stop or ()) + ([] if options.get("only_json") else ends)
+        stops = self._stops(stop or ()) + ([] if is_json(options) else ends)
         limit = options.pop("max_tokens", 1024)
         chooser = options.pop("sampler", None) or Sampler(self, bias, template=template or "", **options)
         return Generation(self, state, chooser, tokens, limit, stops)

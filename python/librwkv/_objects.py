@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import numbers
 import operator
 import os
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -125,11 +126,18 @@ class Sampler(Handle):
     presence_penalty (0), frequency_penalty (0), penalty_decay (0.996), seed (0), only_json (0; 1: one JSON object or
     array and nothing else). What is not given is what the model's file recommends, then what `template` does (a
     template's name or text, "" for the model's own), then the value in brackets. bias: what is added to the logits of
-    single tokens; -inf bans.
+    single tokens; -inf bans. json_schema: a JSON Schema, as a mapping or as text: one JSON text that fits it, an object
+    or an array, and nothing else. docs/serving.md says which keywords are known; another is an error that names it.
     """
 
     def __init__(
-        self, model: Model, bias: dict[int, float] | None = None, *, template: str | None = None, **options: float
+        self,
+        model: Model,
+        bias: dict[int, float] | None = None,
+        *,
+        template: str | None = None,
+        json_schema: Mapping[str, Any] | str | None = None,
+        **options: float,
     ) -> None:
         handle = (
             library.rwkv_sampler_new(model._handle, None)
@@ -139,6 +147,10 @@ class Sampler(Handle):
         super().__init__(handle, "sampler_", model._handle)
         for name, value in options.items():
             if not library.rwkv_sampler_set(self._handle, name.encode(), _number(name, value)):
+                raise error(None)
+        if json_schema is not None:
+            schema = json_schema if isinstance(json_schema, str) else json.dumps(dict(json_schema), allow_nan=False)
+            if not library.rwkv_sampler_set_json_schema(self._handle, schema.encode()):
                 raise error(None)
         for token, value in (bias or {}).items():
             id = int(token) if isinstance(token, str) else operator.index(token)
@@ -170,6 +182,11 @@ class Sampler(Handle):
         """
         if not library.rwkv_sampler_reset(self._handle):
             raise error(None)
+
+
+def is_json(options: Mapping[str, Any]) -> bool:
+    """Whether a sampler with these options writes JSON, which may hold what ends other answers."""
+    return bool(options.get("only_json")) or options.get("json_schema") is not None
 
 
 def _number(name: str, value: object) -> float:

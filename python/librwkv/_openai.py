@@ -98,11 +98,13 @@ def _options(body: dict[str, Any]) -> dict[str, Any]:
         options["bias"] = {token: value if value > -100 else float("-inf") for token, value in bias.items()}
     match (body.get("response_format") or {}).get("type"):
         case "json_object":
-            options["only_json"] = 1
+            options["json_schema"] = {"type": "object"}
+        case "json_schema":
+            options["json_schema"] = body["response_format"]["json_schema"]["schema"]
         case "text" | None:
             pass
         case other:
-            raise ValueError(f"'response_format' {other!r} is not supported; there are text and json_object")
+            raise ValueError(f"'response_format' {other!r} is not supported; there are text, json_object, json_schema")
     return options
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._library import ids
-from ._objects import Sampler, State
+from ._objects import Sampler, State, is_json
 from ._scheduler import Outcome, Scheduler, Tokens
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ class Generated(Row):
         elif given == ["messages"] or (not given and any(isinstance(part, Mapping) for part in prompt)):
             text, ends = model._conversation(prompt, **conversation)
             self.tokens = model.encode(text)
-            # What ends an answer may stand within JSON.
-            self.stops = model._stops(stop or ()) + ([] if options.get("only_json") else ends)
+            self.stops = model._stops(stop or ()) + ([] if is_json(options) else ends)
             template = conversation.get("template") or ""
         else:
             self.stops = model._stops(stop)

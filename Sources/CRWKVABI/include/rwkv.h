@@ -432,11 +432,16 @@ RWKV_API bool rwkv_sampler_set(struct rwkv_sampler * sampler, const char * name,
 /* Adds bias to the logit of a token in every choice, -INFINITY bans it; before the first token is chosen. */
 RWKV_API bool rwkv_sampler_set_bias(struct rwkv_sampler * sampler, uint32_t token, float bias);
 
+/* Only tokens that go on with one JSON text that fits a JSON Schema, an object or an array, with whose end rwkv_generate
+ * ends; before the first token is chosen. schema: a JSON text, as {"type": "object"}; NULL: any text. docs/serving.md says
+ * which keywords are known; another is an error that names it. Since 0.2. */
+RWKV_API bool rwkv_sampler_set_json_schema(struct rwkv_sampler * sampler, const char * schema);
+
 /* Chooses a token from count logits and remembers it for the penalties. */
 RWKV_API bool rwkv_sampler_sample(
     struct rwkv_sampler * sampler, const float * logits, size_t count, uint32_t * token_out);
 
-/* Whether only_json's object or array is complete, after which a text ends. Since 0.2. */
+/* Whether the object or array of only_json or of a schema is complete, after which a text ends. Since 0.2. */
 RWKV_API bool rwkv_sampler_is_finished(const struct rwkv_sampler * sampler);
 
 /* Forgets the tokens written so far. The random numbers go on. */

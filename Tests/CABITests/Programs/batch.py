@@ -112,6 +112,14 @@ def kinds() -> None:
     assert "0 rows written" in batch(model_path, source, target)
 
 
+def schema(**keywords: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": keywords}}
+
+
+SCHEMA = schema(type="object", properties={"answer": {"enum": [42, "none"]}}, required=["answer"])
+PATTERN = schema(type="object", pattern="x")
+
+
 def openai_fields() -> None:
     """What a field asks for is done, or refused by its name; a field never changes an answer silently."""
     chat, text, vectors = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -122,6 +130,7 @@ def openai_fields() -> None:
         openai("system", chat, messages=talk, **same),
         openai("developer", chat, messages=newer, max_completion_tokens=12, seed=3),
         openai("json", chat, messages=talk, response_format={"type": "json_object"}, max_tokens=200, seed=1),
+        openai("schema", chat, messages=talk, response_format=SCHEMA, max_tokens=100, seed=1),
         openai("text", chat, messages=talk, response_format={"type": "text"}, **same),
         openai("neutral", chat, messages=talk, **same, n=1, stream=False, tools=[], tool_choice="none", top_logprobs=0),
         openai("float", vectors, input="hello", encoding_format="float", model="m", user="u"),
@@ -134,6 +143,7 @@ def openai_fields() -> None:
         "top_logprobs": openai("1", chat, messages=talk, logprobs=True, top_logprobs=3),
         "stream": openai("2", chat, messages=talk, stream=True),
         "json_yaml": openai("3", chat, messages=talk, response_format={"type": "json_yaml"}),
+        "'pattern'": openai("20", chat, messages=talk, response_format=PATTERN),
         "best_of": openai("4", text, prompt="x", best_of=2),
         "echo": openai("5", text, prompt="x", echo=True),
         "suffix": openai("6", text, prompt="x", suffix="y"),
@@ -162,18 +172,19 @@ def openai_fields() -> None:
     bodies = [row["response"]["body"] for row in rows[: len(good)]]
     assert all("error" not in body for body in bodies), bodies
     assert rows[0]["id"].startswith("batch_req_") and len({row["id"] for row in rows[:-3]}) == len(good) + len(bad)
-    first, *others = [bodies[index]["choices"] for index in (0, 1, 3, 4)]
+    first, *others = [bodies[index]["choices"] for index in (0, 1, 4, 5)]
     assert all(choices == first for choices in others), (first, others)
     content = bodies[2]["choices"][0]["message"]["content"]
-    assert content[0] in "{[" and (bodies[2]["choices"][0]["finish_reason"] == "length" or json.loads(content) is not None)
+    assert content[0] == "{" and (bodies[2]["choices"][0]["finish_reason"] == "length" or json.loads(content) is not None)
+    assert json.loads(bodies[3]["choices"][0]["message"]["content"])["answer"] in (42, "none")
     with Model(model_path) as model:
         expected = model.embed("hello")
-        assert bodies[5]["data"][0]["embedding"] == expected.tolist()
-        packed = base64.b64decode(bodies[6]["data"][0]["embedding"])
-        assert struct.unpack(f"<{model.embedding}f", packed) == tuple(expected.tolist()) and len(bodies[6]["data"]) == 2
-        (vector,) = bodies[7]["data"]
+        assert bodies[6]["data"][0]["embedding"] == expected.tolist()
+        packed = base64.b64decode(bodies[7]["data"][0]["embedding"])
+        assert struct.unpack(f"<{model.embedding}f", packed) == tuple(expected.tolist()) and len(bodies[7]["data"]) == 2
+        (vector,) = bodies[8]["data"]
         assert vector["embedding"] == model.embed("he").tolist()
-    assert bodies[8]["choices"][0]["text"] == "A" * 20
+    assert bodies[9]["choices"][0]["text"] == "A" * 20
 
 
 def killing() -> None:

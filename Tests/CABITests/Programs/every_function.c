@@ -144,6 +144,7 @@ static void test_null(void) {
     FAILS(NULL, rwkv_sampler_new(NULL, NULL) == NULL);
     FAILS(NULL, !rwkv_sampler_set(NULL, "top_p", 1));
     FAILS(NULL, !rwkv_sampler_set_bias(NULL, 1, 1));
+    FAILS(NULL, !rwkv_sampler_set_json_schema(NULL, "{}"));
     FAILS(NULL, !rwkv_sampler_sample(NULL, x, 4, &token));
     FAILS(NULL, !rwkv_sampler_reset(NULL));
     FAILS(NULL, rwkv_generate(NULL, NULL, NULL, "", 0, 1, NULL, 0, NULL, NULL) == RWKV_FINISH_ERROR);

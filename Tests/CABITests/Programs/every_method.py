@@ -118,6 +118,14 @@ def sampling(model: Model) -> None:
     assert only.sample(logits) == 120
     json = "".join(model.generate("hello", model.new_state(), max_tokens=40, only_json=1, seed=1)).lstrip()
     assert json[0] in "[{", json
+    schema = {"type": "object", "properties": {"a": {"enum": [1, "x"]}}, "required": ["a"]}
+    for given in (schema, str(schema).replace("'", '"')):
+        json = "".join(model.generate("hello", max_tokens=60, json_schema=given, seed=2))
+        assert "".join(json.split()) in ('{"a":1}', '{"a":"x"}'), json
+    (row,) = model.generate_many([{"messages": [{"role": "user", "content": "x"}], "json_schema": schema}], max_tokens=60)
+    assert "".join(row.text.split()) in ('{"a":1}', '{"a":"x"}') and row.finish_reason == "end", row
+    refuses(RWKVError, "'pattern'", lambda: Sampler(model, json_schema={"type": "array", "pattern": "x"}))
+    refuses(RWKVError, "no JSON", lambda: Sampler(model, json_schema="{"))
     refuses(RWKVError, "no option is called 'heat'", lambda: Sampler(model, heat=1))
     refuses(RWKVError, "temperature is -1", lambda: Sampler(model, temperature=-1))
     refuses(RWKVError, "no logits", lambda: first.sample([]))

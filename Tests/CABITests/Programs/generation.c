@@ -38,7 +38,7 @@ static void test_generation(struct rwkv_context * ctx) {
     float * logits = floats(256), * two = floats(2 * 256);
     uint32_t a = 0, b = 1;
     int i, most = 0;
-    char stop[2] = {0, 0};
+    char stop[2] = {0, 0}, schema[40];
 
     CHECK(rwkv_sampler_options_init(&options) && options.temperature == 1 && options.top_p == 0.85);
     options.seed = 7;
@@ -63,6 +63,20 @@ static void test_generation(struct rwkv_context * ctx) {
         CHECK(rwkv_sampler_sample(sampler, logits, 256, &a) && rwkv_sampler_sample(same, logits, 256, &b));
         CHECK(a == b && a < 256);
     }
+    /* A schema of which one text is. */
+    banned = rwkv_sampler_new(ctx, NULL);
+    CHECK(rwkv_sampler_set_json_schema(banned, "{\"type\": \"array\", \"maxItems\": 0}"));
+    CHECK(rwkv_sampler_set_json_schema(banned, NULL) && rwkv_sampler_set_json_schema(banned, "{\"const\": [12]}"));
+    FAILS(NULL, !rwkv_sampler_set_json_schema(banned, "{") && !rwkv_sampler_set_json_schema(banned, "{\"pattern\": 1}"));
+    FAILS(NULL, !rwkv_sampler_set_json_schema(banned, "{\"type\": \"string\"}"));
+    for (i = 0; i < 40 && !rwkv_sampler_is_finished(banned); i++) {
+        CHECK(rwkv_sampler_sample(banned, logits, 256, &a));
+        if (a > ' ') schema[most++] = (char) a;
+    }
+    CHECK(most == 4 && memcmp(schema, "[12]", 4) == 0);
+    FAILS(NULL, !rwkv_sampler_set_json_schema(banned, NULL));
+    rwkv_sampler_free(banned);
+    most = 0;
     /* A ban of all tokens but one, and a cut that leaves one. */
     banned = rwkv_sampler_new(ctx, NULL);
     for (i = 0; i < 256; i++) CHECK(i == 'x' || rwkv_sampler_set_bias(banned, (uint32_t) i, -INFINITY));

@@ -143,7 +143,9 @@ struct Completion: Sendable {
       guard let schema = try format.object("json_schema")?["schema"] else {
         throw APIError.invalid("'\(place)' is missing.", place)
       }
-      return try Schema.grammar(schema, place)
+      do { return try JSONSchema.grammar(schema.value, place) } catch let error as JSONSchemaError {
+        throw APIError.invalid(error.description, error.place)
+      }
     default: throw format.wrong("type", "text, json_object or json_schema")
     }
   }

@@ -38,6 +38,20 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     }
   }
 
+  /// The same without an order of its own.
+  var value: JSONValue {
+    switch self {
+    case .null: .null
+    case .bool(let flag): .bool(flag)
+    case .integer(let number): .number("\(number)")
+    case .number(let number): .number("\(number)")
+    case .string(let text): .string(text)
+    case .array(let values): .array(values.map(\.value))
+    case .object(let members):
+      .object(Dictionary(members.map { ($0, $1.value) }) { $1 }, order: members.map(\.0))
+    }
+  }
+
   subscript(_ name: String) -> JSON? {
     guard case .object(let members) = self else { return nil }
     return members.last { $0.0 == name }?.1

@@ -75,7 +75,8 @@ struct Tools: Sendable {
     var definitions: [String: JSONShape] = [:]
     let calls = functions.map { function in
       var arguments = JSONShape.object([], others: .any)
-      if let (shape, own) = try? Schema.shapes(function.parameters, function.name, prefix: function.name),
+      if let (shape, own) = try? JSONSchema.shapes(
+        function.parameters.value, function.name, prefix: function.name),
         (try? JSONGrammar(shape, definitions: own)) != nil
       {
         arguments = shape

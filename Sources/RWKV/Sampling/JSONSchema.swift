@@ -1,38 +1,52 @@
 // SPDX-License-Identifier: MIT
-import RWKV
+public import RWKVFormat
+
+/// What is wrong with a JSON Schema.
+public struct JSONSchemaError: Error, Sendable, Equatable, CustomStringConvertible {
+  /// A sentence.
+  public let description: String
+  /// Where in the schema: names with points between them, the first of them the schema's own.
+  public let place: String
+
+  init(_ description: String, _ place: String) { (self.description, self.place) = (description, place) }
+}
 
 /// Reads a JSON Schema as a shape that a text is held to while it is written.
 ///
 /// What is known is in docs/serving.md; another keyword is an error that names it, because a text that ignored it might
 /// not fit.
-struct Schema {
+public struct JSONSchema {
   private static let annotations: Set<String> = [
     "title", "description", "default", "examples", "$schema", "$id", "$comment", "deprecated", "readOnly",
     "writeOnly",
   ]
   private static let definitions = ["$defs", "definitions"]
 
-  /// What a field of the request that has the schema is called.
+  /// What the schema is called in errors.
   private let field: String
   /// What stands before the names of definitions.
   private let prefix: String
 
-  /// What a text must be that fits a schema.
-  static func grammar(_ schema: JSON, _ field: String) throws -> JSONGrammar {
+  /// What a text must be that fits a schema. Throws `JSONSchemaError`.
+  ///
+  /// - Parameter field: what the schema is called in errors.
+  public static func grammar(_ schema: JSONValue, _ field: String) throws -> JSONGrammar {
     let (shape, definitions) = try shapes(schema, field)
     do { return try JSONGrammar(shape, definitions: definitions) } catch {
-      throw APIError.invalid("The schema in '\(field)' cannot be used: \(error).", field)
+      throw JSONSchemaError("The schema in '\(field)' cannot be used: \(error).", field)
     }
   }
 
-  /// A schema and its definitions.
-  static func shapes(
-    _ schema: JSON, _ field: String, prefix: String = ""
+  /// The shapes of a schema and of its definitions. Throws `JSONSchemaError`.
+  ///
+  /// - Parameter prefix: stands before the names of definitions, so that those of several schemas differ.
+  public static func shapes(
+    _ schema: JSONValue, _ field: String, prefix: String = ""
   ) throws -> (JSONShape, [String: JSONShape]) {
-    let reader = Schema(field: field, prefix: prefix)
+    let reader = JSONSchema(field: field, prefix: prefix)
     var shapes: [String: JSONShape] = [:]
     for list in definitions {
-      guard case .object(let members)? = schema[list] else { continue }
+      guard case .object(let members, _)? = schema[list] else { continue }
       for (name, definition) in members {
         shapes["\(prefix)#/\(list)/\(name)"] = try reader.shape(definition, "\(field).\(list).\(name)")
       }
@@ -42,28 +56,28 @@ struct Schema {
     return (shape, shapes)
   }
 
-  private func wrong(_ place: String, _ expected: String) -> APIError {
-    .invalid("'\(place)' must be \(expected).", place)
+  private func wrong(_ place: String, _ expected: String) -> JSONSchemaError {
+    JSONSchemaError("'\(place)' must be \(expected).", place)
   }
 
-  private func shape(_ schema: JSON, _ place: String) throws -> JSONShape {
+  private func shape(_ schema: JSONValue, _ place: String) throws -> JSONShape {
     if case .bool(let fits) = schema {
-      guard fits else { throw APIError.invalid("Nothing fits the schema in '\(place)'.", place) }
+      guard fits else { throw JSONSchemaError("Nothing fits the schema in '\(place)'.", place) }
       return .any
     }
-    guard case .object(let members) = schema else { throw wrong(place, "a schema") }
+    guard case .object(let members, _) = schema else { throw wrong(place, "a schema") }
     let hidden = Self.annotations.union(place == field ? Self.definitions : [])
-    var keywords: [String: JSON] = [:]
+    var keywords: [String: JSONValue] = [:]
     for (name, value) in members where !hidden.contains(name) {
       guard Self.known.contains(name) else {
-        throw APIError.invalid(
+        throw JSONSchemaError(
           "The keyword '\(name)' of JSON Schema is not supported here.", "\(place).\(name)")
       }
       keywords[name] = value
     }
     for alone in ["$ref", "anyOf"] where keywords[alone] != nil {
       if let other = keywords.keys.sorted().first(where: { $0 != alone }) {
-        throw APIError.invalid("'\(other)' beside '\(alone)' is not supported here.", "\(place).\(other)")
+        throw JSONSchemaError("'\(other)' beside '\(alone)' is not supported here.", "\(place).\(other)")
       }
     }
     if let reference = keywords["$ref"] {
@@ -79,7 +93,7 @@ struct Schema {
     let types = try types(keywords, place)
     if let values = try values(keywords, place) {
       return .oneOf(
-        values.filter { value in types?.contains { Self.isValue(value, of: $0) } ?? true }.map(\.text))
+        values.filter { value in types?.contains { Self.isValue(value, of: $0) } ?? true }.map(Self.text))
     }
     guard let types else { return .any }
     let shapes = try types.map { try shape(of: $0, keywords, place) }
@@ -93,7 +107,7 @@ struct Schema {
   ]
 
   /// Names of types; nil: any type.
-  private func types(_ keywords: [String: JSON], _ place: String) throws -> [String]? {
+  private func types(_ keywords: [String: JSONValue], _ place: String) throws -> [String]? {
     let expected = wrong(
       "\(place).type", "object, array, string, number, integer, boolean, null or a list of them")
     switch keywords["type"] {
@@ -112,24 +126,45 @@ struct Schema {
     }
   }
 
-  private func values(_ keywords: [String: JSON], _ place: String) throws -> [JSON]? {
+  private func values(_ keywords: [String: JSONValue], _ place: String) throws -> [JSONValue]? {
     if let value = keywords["const"] { return [value] }
     guard let list = keywords["enum"] else { return nil }
     guard case .array(let values) = list else { throw wrong("\(place).enum", "a list of values") }
     return values
   }
 
-  private static func isValue(_ value: JSON, of type: String) -> Bool {
+  private static func isValue(_ value: JSONValue, of type: String) -> Bool {
     switch (type, value) {
-    case ("object", .object), ("array", .array), ("string", .string), ("number", .number),
-      ("number", .integer),
-      ("integer", .integer), ("boolean", .bool), ("null", .null):
+    case ("object", .object), ("array", .array), ("string", .string), ("number", .number), ("boolean", .bool),
+      ("null", .null):
       true
+    case ("integer", _): integer(value) != nil
     default: false
     }
   }
 
-  private func shape(of type: String, _ keywords: [String: JSON], _ place: String) throws -> JSONShape {
+  /// Also of 2.0 and 2e3.
+  private static func integer(_ value: JSONValue) -> Int? {
+    guard case .number(let text) = value else { return nil }
+    return Int(text) ?? Int(exactly: Double(text) ?? .nan)
+  }
+
+  /// On one line, without white space; numbers as they are written in the schema.
+  private static func text(_ value: JSONValue) -> String {
+    switch value {
+    case .null: "null"
+    case .bool(let flag): flag ? "true" : "false"
+    case .number(let text): text
+    case .string(let text): quoted(text)
+    case .array(let values): "[" + values.map(text).joined(separator: ",") + "]"
+    case .object(let members, let order):
+      "{" + order.map { quoted($0) + ":" + text(members[$0] ?? .null) }.joined(separator: ",") + "}"
+    }
+  }
+
+  private static func quoted(_ text: String) -> String { "\"\(JSONValue.escaped(text))\"" }
+
+  private func shape(of type: String, _ keywords: [String: JSONValue], _ place: String) throws -> JSONShape {
     switch type {
     case "string": return .string
     case "number": return .number
@@ -148,17 +183,17 @@ struct Schema {
     }
   }
 
-  private func count(_ keywords: [String: JSON], _ name: String, _ place: String) throws -> Int? {
+  private func count(_ keywords: [String: JSONValue], _ name: String, _ place: String) throws -> Int? {
     guard let value = keywords[name] else { return nil }
-    guard case .integer(let count) = value, count >= 0 else { throw wrong("\(place).\(name)", "a count") }
+    guard let count = Self.integer(value), count >= 0 else { throw wrong("\(place).\(name)", "a count") }
     return count
   }
 
-  private func object(_ keywords: [String: JSON], _ place: String) throws -> JSONShape {
-    var properties: [(String, JSON)] = []
+  private func object(_ keywords: [String: JSONValue], _ place: String) throws -> JSONShape {
+    var properties: [(String, JSONValue)] = []
     switch keywords["properties"] {
     case nil: break
-    case .object(let members)?: properties = members
+    case .object(let members, let order)?: properties = order.map { ($0, members[$0] ?? .null) }
     default: throw wrong("\(place).properties", "an object")
     }
     var required: [String] = []
@@ -184,7 +219,7 @@ struct Schema {
     }
     for name in required where !members.contains(where: { $0.name == name }) {
       guard let others else {
-        throw APIError.invalid("'\(name)' is required, but no property.", "\(place).required")
+        throw JSONSchemaError("'\(name)' is required, but no property.", "\(place).required")
       }
       members.append(JSONShape.Member(name, others))
     }
