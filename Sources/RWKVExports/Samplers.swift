@@ -92,7 +92,7 @@ public func rwkv_sampler_set_bias(_ sampler: OpaquePointer?, _ token: UInt32, _ 
 public func rwkv_sampler_set_json_schema(_ sampler: OpaquePointer?, _ schema: UnsafePointer<CChar>?) -> Bool {
   attempt(false) {
     let object = try Handles.get(sampler, SamplerObject.self)
-    let grammar = try schema.map { try grammar(try text($0, "schema")) }
+    let grammar = try schema.map { try jsonGrammar(try text($0, "schema")) }
     return try object.exclusively {
       try object.change { $0.jsonGrammar = grammar }
       return true
@@ -100,7 +100,7 @@ public func rwkv_sampler_set_json_schema(_ sampler: OpaquePointer?, _ schema: Un
   }
 }
 
-private func grammar(_ text: String) throws -> JSONGrammar {
+private func jsonGrammar(_ text: String) throws -> JSONGrammar {
   do {
     return try JSONSchema.grammar(JSONValue(parsing: Array(text.utf8), depth: 100), "schema")
   } catch let error as JSONValue.SyntaxError {

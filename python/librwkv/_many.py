@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ._library import RWKVError
 from ._objects import State
 from ._reranking import embedded
-from ._rows import Embedded, Generated, Item, Result, Row, Scored, ScoreItem, Text, check_rows
+from ._rows import Embedded, Generated, Item, Result, Row, Scored, ScoreItem, Source, Text, check_rows
 from ._scheduler import Outcome, Scheduler, Tokens
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _Work:
     """Rows on their way through the scheduler. What they begin with together is read once."""
 
     def __init__(self, model: Model, scheduler: Scheduler, rows: Iterator[Row], max_rows: int) -> None:
-        self.model, self.scheduler, self.source, self.max_rows = model, scheduler, rows, max_rows
+        self.model, self.scheduler, self.source, self.max_rows = model, scheduler, Source(rows), max_rows
         self.waiting: deque[Row] = deque()
         """Taken, to see what they share with those before them."""
         self.running: dict[int, Row] = {}
@@ -141,9 +141,17 @@ def _results(model: Model, rows: Iterator[Row], max_rows: int, ordered: bool) ->
                 for result in work.begin(row):
                     yield from window.push(result)
             if not work.running and not work.reading:
+                work.source.ended()
                 return
             for result in work.take():
                 yield from window.push(result)
+
+
+def _each(items: Iterable[Any]) -> Iterable[Any]:
+    """Refuses one row where many are expected, which could be taken apart."""
+    if isinstance(items, (str, bytes, Mapping)):
+        raise TypeError(f"expected an iterable of rows, not one of them: [{type(items).__name__}]")
+    return items
 
 
 def _seeded(items: Iterable[Any], seeds: Iterable[int]) -> Iterator[tuple[Any, int]]:
@@ -174,7 +182,7 @@ def generate_many(
 ) -> Iterator[Result]:  # fmt: skip
     """See `Model.generate_many`."""
     own = itertools.count(int(options.get("seed", 0))) if seeds is None else seeds
-    numbered = enumerate(_seeded(items, own))
+    numbered = enumerate(_seeded(_each(items), own))
     rows = (Generated(model, index, item, options | {"seed": seed}) for index, (item, seed) in numbered)
     return _followed(_results(model, rows, max_rows, ordered), items, progress)
 
@@ -203,4 +211,4 @@ def embed_many(
 
 def _numbered(items: Iterable[Any], seeds: Iterable[int] | None) -> Iterator[tuple[int, Any]]:
     """Of what draws nothing: seeds are only counted, as they are where they matter."""
-    return enumerate(items if seeds is None else (item for item, _ in _seeded(items, seeds)))
+    return enumerate(_each(items) if seeds is None else (item for item, _ in _seeded(_each(items), seeds)))

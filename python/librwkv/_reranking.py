@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ._library import error, library
 from ._objects import State, interruptible
-from ._rows import Embedded, Result, Text, check_rows
+from ._rows import Embedded, Result, Source, Text, check_rows
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -40,7 +40,7 @@ def embedded(
 ) -> Iterator[Result]:
     """Vectors that are made for a task, or not scaled, of many texts with one pass over the weights."""
     check_rows(max_rows)
-    rows = iter(items)
+    rows = Source(items)
     while batch := list(itertools.islice(rows, max_rows)):
         results = [Embedded(model, index, item) for index, item in batch]
         good = [row for row in results if row.result.error is None]
@@ -57,6 +57,7 @@ def embedded(
             for row, vector in zip(good, vectors):
                 row.result.vector = vector
         yield from (row.result for row in results)
+    rows.ended()
 
 
 def _embed(arguments: tuple[object, ...], report: object) -> bool:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ._generation import FinishReason
     from ._model import Model
 
+Taken = TypeVar("Taken")
 Message = Mapping[str, str]
 """`{"role": "user", "content": "…"}`"""
 Item = str | bytes | Sequence[int] | Sequence[Message] | Mapping[str, Any]
@@ -27,6 +28,28 @@ Text = str | bytes | Sequence[int]
 """A text, or its token ids."""
 ScoreItem = Text | tuple[Text, Text]
 """A text, or a context and what is scored after it."""
+
+
+class Source(Iterator[Taken]):
+    """The rows of a job. Where they end with an error, those before it are worked on first; then `ended` raises it."""
+
+    def __init__(self, rows: Iterable[Taken]) -> None:
+        self._rows = iter(rows)
+        self._failure: Exception | None = None
+
+    def __next__(self) -> Taken:
+        if self._failure is None:
+            try:
+                return next(self._rows)
+            except StopIteration:
+                raise
+            except Exception as failure:
+                self._failure = failure
+        raise StopIteration
+
+    def ended(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 @dataclass

@@ -28,7 +28,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from ._library import RWKVError
 from ._model import Model
@@ -201,8 +201,16 @@ def run(model: Model, source: str, target: str, max_rows: int, report: Callable[
         return done, errors
 
 
+class Parser(argparse.ArgumentParser):
+    """Ends with the status that wrong usage has in all programs here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(64, f"{self.prog}: {message}\n")
+
+
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m librwkv batch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model")

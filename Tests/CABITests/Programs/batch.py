@@ -242,8 +242,8 @@ def refusing() -> None:
     assert "is the input" in batch(model_path, source, source, status=1)
     assert "No such file" in batch("/nonexistent", source, target, status=1)
     assert "No such file" in batch(model_path, "/nonexistent", target, status=1)
-    other = subprocess.run([sys.executable, "-m", "librwkv", "unknown"], capture_output=True)
-    assert other.returncode == 64
+    for wrong in (["unknown"], ["batch"], ["batch", model_path, "in", "out", "--threads", "two"]):
+        assert subprocess.run([sys.executable, "-m", "librwkv", *wrong], capture_output=True).returncode == 64, wrong
 
 
 kinds()

@@ -93,7 +93,22 @@ def failing(model: Model) -> None:
     refuses(ValueError, "max_rows", lambda: next(model.embed_many(["x"], normalize=False, max_rows=0)))
     for many in (model.generate_many, model.score_many, model.embed_many):
         refuses(ValueError, "fewer seeds", lambda many=many: list(many(["x", "y"], seeds=[1])))
-    refuses(ZeroDivisionError, "", lambda: list(model.generate_many(1 / 0 for _ in "x")))  # type: ignore[misc]
+    # What was taken before an error of the iterable comes out first.
+    for many, options in (
+        (model.generate_many, {"max_tokens": 2}), (model.score_many, {}), (model.embed_many, {}),
+        (model.embed_many, {"normalize": False}),
+    ):  # fmt: skip
+        found = []
+        try:
+            found += [0]
+            for result in many((str(100 // (20 - index)) for index in range(30)), max_rows=4, **options):  # type: ignore[operator]
+                found.append(result.index + 1)
+        except ZeroDivisionError:
+            assert found == list(range(21)), found
+        else:
+            raise AssertionError(many)
+        for one in ("text", b"text", {"prompt": "text"}):
+            refuses(TypeError, "an iterable of rows", lambda many=many, one=one: list(many(one)))
 
 
 def uniformity(model: Model) -> None:
