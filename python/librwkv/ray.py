@@ -9,7 +9,7 @@ documents.map_batches(
     Worker,
     fn_constructor_kwargs={"model": "/models/model.rwkv", "task": "embed", "threads": 1},
     compute=ray.data.ActorPoolStrategy(size=2),
-    num_cpus=1,
+    num_cpus=0.5,
     batch_size=64,
 ).write_parquet("vectors/")
 """
