@@ -15,7 +15,8 @@ lintian --fail-on error "$folder"/*.deb
 work=$(mktemp -d)
 root=$work/root
 hub=
-trap '[ -z "$hub" ] || kill "$hub"; rm -rf "$work"' EXIT
+# What debootstrap has mounted, if it was stopped, is not the Debian's own.
+trap '[ -z "$hub" ] || kill "$hub"; umount "$root/proc" "$root/sys" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
 if [ -n "$debian" ]; then
   cp -a "$debian" "$root"
 else
