@@ -181,6 +181,8 @@ def run(model: Model, source: str, target: str, max_rows: int, report: Callable[
     with open(source, "rb") as lines, open(target, "a", encoding="utf-8") as output:
         if os.path.samefile(source, target):
             raise RWKVError(f"{target}: is the input")
+        if not os.path.isfile(target):
+            raise RWKVError(f"{target}: is no file whose lines could be counted, to go on after them")
         try:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
