@@ -89,14 +89,15 @@ package final class Evaluator {
     frame = try Frame(
       configuration, capacity: Self.capacity,
       span: max(Self.capacity, span ?? (model.store.isStreamed ? Streaming.tokensPerPass : Self.capacity)),
-      teamSize: team.size, arena: arena)
+      arena: arena)
     ends = try Frame(endsOf: frame, arena: arena)
     sums = try HiddenSums(
-      frame, hiddenUnits: model.weights.hiddenUnits(configuration), matrices: model.store.hiddenRowsCount,
-      arena: arena)
+      frame, teamSize: team.size, hiddenUnits: model.weights.hiddenUnits(configuration),
+      matrices: model.store.hiddenRowsCount, arena: arena)
     let tables = model.store.tables
-    tokenRows = tables.isEmpty ? nil : try TokenRows(tables, frame, arena: arena)
-    blocks = try Self.blocks(model, Workspace(frame: frame, sums: sums, tokens: tokenRows, arena: arena))
+    tokenRows = tables.isEmpty ? nil : try TokenRows(tables, frame, teamSize: team.size, arena: arena)
+    blocks = try Self.blocks(
+      model, Workspace(frame: frame, teamSize: team.size, sums: sums, tokens: tokenRows, arena: arena))
     readers = model.store.isStreamed ? (0..<team.size).map { _ in ChunkReader() } : []
     headInput = try Activations(rows: Self.capacity, width: configuration.embedding, in: arena)
     headRows = try arena.allocate(Int.self, count: Self.capacity)
@@ -237,12 +238,16 @@ package final class Evaluator {
         }
       }
     } catch {
-      if hasStarted {
-        headCount = 0
-        for run in pieces[0].runs { run.owner.reset() }
-      }
+      if hasStarted { forget(pieces[0].runs.map(\.owner)) }
       throw error
     }
+  }
+
+  /// Weights turned out to be unreadable, or the reading was stopped, in the middle of a pass: there are no logits, and
+  /// the states that it was changing remember nothing.
+  func forget(_ states: [State]) {
+    headCount = 0
+    for state in states { state.reset() }
   }
 
   /// Takes the frame's rows through some stages.

@@ -88,7 +88,6 @@ final class Frame {
     let kernels: Kernels
     let capacity: Int
     let span: Int
-    let teamSize: Int
     let residual, normed, before, product: Rows
   }
   private let buffers: Buffers
@@ -100,8 +99,6 @@ final class Frame {
   var capacity: Int { buffers.capacity }
   /// Rows of a pass over all blocks at most; a pass of several pieces goes through the model block by block.
   var span: Int { buffers.span }
-  /// Members of the team.
-  var teamSize: Int { buffers.teamSize }
   /// Residual stream, [T, D].
   var x: Rows { Rows(buffers.residual, from: origin) }
   /// Output of the last layer norm, [T, D].
@@ -122,13 +119,11 @@ final class Frame {
   /// Whether some run has several rows, so that rows depend on each other.
   private var hasSequences = false
 
-  init(
-    _ configuration: Configuration, capacity: Int, span: Int, teamSize: Int, arena: Arena
-  ) throws(ModelError) {
+  init(_ configuration: Configuration, capacity: Int, span: Int, arena: Arena) throws(ModelError) {
     let D = configuration.embedding
     buffers = Buffers(
       configuration: configuration, layout: State.Layout(configuration), kernels: bestKernels,
-      capacity: capacity, span: span, teamSize: teamSize,
+      capacity: capacity, span: span,
       residual: try Rows(rows: span, width: D, in: arena),
       normed: try Rows(rows: capacity, width: D, in: arena),
       before: try Rows(rows: capacity, width: D, in: arena),
@@ -137,10 +132,9 @@ final class Frame {
     sourceOfRow = try arena.allocate(Int.self, count: capacity)
   }
 
-  /// A frame for one thread that takes another piece of the same prompt through the model at the same time.
+  /// A frame for another piece of the same prompt, which goes through the model at the same time.
   convenience init(beside frame: Frame, arena: Arena) throws(ModelError) {
-    try self.init(
-      frame.configuration, capacity: frame.capacity, span: frame.capacity, teamSize: 1, arena: arena)
+    try self.init(frame.configuration, capacity: frame.capacity, span: frame.capacity, arena: arena)
   }
 
   /// A frame for the ends of another one's runs, with the same buffers.

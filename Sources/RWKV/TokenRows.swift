@@ -22,7 +22,7 @@ final class TokenRows {
   /// One for each member of the team.
   private let readers: [RowTable.Reader]
 
-  init(_ tables: [Table], _ frame: Frame, arena: Arena) throws(ModelError) {
+  init(_ tables: [Table], _ frame: Frame, teamSize: Int, arena: Arena) throws(ModelError) {
     self.tables = tables
     var rows: [Rows] = []
     for table in tables {
@@ -32,7 +32,7 @@ final class TokenRows {
     let D = frame.configuration.embedding
     entered = try Rows(rows: frame.span, width: D, in: arena)
     embeddings = try Activations(rows: frame.capacity, width: D, in: arena)
-    readers = (0..<frame.teamSize).map { _ in RowTable.Reader() }
+    readers = (0..<teamSize).map { _ in RowTable.Reader() }
   }
 
   /// Keeps the embeddings of the frame's rows, which have just been read.

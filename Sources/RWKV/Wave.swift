@@ -66,8 +66,9 @@ final class Wave {
       let frame = try Frame(beside: evaluator.frame, arena: arena)
       let ends = try Frame(endsOf: frame, arena: arena)
       let sums = try HiddenSums(
-        frame, hiddenUnits: evaluator.sums.hiddenUnits, matrices: 0, beside: evaluator.sums, arena: arena)
-      let work = Workspace(frame: frame, sums: sums, tokens: nil, arena: arena)
+        frame, teamSize: 1, hiddenUnits: evaluator.sums.hiddenUnits, matrices: 0, beside: evaluator.sums,
+        arena: arena)
+      let work = Workspace(frame: frame, teamSize: 1, sums: sums, tokens: nil, arena: arena)
       lanes.append(Lane(frame: frame, ends: ends, blocks: try Evaluator.blocks(evaluator.model, work)))
     }
     self.lanes = lanes
@@ -171,8 +172,7 @@ extension Evaluator {
         } catch { failure = error }
       }
     } catch {
-      headCount = 0
-      state.reset()
+      forget([state])
       throw error
     }
     if let failure { throw failure }

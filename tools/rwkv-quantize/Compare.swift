@@ -23,14 +23,10 @@ struct Compare: ParsableCommand {
         rwkv-quantize compare exact.rwkv model.rwkv --generate --prompts questions.txt
       """)
 
-  @Argument(
-    help: "The better one: a .rwkv file of type fp32 or fp16.", completion: .file(extensions: ["rwkv"]),
-    transform: ModelDirectory.resolve)
+  @Argument(model: "The better one: a .rwkv file of type fp32 or fp16.")
   var reference: String
 
-  @Argument(
-    help: "The .rwkv file in question.", completion: .file(extensions: ["rwkv"]),
-    transform: ModelDirectory.resolve)
+  @Argument(model: "The .rwkv file in question.")
   var model: String
 
   @Option(help: "The text; - is stdin (default: that of --prompts).", completion: .file())

@@ -13,9 +13,7 @@ struct Show: ParsableCommand {
         rwkv-quantize show model.rwkv --json
       """)
 
-  @Argument(
-    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
-    completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
+  @Argument(model: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.")
   var model: String
 
   @Flag(name: .customLong("json"), help: "One JSON object on stdout.")

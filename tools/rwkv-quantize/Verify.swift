@@ -12,9 +12,7 @@ struct Verify: ParsableCommand {
         rwkv-quantize verify model.rwkv
       """)
 
-  @Argument(
-    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
-    completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
+  @Argument(model: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.")
   var model: String
 
   @OptionGroup var threads: ThreadOptions

@@ -7,9 +7,7 @@ import Terminal
 
 /// Arguments that all commands with a model share.
 struct ModelOptions: ParsableArguments {
-  @Argument(
-    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
-    completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
+  @Argument(model: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.")
   var model: String
 
   @OptionGroup var threads: ThreadOptions

@@ -21,14 +21,10 @@ struct Rerank: ParsableCommand {
         rwkv-run rerank emb.rwkv rerank.rwkv -q "Why honey?" --states docs.states
       """)
 
-  @Argument(
-    help: "The embedding model, a .rwkv file.", completion: .file(extensions: ["rwkv"]),
-    transform: ModelDirectory.resolve)
+  @Argument(model: "The embedding model, a .rwkv file.")
   var embedder: String
 
-  @Argument(
-    help: "The reranker, a .rwkv file.", completion: .file(extensions: ["rwkv"]),
-    transform: ModelDirectory.resolve)
+  @Argument(model: "The reranker, a .rwkv file.")
   var reranker: String
 
   @Option(name: [.customShort("q"), .long], parsing: .unconditional, help: "What is asked.")

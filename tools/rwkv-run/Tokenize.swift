@@ -16,9 +16,7 @@ struct Tokenize: ParsableCommand {
         rwkv-run tokenize model.rwkv --ids 97,32,116
       """)
 
-  @Argument(
-    help: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.",
-    completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
+  @Argument(model: "A .rwkv file made by rwkv-quantize, or a name that rwkv-run list has.")
   var model: String
 
   @Option(name: [.customShort("p"), .long], parsing: .unconditional, help: "Text to turn into ids.")

@@ -36,6 +36,7 @@ extension LayerWeights {
 /// What a session's blocks work with, and where they get their scratch: buffers with a row for each row of a piece.
 struct Workspace {
   let frame: Frame
+  let teamSize: Int
   let sums: HiddenSums
   /// Of 7a and 7b.
   let tokens: TokenRows?

@@ -58,6 +58,7 @@ final class RWKVX: BlockStack {
   private let weights: Weights
   private let options: SparseAttention
   private let frame: Frame
+  private let teamSize: Int
   private let recurrent: RWKV7
   private let order: [BlockID]
   private let input, mixed: Activations
@@ -71,7 +72,7 @@ final class RWKVX: BlockStack {
   private var scoreCount = 0
 
   init(_ weights: Weights, _ work: Workspace) throws(ModelError) {
-    frame = work.frame
+    (frame, teamSize) = (work.frame, work.teamSize)
     guard let options = frame.configuration.sparseAttention else {
       throw ModelError(.missingMetadata(key: "rwkv.x.layers"))
     }
@@ -126,7 +127,7 @@ final class RWKVX: BlockStack {
     guard mostVisible > scoreCount else { return }
     scores.deallocate()
     scoreCount = max(mostVisible, 2 * scoreCount)
-    scores = .allocate(capacity: frame.teamSize * scoreCount)
+    scores = .allocate(capacity: teamSize * scoreCount)
   }
 
   func finish() {

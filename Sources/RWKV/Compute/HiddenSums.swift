@@ -35,7 +35,8 @@ final class HiddenSums {
   ///   - matrices: how many there are.
   ///   - sums: those of another frame, which share what they learn: a value matrix belongs to one of them at a time.
   init(
-    _ frame: Frame, hiddenUnits: Int, matrices: Int, beside sums: HiddenSums? = nil, arena: Arena
+    _ frame: Frame, teamSize: Int, hiddenUnits: Int, matrices: Int, beside sums: HiddenSums? = nil,
+    arena: Arena
   ) throws(ModelError) {
     kernels = frame.kernels
     self.hiddenUnits = hiddenUnits
@@ -43,7 +44,7 @@ final class HiddenSums {
     partial = try Rows(rows: max(frame.capacity, Self.parts * Self.fewRows), width: D, in: arena)
     index = try arena.allocate(Int32.self, count: hiddenUnits)
     value = try arena.allocate(Float.self, count: hiddenUnits)
-    rowScratch = try arena.allocate(Float.self, count: frame.teamSize * Int(RK_ADD_ROWS_SCRATCH))
+    rowScratch = try arena.allocate(Float.self, count: teamSize * Int(RK_ADD_ROWS_SCRATCH))
     if let sums {
       (limits, limitsKnown) = (sums.limits, sums.limitsKnown)
       (rowsRead, rowsSeen) = (sums.rowsRead, sums.rowsSeen)

@@ -31,6 +31,13 @@ package func requireWritable(_ path: String, besides inputs: [String?]) throws {
   }
 }
 
+extension Argument where Value == String {
+  /// A model: a file, or the name of one in the folder of models.
+  package init(model help: ArgumentHelp) {
+    self.init(help: help, completion: .file(extensions: ["rwkv"]), transform: ModelDirectory.resolve)
+  }
+}
+
 /// ": did you mean …?"
 private func suggestion(for path: String, ending: String?) -> String {
   let slash = path.lastIndex(of: "/")
