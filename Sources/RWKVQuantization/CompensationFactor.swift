@@ -13,8 +13,8 @@ struct CompensationFactor {
   private static let rowLength = 256
 
   private let count: Int
-  /// [count, count]
-  private let matrix: UnsafeMutablePointer<Double>
+  /// [count, count]. Rows are buffers: debug builds check each index.
+  private let matrix: UnsafeMutableBufferPointer<Double>
 
   /// Replaces the upper triangle of `count` rows of 256 by U_jk / U_jj and, on the diagonal, 1 / U_jj².
   static func replace(_ moments: UnsafeMutablePointer<Float>, count: Int) {
@@ -31,7 +31,9 @@ struct CompensationFactor {
     matrix = .allocate(capacity: count * count)
   }
 
-  private func row(_ i: Int) -> UnsafeMutablePointer<Double> { matrix + i * count }
+  private func row(_ i: Int) -> UnsafeMutableBufferPointer<Double> {
+    UnsafeMutableBufferPointer(rebasing: matrix[i * count..<(i + 1) * count])
+  }
 
   /// The damped moments, scaled to a mean of 1 on the diagonal; both triangles.
   private func load(_ moments: UnsafePointer<Float>) {
@@ -50,7 +52,7 @@ struct CompensationFactor {
 
   /// H → R in the upper triangle. Column by column from the last: row i of the rest loses R_ij · R_kj.
   private func decompose() {
-    let column = UnsafeMutablePointer<Double>.allocate(capacity: count)
+    let column = UnsafeMutableBufferPointer<Double>.allocate(capacity: count)
     defer { column.deallocate() }
     for j in stride(from: count - 1, through: 0, by: -1) {
       let diagonal = row(j)[j].squareRoot()
@@ -68,7 +70,7 @@ struct CompensationFactor {
 
   /// R → U = R⁻¹, row by row from the last: U_i = (e_i − Σ_{k>i} R_ik U_k) / R_ii.
   private func invert() {
-    let sum = UnsafeMutablePointer<Double>.allocate(capacity: count)
+    let sum = UnsafeMutableBufferPointer<Double>.allocate(capacity: count)
     defer { sum.deallocate() }
     for i in stride(from: count - 1, through: 0, by: -1) {
       let target = row(i)

@@ -166,7 +166,7 @@ struct Quantizer: Sendable {
       let format = Int32(info.format.rawValue)
       let first = info.records(ofChunk: chunk).lowerBound
       let error = rounded.bytes(info.columns * 4).bindMemory(to: Float.self)
-      guard let error = error.baseAddress else { return }
+      guard let errors = error.baseAddress else { return }
       for rows in info.compensatedRows(ofChunk: chunk) {
         guard let block = factor.blocks.firstIndex(of: rows) else { preconditionFailure("blocks of chunks") }
         let shares = factor.sums + block * InputMoments.Tensor.blockCount
@@ -175,12 +175,12 @@ struct Quantizer: Sendable {
           let record = out + (row - first) * info.recordBytes
           quantizer.kernels.encode_row(format, values, info.columns, record)
           // What the row lost, to be taken over by the rows after it.
-          quantizer.kernels.decode_row(format, record, info.columns, error)
-          for column in 0..<info.columns { error[column] = values[column] - error[column] }
+          quantizer.kernels.decode_row(format, record, info.columns, errors)
+          for column in error.indices { error[column] = values[column] - error[column] }
           let share = shares + 256 * (row - rows.lowerBound) - rows.lowerBound
           for other in row + 1..<max(rows.upperBound, row + 1) {
             let target = x + (other - first) * info.columns
-            quantizer.kernels.add_scaled(-share[other], error, info.columns, target)
+            quantizer.kernels.add_scaled(-share[other], errors, info.columns, target)
           }
         }
       }

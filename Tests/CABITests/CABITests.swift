@@ -124,6 +124,13 @@ struct CABITests {
     try Self.sameLogits(place, output + "/logits")
   }
 
+  /// What was opened and taken is given back, also after mistakes.
+  @Test func descriptorsAndMemoryStayLevel() throws {
+    let place = try Workplace.shared.get()
+    try place.compile("cc -std=c99", "levels.c", to: "levels")
+    try place.run("levels \(place.arguments) \(place.output())")
+  }
+
   /// A program can tell what is wrong with a file without reading the text.
   @Test func filesThatCannotBeOpenedHaveFlagsOfTheirOwn() throws {
     let place = try Workplace.shared.get()

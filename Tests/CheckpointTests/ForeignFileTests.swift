@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import Glibc
 import RWKVFormat
+import Synchronization
 import Testing
 
 @testable import RWKVCheckpoint
@@ -124,7 +125,7 @@ struct ForeignFileTests {
     refuse(4, [102], .unsupported, "version")
     refuse(20, [4], .unsupported, "type")
     refuse(11, [0x80], .malformed, "vocabulary size")
-    refuse(12, [128], .mismatch, "embedding size")
+    refuse(12, [128], .mismatch, "128 in the header")
     refuse(16, [3], .mismatch, "layers")
     refuse(24, [4], .malformed, "number of axes")
     refuse(24, [0], .malformed, "")
@@ -251,6 +252,47 @@ struct ForeignFileTests {
     try expectSame(checkpoint, Checkpoint(path: model.path))
   }
 
+  /// The shape of a square matrix does not tell which way it stands.
+  @Test func squareLowRankMatricesAreTurned() throws {
+    var model = try Model("v7-f32-small")
+    let D = model.width
+    for name in Self.lowRank7.map({ "blocks.1.att." + $0 }) where model.tensors[name] != nil {
+      model.tensors[name] = Draft(name, [D, D], (0..<D * D).map { Float($0 % 97) / 64 })
+    }
+    let drafts = model.tensors.keys.sorted().compactMap { model.tensors[$0] }
+    try expectSame(
+      Checkpoint(path: folder.write("m.gguf", Self.gguf(model).bytes)),
+      Checkpoint(path: folder.write("original.safetensors", safetensors(drafts))))
+  }
+
+  /// The bytes of a file, and how often they were asked for.
+  private final class Counted: RemoteBytes {
+    let bytes: [UInt8]
+    let reads = Atomic<Int>(0)
+    var size: Int { bytes.count }
+
+    init(_ bytes: [UInt8]) { self.bytes = bytes }
+
+    func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> String? {
+      reads.add(1, ordering: .relaxed)
+      buffer.copyBytes(from: bytes[offset..<offset + buffer.count])
+      return nil
+    }
+
+    func willRead(_ ranges: [Range<Int>]) {}
+  }
+
+  /// Each may be a request to a server.
+  @Test func headersAreReadInFewPieces() throws {
+    let file = Counted(Self.gguf(try Model("v7-f32-small")).bytes)
+    let path = folder.write("counted.gguf", [])
+    SubstituteFiles.put(file, at: path)
+    defer { SubstituteFiles.remove(path) }
+    _ = try Checkpoint(path: path)
+    let reads = file.reads.load(ordering: .relaxed)
+    #expect((1...8).contains(reads), "\(reads)")
+  }
+
   @Test func quantizedTensorsNeedAPermission() throws {
     var file = ForeignFileTests.gguf(try Model("v7-f32-small"))
     let index = try #require(file.tensors.firstIndex { $0.name == "blk.0.channel_mix_value.weight" })
@@ -323,15 +365,17 @@ struct ForeignFileTests {
       }
       let expected = try #require(entry["values"]?.array).map { Float($0.double ?? .nan) }
       #expect(bytes.count == 2 * type.blockBytes && expected.count == 2 * type.blockLength)
-      var found = [Float](repeating: .nan, count: expected.count)
-      bytes.withUnsafeBytes { raw in
-        found.withUnsafeMutableBufferPointer { buffer in
-          if let raw = raw.baseAddress, let base = buffer.baseAddress {
-            type.decode(raw, count: expected.count, into: base)
-          }
-        }
+      // Against pages that nobody may touch, so that an access beyond the blocks is seen.
+      for place in [GuardedMemory.Place.beforeAPage, .behindAPage] {
+        let source = try #require(GuardedMemory(byteCount: bytes.count, place))
+        let target = try #require(GuardedMemory(byteCount: 4 * expected.count, place))
+        source.bytes.copyBytes(from: bytes)
+        let found = target.bytes.bindMemory(to: Float.self)
+        type.decode(
+          try #require(source.bytes.baseAddress), count: expected.count, into: try #require(found.baseAddress)
+        )
+        #expect(found.elementsEqual(expected), "\(type)")
       }
-      #expect(found == expected, "\(type)")
     }
   }
 
@@ -366,7 +410,7 @@ struct ForeignFileTests {
     refuse(.malformed, "shape") { $0.tensors[0].shape = [1 << 40, 1 << 40] }
     refuse(.malformed, "number of axes") { $0.tensors[0].shape = [1, 1, 1, 1, 1] }
     refuse(.unsupported, "ggml type 99") { $0.tensors[0].type = "I32" }
-    refuse(.mismatch, "embedding size") { $0.metadata[5].2 = littleEndian(UInt32(65)) }
+    refuse(.mismatch, "65 in the GGUF metadata") { $0.metadata[5].2 = littleEndian(UInt32(65)) }
     refuse(.mismatch, "heads") { $0.metadata[7].2 = littleEndian(UInt32(48)) }
     refuse(.mismatch, "heads") { $0.metadata.remove(at: 7) }
     for count: UInt64 in [65_537, 1 << 32, .max] {

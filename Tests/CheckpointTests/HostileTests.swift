@@ -24,6 +24,32 @@ struct HostileTests {
     expectFailure(folder.write("model", [1, 0, 0, 0, 0, 0, 0, 0]), .unsupported, "no checkpoint")
   }
 
+  /// All bytes of a kind's mark count, and each kind that is no checkpoint has its own advice.
+  @Test func whatOnlyBeginsLikeAKindIsNotTakenForIt() {
+    func refuse(_ start: [UInt8], _ advice: String) {
+      expectFailure(folder.write("model", start + [UInt8](repeating: 0, count: 80)), .unsupported, advice)
+    }
+    let marks: [([UInt8], String)] = [
+      ([0x89, 0x52, 0x57, 0x4B, 0x56], "a finished .rwkv file"), ([0x80, 0x02], "looks like a pickle"),
+      (Array("{".utf8), "looks like JSON"), (Array("version https://".utf8), "a Git LFS pointer"),
+    ]
+    for (mark, advice) in marks {
+      refuse(mark, advice)
+      for index in mark.indices {
+        var other = mark
+        other[index] ^= 0x40
+        refuse(other, "Give a .safetensors")
+      }
+    }
+    for mark in ["PK\u{3}\u{4}", "fmgg", "GGUF"] {
+      for index in 0..<4 {
+        var other = Array(mark.utf8)
+        other[index] ^= 0x40
+        refuse(other, "Give a .safetensors")
+      }
+    }
+  }
+
   @Test func safetensorsOffsetsMustCoverTheDataExactly() {
     func entry(_ name: String, _ begin: String, _ end: String, shape: String = "[1]") -> String {
       "\"\(name)\":{\"dtype\":\"F32\",\"shape\":\(shape),\"data_offsets\":[\(begin),\(end)]}"

@@ -172,16 +172,16 @@ import Testing
     var start = numbers.floats(n, in: -30...30)
     if n > 2 { start[n / 2] = -.infinity }
     let groups = stride(from: 0, to: n, by: Int(RK_LOGIT_GROUP)).map { start[$0..<min($0 + 64, n)].max()! }
-    let maxima = Floats(zeros: groups.count)
+    let x = Floats(start), maxima = Floats(zeros: groups.count)
     var least: Float = 0
-    #expect(kernels(table).maxima(Floats(start).pointer, n, maxima.pointer, &least) != 0)
+    #expect(kernels(table).maxima(x.pointer, n, maxima.pointer, &least) != 0)
     #expect(maxima.values == groups && maxima.guardsIntact)
     #expect(least == start.filter { $0 > -.infinity }.min())
     for wrong in [Float.nan, .infinity] {
       for place in [0, n / 3, n - 1] {
-        var values = start
-        values[place] = wrong
-        #expect(kernels(table).maxima(Floats(values).pointer, n, maxima.pointer, &least) == 0)
+        x.pointer.update(from: start, count: n)
+        x.pointer[place] = wrong
+        #expect(kernels(table).maxima(x.pointer, n, maxima.pointer, &least) == 0)
       }
     }
   }
@@ -192,8 +192,8 @@ import Testing
     for (low, high): (Float, Float) in [(-31, 31), (-10, 5), (start[0], start[0]), (3, 2)] {
       let expected = start.indices.filter { start[$0] >= low && start[$0] <= high }
       var index = [Int32](repeating: -1, count: n)
-      let value = Floats(zeros: n)
-      let count = kernels(table).within(Floats(start).pointer, n, low, high, &index, value.pointer)
+      let x = Floats(start), value = Floats(zeros: n)
+      let count = kernels(table).within(x.pointer, n, low, high, &index, value.pointer)
       #expect(index.prefix(count).map(Int.init) == expected)
       #expect(value.values.prefix(count) == expected.map { start[$0] }[...] && value.guardsIntact)
     }

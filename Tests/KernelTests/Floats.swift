@@ -1,33 +1,46 @@
 // SPDX-License-Identifier: MIT
+import RWKVFormat
 
-/// Floats between NaNs: a kernel that reads past either end spoils its result, one that writes there is seen.
-final class Floats {
-  private static let guardLength = 32
-  private static let guardBits: UInt32 = 0x7fc0_1234
-  private let base: UnsafeMutablePointer<Float>
+/// Elements against a page that nobody may touch: a kernel that reads or writes beyond their end dies of it.
+final class Guarded<Element: BitwiseCopyable> {
+  private let memory: GuardedMemory
+  let pointer: UnsafeMutablePointer<Element>
   let count: Int
-  var pointer: UnsafeMutablePointer<Float> { base + Self.guardLength }
 
-  init(_ values: [Float]) {
+  init(_ values: [Element]) {
+    let bytes = values.count * MemoryLayout<Element>.stride
+    guard let memory = GuardedMemory(byteCount: bytes, Guarding.place), let base = memory.bytes.baseAddress
+    else { preconditionFailure("no memory for \(bytes) bytes") }
+    self.memory = memory
     count = values.count
-    base = .allocate(capacity: count + 2 * Self.guardLength)
-    base.initialize(repeating: Float(bitPattern: Self.guardBits), count: count + 2 * Self.guardLength)
+    pointer = base.bindMemory(to: Element.self, capacity: count)
     pointer.update(from: values, count: count)
   }
 
-  convenience init(zeros count: Int) { self.init([Float](repeating: 0, count: count)) }
+  convenience init(repeating value: Element, count: Int) {
+    self.init([Element](repeating: value, count: count))
+  }
 
-  deinit { base.deallocate() }
+  subscript(index: Int) -> Element { pointer[index] }
 
-  var values: [Float] { Array(UnsafeBufferPointer(start: pointer, count: count)) }
+  var values: [Element] { Array(UnsafeBufferPointer(start: pointer, count: count)) }
+
+  /// Whether nothing was written on the side that does not end at such a page. There are NaNs.
+  var guardsIntact: Bool { memory.isIntact }
+}
+
+/// Which side of the buffers ends at a page: tests run once for each.
+enum Guarding {
+  @TaskLocal static var place = GuardedMemory.Place.beforeAPage
+}
+
+typealias Floats = Guarded<Float>
+
+extension Guarded where Element == Float {
+  convenience init(zeros count: Int) { self.init(repeating: 0, count: count) }
+
   var doubles: [Double] { values.map(Double.init) }
   var bits: [UInt32] { values.map(\.bitPattern) }
-
-  var guardsIntact: Bool {
-    (0..<Self.guardLength).allSatisfy {
-      base[$0].bitPattern == Self.guardBits && pointer[count + $0].bitPattern == Self.guardBits
-    }
-  }
 }
 
 extension Random {

@@ -3,7 +3,8 @@ import CRWKVKernels
 import Glibc
 
 // One head's inputs for each recurrence, how to call the kernel on them, and the formulas written out plainly for
-// any floating-point type. Token t starts at t · stride; the gap between N and stride is NaN and must not be read.
+// any floating-point type. Token t starts at t · stride; the gap between N and stride is NaN and must not be read. There
+// is none behind the last token.
 
 /// Result of T tokens.
 struct HeadResult<Real: BinaryFloatingPoint> {
@@ -22,7 +23,7 @@ extension BinaryFloatingPoint {
 private func rows(_ numbers: inout Random, _ T: Int, _ N: Int, _ stride: Int, _ scale: Float) -> [Float] {
   (0..<T).flatMap { _ in
     numbers.floats(N, in: -scale...scale) + [Float](repeating: .nan, count: stride - N)
-  }
+  }.dropLast(stride - N)
 }
 
 private func groupNorm<Real: BinaryFloatingPoint>(
@@ -58,7 +59,7 @@ struct Wkv7Case {
   /// The kernel, `block` tokens at a time. The state of the result is [key, value].
   func run(_ table: String, block: Int? = nil) -> (result: HeadResult<Float>, vFirst: [Float], guards: Bool) {
     let inputs = [r, k, v, g, decay, rate, vMix, w0, a0, v0, kk, ka, rk, weight, bias].map(Floats.init)
-    let first = Floats(vFirst), state = Floats(state), y = Floats(zeros: T * stride)
+    let first = Floats(vFirst), state = Floats(state), y = Floats(zeros: (T - 1) * stride + N)
     for t in Swift.stride(from: 0, to: T, by: block ?? T) {
       func row(_ i: Int) -> UnsafePointer<Float> { UnsafePointer(inputs[i].pointer + t * stride) }
       func channels(_ i: Int) -> UnsafePointer<Float> { UnsafePointer(inputs[i].pointer) }
@@ -129,7 +130,7 @@ struct Wkv6Case {
 
   func run(_ table: String, block: Int? = nil) -> (result: HeadResult<Float>, guards: Bool) {
     let inputs = [r, k, v, g, w, u, weight, bias].map(Floats.init)
-    let state = Floats(state), y = Floats(zeros: T * stride)
+    let state = Floats(state), y = Floats(zeros: (T - 1) * stride + N)
     for t in Swift.stride(from: 0, to: T, by: block ?? T) {
       func row(_ i: Int) -> UnsafePointer<Float> { UnsafePointer(inputs[i].pointer + t * stride) }
       func channels(_ i: Int) -> UnsafePointer<Float> { UnsafePointer(inputs[i].pointer) }
@@ -181,7 +182,7 @@ struct Wkv4Case {
   func run(_ table: String, block: Int? = nil) -> (result: HeadResult<Float>, guards: Bool) {
     let inputs = [r, k, v, w, u].map(Floats.init)
     let state = [Floats(zeros: n), Floats(zeros: n), Floats([Float](repeating: -1e30, count: n))]
-    let y = Floats(zeros: T * stride)
+    let y = Floats(zeros: (T - 1) * stride + n)
     for t in Swift.stride(from: 0, to: T, by: block ?? T) {
       func row(_ i: Int) -> UnsafePointer<Float> { UnsafePointer(inputs[i].pointer + t * stride) }
       var channels = rk_wkv4(

@@ -30,6 +30,8 @@ struct Random {
 
 /// The tables that this machine can run and that promise the same bits; the scalar one is the definition.
 var scalarKernels: rk_kernels { kernels("scalar") }
+/// For what every table gives the same bytes of, as records of weights.
+var fastKernels: rk_kernels { kernels(tableNames.last ?? "scalar") }
 let tableNames: [String] = allTables.filter { !unfusedTables.contains($0) }
 let otherTables: [String] = tableNames.filter { $0 != "scalar" }
 

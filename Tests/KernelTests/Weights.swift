@@ -31,25 +31,22 @@ func encode(
 ) -> [UInt8] {
   let rows = x.count / columns
   let step = panels ? 16 : 1
+  let factor = factor.map(Guarded.init)
   var records: [UInt8] = []
   for first in stride(from: 0, to: rows, by: step) {
     // What a record held before must not matter.
-    var record = [UInt8](repeating: 0xAA, count: recordBytes(format, columns, Int32(step)))
+    let record = Guarded<UInt8>(repeating: 0xAA, count: recordBytes(format, columns, Int32(step)))
     let count = min(step, rows - first)
-    let part = Floats(Array(x[(first * columns)..<((first + count) * columns)]))
+    let part = Guarded(Array(x[(first * columns)..<((first + count) * columns)]))
     if panels {
-      let factor = factor.map(Floats.init)
-      record.withUnsafeMutableBytes { record in
-        guard let start = record.baseAddress else { return }
-        var panel = rk_encode_panel(
-          format: format.rawValue, x: part.pointer, rows: count, columns: columns, stride: columns,
-          factor: factor.map { UnsafePointer($0.pointer) }, panel: start)
-        kernels.encode_panel(&panel)
-      }
+      var panel = rk_encode_panel(
+        format: format.rawValue, x: part.pointer, rows: count, columns: columns, stride: columns,
+        factor: factor.map { UnsafePointer($0.pointer) }, panel: record.pointer)
+      kernels.encode_panel(&panel)
     } else {
-      kernels.encode_row(format.rawValue, part.pointer, columns, &record)
+      kernels.encode_row(format.rawValue, part.pointer, columns, record.pointer)
     }
-    records += record
+    records += record.values
   }
   return records
 }
@@ -62,14 +59,14 @@ func decode(
   let size = recordBytes(format, columns, Int32(step))
   var out: [Float] = []
   for r in 0..<rows {
-    let record = Array(records[(r / step * size)..<(r / step * size + size)])
-    var row = [Float](repeating: .nan, count: columns)
+    let record = Guarded(Array(records[(r / step * size)..<(r / step * size + size)]))
+    let row = Floats(repeating: .nan, count: columns)
     if panels {
-      kernels.decode_panel_row(format.rawValue, record, columns, r % 16, &row)
+      kernels.decode_panel_row(format.rawValue, record.pointer, columns, r % 16, row.pointer)
     } else {
-      kernels.decode_row(format.rawValue, record, columns, &row)
+      kernels.decode_row(format.rawValue, record.pointer, columns, row.pointer)
     }
-    out += row
+    out += row.values
   }
   return out
 }
@@ -79,57 +76,40 @@ final class Input {
   let columns: Int
   let stride: Int
   let tokens: Int
-  let values: UnsafeMutableBufferPointer<Float>
-  let high: UnsafeMutableBufferPointer<Int8>
-  let low: UnsafeMutableBufferPointer<Int8>
-  let scale: UnsafeMutableBufferPointer<Float>
-  let sum: UnsafeMutableBufferPointer<Int32>
-  let sum15: UnsafeMutableBufferPointer<Int32>
+  let values: Floats
+  let high: Guarded<Int8>
+  let low: Guarded<Int8>
+  let scale: Floats
+  let sum: Guarded<Int32>
+  let sum15: Guarded<Int32>
 
-  /// Fills everything with `value` first: what the kernel leaves out shows.
-  private static func buffer<T>(_ count: Int, _ value: T) -> UnsafeMutableBufferPointer<T> {
-    let buffer = UnsafeMutableBufferPointer<T>.allocate(capacity: count)
-    buffer.initialize(repeating: value)
-    return buffer
-  }
-
+  /// Fills everything with some value first: what the kernel leaves out shows.
   init(_ x: [Float], columns: Int, with kernels: rk_kernels) {
     self.columns = columns
     stride = (columns + 63) / 64 * 64
     tokens = x.count / columns
     let n = stride * tokens
-    values = Self.buffer(n, 0)
-    high = Self.buffer(n, 77)
-    low = Self.buffer(n, 77)
-    scale = Self.buffer(n / 32, .nan)
-    sum = Self.buffer(n / 16, 77)
-    sum15 = Self.buffer(n / 32, 77)
+    values = Floats(zeros: n)
+    high = Guarded(repeating: 77, count: n)
+    low = Guarded(repeating: 77, count: n)
+    scale = Floats(repeating: .nan, count: n / 32)
+    sum = Guarded(repeating: 77, count: n / 16)
+    sum15 = Guarded(repeating: 77, count: n / 32)
     for t in 0..<tokens {
-      for c in 0..<columns { values[t * stride + c] = x[t * columns + c] }
+      let row = Guarded(Array(x[(t * columns)..<((t + 1) * columns)]))
+      (values.pointer + t * stride).update(from: row.pointer, count: columns)
       var token = view(from: t)
+      token.values = UnsafePointer(row.pointer)
       kernels.quantize_input(&token, columns)
     }
   }
 
-  deinit {
-    values.deallocate()
-    high.deallocate()
-    low.deallocate()
-    scale.deallocate()
-    sum.deallocate()
-    sum15.deallocate()
-  }
-
   /// The tokens from t on.
   func view(from t: Int) -> rk_input {
-    func start<T>(_ buffer: UnsafeMutableBufferPointer<T>, _ offset: Int) -> UnsafeMutablePointer<T> {
-      guard let base = buffer.baseAddress else { preconditionFailure("no tokens") }
-      return base + offset
-    }
     let i = t * stride
     return rk_input(
-      values: start(values, i), high: start(high, i), low: start(low, i), scale: start(scale, i / 32),
-      sum: start(sum, i / 16), sum15: start(sum15, i / 32), stride: stride)
+      values: values.pointer + i, high: high.pointer + i, low: low.pointer + i, scale: scale.pointer + i / 32,
+      sum: sum.pointer + i / 16, sum15: sum15.pointer + i / 32, stride: stride)
   }
 
   /// What a kernel of this format multiplies with.
@@ -156,14 +136,11 @@ final class Input {
     by panels: [UInt8], _ format: Format, _ range: Range<Int>, of panelCount: Int, first: Int = 0, count: Int,
     with kernels: rk_kernels
   ) -> [Float] {
-    let y = Floats([Float](repeating: .nan, count: count * 16 * panelCount))
-    panels.withUnsafeBytes { panels in
-      guard let start = panels.baseAddress else { return }
-      var product = rk_matmul(
-        format: format.rawValue, panels: start, columns: columns, first: range.lowerBound, count: range.count,
-        x: view(from: first), T: count, y: y.pointer, y_stride: 16 * panelCount)
-      kernels.matmul(&product)
-    }
+    let y = Floats(repeating: .nan, count: count * 16 * panelCount), panels = Guarded(panels)
+    var product = rk_matmul(
+      format: format.rawValue, panels: panels.pointer, columns: columns, first: range.lowerBound,
+      count: range.count, x: view(from: first), T: count, y: y.pointer, y_stride: 16 * panelCount)
+    kernels.matmul(&product)
     return y.values
   }
 }

@@ -226,7 +226,8 @@ struct ConversationTests {
         shown += $0
         return true
       }
-      #expect(rest != nil)
+      // The message has been read.
+      #expect(rest?.promptTokens == 0 && rest.map { 1...9 ~= $0.answerTokens } == true)
       #expect(try conversation.session.state.encoded() == reference(conversation))
       return shown + conversation.transcript
     }

@@ -122,6 +122,21 @@ struct MemoryTests {
     #expect(evaluator.scratchBytes <= MemoryPlan.sessionBytes(file, model.configuration) + (1 << 20))
   }
 
+  /// Every block has limits of its own for the rows of its value matrix.
+  @Test func thePlanCountsTheLimitsOfEveryBlock() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let file = try ModelFile(path: path(golden, .int4, stored: false))
+    let configuration = try golden.model(.int4).configuration
+    let (D, T, V) = (configuration.embedding, Evaluator.capacity, configuration.vocabulary)
+    let hidden = try #require(file["blocks.0.ffn.key.weight"]).rows
+    let limits = configuration.layers * HiddenSums.limitsBytes(units: hidden, columns: D)
+    let parts = [
+      4 * State.Layout(configuration).count, MemoryPlan.activationBytes(configuration, hiddenUnits: hidden),
+      limits, 4 * T * paddedWidth(V), 4 * T * paddedWidth(D),
+    ]
+    #expect(configuration.layers > 1 && MemoryPlan.sessionBytes(file, configuration) == parts.reduce(0, +))
+  }
+
   @Test func sessionsOfAStreamedModelTakeTurns() async throws {
     let golden = try #require(Golden.cases("v7-std").first)
     let model = try streamed(path(golden, .int4, stored: false))

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 import Foundation
-import RWKV
 import RWKVTokenizer
 import Testing
+
+@testable import RWKV
 
 @Suite("Sampler")
 struct SamplerTests {
@@ -291,6 +292,22 @@ struct SamplerTests {
     mutating func uniform() -> Double {
       state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
       return Double(state >> 11) * 0x1p-53
+    }
+  }
+
+  @Test("so many groups have a logit that so many tokens reach")
+  func reached() {
+    for count in [1, 63, 64, 65, 640, 1000] {
+      let logits = (0..<count).map { Float(($0 * 7919 + 13) % 1009) }
+      let maxima = stride(from: 0, to: count, by: 64).map { logits[$0..<min($0 + 64, count)].max() ?? 0 }
+      var groups = LogitGroups()
+      let found = logits.withUnsafeBufferPointer { groups.findMaxima($0) }
+      #expect(found && groups.maxima == maxima && groups.maximum == logits.max())
+      #expect(groups.minimum == logits.min())
+      for k in 1...maxima.count + 1 {
+        let expected = k > maxima.count ? -.infinity : maxima.sorted(by: >)[k - 1]
+        #expect(groups.reached(byAtLeast: k) == expected, "\(k) of \(count)")
+      }
     }
   }
 

@@ -191,6 +191,24 @@ struct SchedulerTests {
   }
 
   /// A checkpoint and the rest of the prompt are the whole.
+  /// Every token counts once, and the time is that of the passes.
+  @Test func statisticsAddUp() throws {
+    let scheduler = try Scheduler(Self.trained(), threads: 1, parallel: 3)
+    #expect(scheduler.statistics.passes == 0 && scheduler.statistics.nanoseconds == 0)
+    let begin = DispatchTime.now().uptimeNanoseconds
+    let requests = (0..<4).map { Request(prompt: [40, 41, 42 + $0], limit: 3) { _ in } }
+    let outcomes = try Self.run(requests, on: scheduler, together: true)
+    scheduler.stop()
+    let all = DispatchTime.now().uptimeNanoseconds - begin
+    let found = scheduler.statistics
+    #expect(outcomes.allSatisfy { $0.reason == .length && $0.tokens.count == 3 })
+    #expect(found.promptTokens == 12 && found.active == 0 && found.waiting == 0)
+    // The last token of each text need not be read.
+    #expect((8...12).contains(found.writtenTokens), "\(found.writtenTokens)")
+    #expect(found.passes >= 3 && found.draftedTokens == 0 && found.acceptedTokens == 0)
+    #expect(found.nanoseconds > 0 && found.nanoseconds < all)
+  }
+
   @Test func goesOnFromACheckpoint() throws {
     let model = try Self.trained()
     let whole = Self.requests(model, 5)[4]

@@ -98,6 +98,19 @@ struct SizeTests {
     }
   }
 
+  /// Several threads read a long prompt in a wave; caches that grow, and short prompts, are read together.
+  @Test(arguments: names)
+  func longPromptsAreReadInWaves(_ name: String) throws {
+    let test = try get(name)
+    let evaluator = try Evaluator(Model(path: test.path), threads: 2)
+    let state = evaluator.model.newState()
+    let isLong = evaluator.wave(rows: 2 * Evaluator.capacity, state) != nil
+    #expect(isLong == state.caches.isEmpty)
+    #expect(evaluator.wave(rows: 2 * Evaluator.capacity - 1, state) == nil)
+    #expect(try Evaluator(Model(path: test.path), threads: 1).wave(rows: 4096, state) == nil)
+    #expect(try Evaluator(test.streamed(), threads: 2).wave(rows: 4096, state) == nil)
+  }
+
   /// However many threads take blocks of a prompt through the model, at once or in pieces.
   @Test(arguments: names)
   func anyNumberOfThreadsReadsAPromptTheSame(_ name: String) throws {

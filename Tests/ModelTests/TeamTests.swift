@@ -53,6 +53,40 @@ struct TeamTests {
     #expect((0..<tasks).allSatisfy { counts[$0] == ($0 == 0 ? 60 : 40) })
   }
 
+  /// Each time that a larger team stalls again, the next try waits twice as long, up to two seconds; evaluations of the
+  /// whole team, and only those, make the waits shorter again.
+  @Test func aStallingTeamIsTriedAgainLessAndLessOften() {
+    let millisecond: UInt64 = 1_000_000
+    var crew = Crew(largest: 2)
+    /// Milliseconds of evaluations until the team is whole again.
+    func rest() -> UInt64 {
+      var passed: UInt64 = 0
+      while crew.next() == 1 {
+        crew.learn(stalled: 0, of: millisecond)
+        passed += 1
+      }
+      return passed
+    }
+    func stall() { crew.learn(stalled: 9 * millisecond, of: 10 * millisecond) }
+    #expect(crew.next() == 2)
+    var rests: [UInt64] = []
+    for _ in 0..<9 {
+      stall()
+      rests.append(rest())
+    }
+    #expect(rests == [30, 60, 120, 240, 480, 960, 1920, 2000, 2000])
+    // A sixteenth of the time that went well is forgotten.
+    for _ in 0..<16 { crew.learn(stalled: 0, of: 1000 * millisecond) }
+    stall()
+    #expect(rest() == 1000)
+    // Waiting for as long as the others work is no stall; with one member there is nobody to wait for.
+    crew.learn(stalled: 5 * millisecond, of: 10 * millisecond)
+    #expect(crew.next() == 2)
+    var alone = Crew(largest: 1)
+    alone.learn(stalled: 9 * millisecond, of: 10 * millisecond)
+    #expect(alone.next() == 1)
+  }
+
   /// One task that takes longer than the others is no sign of a core that others keep busy.
   @Test func whatRunsBetweenEvaluationsSendsNobodyAway() {
     let team = Team(size: 2)

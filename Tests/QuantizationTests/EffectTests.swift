@@ -52,7 +52,9 @@ struct EffectTests {
   }
 
   /// One matrix of the golden scaled, in F32; what INT4 and INT8 cannot hold is in 16 bits, with a remark.
-  @Test(arguments: [(Float(0x1p23), true), (0x1p-30, true), (1, false), (0x1p12, false)])
+  @Test(arguments: [
+    (Float(0x1p23), true), (0x1p-30, true), (1, false), (0x1p12, false), (0, false),
+  ])
   func weightsOutsideTheRangeGetSixteenBits(scale: Float, isOutside: Bool) throws {
     let checkpoint = try Checkpoint(path: input)
     let name = "blocks.1.att.key.weight"

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
+import CRWKVKernels
 import Glibc
 import RWKVCheckpoint
 import RWKVFormat
+import Synchronization
 import Testing
 
 @testable import RWKVQuantization
@@ -73,6 +75,73 @@ struct PlanTests {
     let one = try found(1)
     #expect(one.allSatisfy { $0 != 0 })
     for threads in [2, 3, 4] { #expect(try found(threads) == one) }
+  }
+
+  /// Rows of more than a million columns: a piece is a row at least.
+  private struct WideSource: WeightSource {
+    let path = "wide"
+    let tensors = [
+      SourceTensor(
+        name: "a", role: .matrix, rows: 2, columns: (1 << 20) + 1, transposed: false, isF16: false)
+    ]
+    func makeReader() -> any WeightReader { Reader() }
+
+    private final class Reader: WeightReader {
+      func read(_ tensor: Int, rows: Range<Int>, into values: UnsafeMutableBufferPointer<Float>) {
+        values.update(repeating: 0)
+        if rows.upperBound == 2 { values[values.count - 1] = 0.1 }
+      }
+    }
+  }
+
+  @Test func rowsOfMoreThanAMillionColumnsAreLookedAt() throws {
+    let found = try WideSource().exactness(threads: 1, cancelled: { false }) { _ in true }
+    #expect(found.map(\.f16) == [false] && found[0].f16Error > 0)
+  }
+
+  /// The first chunk takes as long as the test wants.
+  private final class SlowStart: WeightSource, @unchecked Sendable {
+    let path = "slow"
+    let tensors = [
+      SourceTensor(name: "a", role: .rows, rows: 24, columns: 1 << 18, transposed: false, isF16: false)
+    ]
+    let read = Atomic<Int>(0)
+    func makeReader() -> any WeightReader { Reader(source: self) }
+
+    private final class Reader: WeightReader {
+      let source: SlowStart
+      init(source: SlowStart) { self.source = source }
+
+      func read(_ tensor: Int, rows: Range<Int>, into values: UnsafeMutableBufferPointer<Float>) {
+        values.update(repeating: 0)
+        let number = source.read.add(1, ordering: .relaxed).oldValue
+        // Until nothing moves any more.
+        var (last, still) = (-1, 0)
+        while number == 0 && still < 50 {
+          let now = source.read.load(ordering: .relaxed)
+          still = now == last ? still + 1 : 0
+          last = now
+          usleep(1000)
+        }
+        if number == 0 { source.atRest.store(last, ordering: .relaxed) }
+      }
+    }
+    let atRest = Atomic<Int>(0)
+  }
+
+  /// Chunks that wait for one before them cost memory: four for each thread.
+  @Test func aSlowChunkHoldsTheOthersBack() throws {
+    let folder = TemporaryFolder()
+    let source = SlowStart()
+    let plan = TensorPlan(name: "a", format: .f32, rows: 24, columns: 1 << 18, rowsPerRecord: 1)
+    let writer = try ModelFileWriter(
+      path: folder.file("m.rwkv"), overwrite: true, metadata: Metadata(), tensors: [plan], store: true)
+    let quantizer = Quantizer(
+      source: source, tensors: [PlannedTensor(plan: plan, content: .weights(0))], threads: 2,
+      kernels: rk_kernels_best().pointee)
+    try quantizer.run(writer, tensors: 0..<1) { _ in true }
+    let ahead = source.atRest.load(ordering: .relaxed)
+    #expect(writer.tensors[0].chunkCount > 16 && ahead > 1 && ahead <= 8, "\(ahead)")
   }
 
   /// Large tensors are looked at piece by piece, whose order is that of the threads.

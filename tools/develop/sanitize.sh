@@ -47,7 +47,7 @@ build() {
   undefined=""
   [ "$sanitizer" = thread ] || undefined="-Xcc -fsanitize=undefined -Xcc -fno-sanitize-recover=undefined"
   # shellcheck disable=SC2086
-  swift build --scratch-path "$scratch" --sanitize "$sanitizer" $undefined -Xswiftc -DALLOCATED_ARENAS "$@" >"$place/build" 2>&1 || {
+  swift build --scratch-path "$scratch" --sanitize "$sanitizer" $undefined "$@" >"$place/build" 2>&1 || {
     tail -30 "$place/build"
     exit 1
   }

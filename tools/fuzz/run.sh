@@ -19,7 +19,7 @@ export RWKV_FUZZ=1
 build() {
   # Of several such options the Swift compiler takes the last alone, so that one must name both.
   swift build -c release --build-path .build/fuzz --product rwkv-fuzz --sanitize fuzzer \
-    -Xswiftc -sanitize=fuzzer,address -Xcc -fsanitize=address -Xswiftc -DALLOCATED_ARENAS "$@"
+    -Xswiftc -sanitize=fuzzer,address -Xcc -fsanitize=address -Xswiftc -DGUARDED_ARENAS "$@"
 }
 build >&2
 fuzz=$(build --show-bin-path)/rwkv-fuzz

@@ -1,16 +1,26 @@
 // SPDX-License-Identifier: MIT
+internal import RWKVFormat
 import Glibc
 
 /// Memory for weights or scratch: zero-filled regions that are returned together.
 ///
 /// Pages cost memory only once they are touched, so that buffers for long prompt blocks are free for those who only
-/// decode. With ALLOCATED_ARENAS, for sanitizers, each buffer is an allocation of its own, so that an access one byte
-/// beyond it is seen.
+/// decode. In debug builds, and with GUARDED_ARENAS, each buffer ends at a page that nobody may touch, so that every
+/// test sees an access one byte beyond it.
 final class Arena: @unchecked Sendable {
-  private var regions: [UnsafeMutableRawBufferPointer] = []
+  #if DEBUG || GUARDED_ARENAS
+    private var regions: [GuardedMemory] = []
 
-  /// All that was allocated.
-  var byteCount: Int { regions.reduce(0) { $0 + $1.count } }
+    /// All that was allocated.
+    var byteCount: Int { regions.reduce(0) { $0 + $1.bytes.count } }
+  #else
+    private var regions: [UnsafeMutableRawBufferPointer] = []
+
+    /// All that was allocated.
+    var byteCount: Int { regions.reduce(0) { $0 + $1.count } }
+
+    deinit { for region in regions { munmap(region.baseAddress, region.count) } }
+  #endif
 
   /// `count` elements, all zero, aligned to 64 bytes.
   func allocate<Element>(_ type: Element.Type, count: Int) throws(ModelError) -> UnsafeMutablePointer<Element>
@@ -19,37 +29,24 @@ final class Arena: @unchecked Sendable {
       .bindMemory(to: type, capacity: count)
   }
 
-  /// `byteCount` zero bytes, aligned to 64; `hugePages` asks the kernel for large pages.
+  /// `byteCount` zero bytes, aligned to 64; `hugePages` asks the kernel for large pages. Guarded ones are aligned as
+  /// their size is, which suits every kernel.
   func allocate(byteCount: Int, hugePages: Bool) throws(ModelError) -> UnsafeMutableRawPointer {
-    #if ALLOCATED_ARENAS
-      var memory: UnsafeMutableRawPointer?
-      guard posix_memalign(&memory, 64, max(byteCount, 1)) == 0, let memory else {
+    #if DEBUG || GUARDED_ARENAS
+      guard let region = GuardedMemory(byteCount: byteCount), let address = region.bytes.baseAddress else {
         throw ModelError(.outOfMemory(bytes: byteCount))
       }
-      memset(memory, 0, byteCount)
-      regions.append(UnsafeMutableRawBufferPointer(start: memory, count: byteCount))
-      return memory
+      regions.append(region)
+      return address
     #else
-      return try map(byteCount: byteCount, hugePages: hugePages)
-    #endif
-  }
-
-  private func map(byteCount: Int, hugePages: Bool) throws(ModelError) -> UnsafeMutableRawPointer {
-    // Buffers that all start at a page would compete for the same cache sets: shift each by some lines.
-    let shift = hugePages ? 0 : (regions.count * 5 % 64) * 64
-    let length = max(byteCount + shift, 1)
-    let address = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    guard let address, address != MAP_FAILED else { throw ModelError(.outOfMemory(bytes: byteCount)) }
-    if hugePages { madvise(address, length, MADV_HUGEPAGE) }
-    regions.append(UnsafeMutableRawBufferPointer(start: address, count: length))
-    return address + shift
-  }
-
-  deinit {
-    #if ALLOCATED_ARENAS
-      for region in regions { free(region.baseAddress) }
-    #else
-      for region in regions { munmap(region.baseAddress, region.count) }
+      // Buffers that all start at a page would compete for the same cache sets: shift each by some lines.
+      let shift = hugePages ? 0 : (regions.count * 5 % 64) * 64
+      let length = max(byteCount + shift, 1)
+      let address = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+      guard let address, address != MAP_FAILED else { throw ModelError(.outOfMemory(bytes: byteCount)) }
+      if hugePages { madvise(address, length, MADV_HUGEPAGE) }
+      regions.append(UnsafeMutableRawBufferPointer(start: address, count: length))
+      return address + shift
     #endif
   }
 }

@@ -246,7 +246,7 @@ private struct Door: RawRepresentable, AtomicRepresentable {
 ///
 /// A member without a core holds its task back for milliseconds, as long as many phases take. When the others wait so
 /// long that they are faster alone, the team does without one; from time to time it is asked back.
-private struct Crew {
+struct Crew {
   private let largest: Int
   private(set) var count: Int
   /// Time of evaluations until a larger team is tried [ns]. Not their number: those of prompts take a hundred times as

@@ -219,6 +219,25 @@ static void test_text(struct rwkv_context * ctx) {
 }
 
 /* States of any version: evaluation, copies, and the ways out and in. */
+/* The same seed draws the same tokens, another one others. */
+static void test_seeds(struct rwkv_context * ctx) {
+    struct rwkv_sampler_options options;
+    float * logits = floats(rwkv_get_logits_len(ctx));
+    uint32_t drawn[3][8];
+    int s, i;
+    for (s = 0; s < 3; s++) {
+        struct rwkv_sampler * sampler;
+        rwkv_sampler_options_init(&options);
+        options.seed = s == 2 ? 8 : 7;
+        sampler = rwkv_sampler_new(ctx, &options);
+        for (i = 0; i < 8; i++) CHECK(rwkv_sampler_sample(sampler, logits, rwkv_get_logits_len(ctx), &drawn[s][i]));
+        rwkv_sampler_free(sampler);
+    }
+    CHECK(memcmp(drawn[0], drawn[1], sizeof drawn[0]) == 0);
+    CHECK(memcmp(drawn[0], drawn[2], sizeof drawn[0]) != 0);
+    free(logits);
+}
+
 static void test_states(struct rwkv_context * ctx, struct rwkv_context * other, const char * folder) {
     size_t v = rwkv_get_n_vocab(ctx), d = rwkv_get_n_embed(ctx), size;
     float * logits = floats(v), * expected = floats(v), * hidden = floats(d);
@@ -349,10 +368,8 @@ static void test_quantization(const char * checkpoint, const char * folder) {
     FAILS(NULL, !rwkv_quantize_model_file(checkpoint, "/nonexistent/x", "Q4_0"));
 }
 
-int main(int argc, char ** argv) {
+static void test_models(char ** argv) {
     struct rwkv_context * ctx, * other, * hybrid;
-    if (argc != 6) return 64;
-    test_null();
     ctx = rwkv_init_from_file(argv[1], 2, 99);
     other = rwkv_open(argv[2], 1, NULL, NULL);
     hybrid = rwkv_open(argv[3], 2, NULL, NULL);
@@ -361,17 +378,24 @@ int main(int argc, char ** argv) {
     test_buffers(ctx, argv[5]);
     test_information(ctx, argv[1]);
     test_text(ctx);
+    test_seeds(ctx);
     test_states(ctx, other, argv[5]);
     test_states(other, ctx, argv[5]);
     test_states(hybrid, ctx, argv[5]);
     test_batches(ctx);
     test_batches(hybrid);
     test_hybrid(hybrid);
-    test_quantization(argv[4], argv[5]);
     rwkv_free(ctx);
     rwkv_free(ctx);
     rwkv_free(other);
     rwkv_free(hybrid);
+}
+
+int main(int argc, char ** argv) {
+    if (argc != 6) return 64;
+    test_null();
+    test_models(argv);
+    test_quantization(argv[4], argv[5]);
     printf("%d failures\n", failures);
     return failures ? 1 : 0;
 }
