@@ -70,7 +70,7 @@ struct Compare: ParsableCommand {
       let second = try Model(path: model, threads: threads.count, progress: progress.callback("loading"))
       // Token 0 starts a document, so that the first token of the text is predicted too.
       let tokens = [0] + (try endingAtOnce { try tokenizer.encode(content) })
-      guard tokens.count > 1 else { throw CommandError("\(text): the text is empty") }
+      guard tokens.count > 1 else { throw CommandError("\(text ?? prompts ?? ""): the text is empty") }
       let begin = now()
       func proceed(_ share: Double) -> Bool {
         progress.update("comparing", Int(share * Double(tokens.count)), of: tokens.count, since: begin)
