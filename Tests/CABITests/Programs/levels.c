@@ -90,8 +90,9 @@ int main(int argc, char ** argv) {
         if (round < WARM) descriptors = count_descriptors(), heap = bytes_in_use(), mappings = count_mappings();
     }
     CHECK(count_descriptors() == descriptors);
-    /* Threads come and go, with a few kilobytes and mappings each. */
-    CHECK(bytes_in_use() < heap + (32 << 10));
+    /* Threads come and go, with a few kilobytes and mappings each, and each of Dispatch's keeps up to 1,024 pieces of 64
+     * bytes that other threads have handed it: the more often, the busier the machine is. */
+    CHECK(bytes_in_use() < heap + (128 << 10));
     CHECK(count_mappings() < mappings + 30);
     return failures ? 1 : 0;
 }
