@@ -123,7 +123,8 @@ struct MemoryPlan {
     if let wanted { return min(wanted, State.maximumTokens) }
     let limit = plan.streaming?.limit ?? memoryCapacity() ?? Int.max
     // While one block's cache grows, there are two of it.
-    let room = (limit - residentMemory()) / each * configuration.layers / (configuration.layers + 1)
+    let room =
+      min(plan.spare, limit - residentMemory()) / each * configuration.layers / (configuration.layers + 1)
     return min(max(room, leastContext), State.maximumTokens)
   }
 

@@ -432,7 +432,7 @@ private struct Draft {
     case .bytes:
       guard rows >= 256 else { throw .vocabularyTooLarge(tokenizer: "bytes", tokens: 256, rows: rows) }
       found = .bytes
-    case .automatic:
+    case .automatic, .required:
       // A reranker reads no text.
       guard metadata.string("tokenizer.kind") == nil, metadata.string("rwkv.kind") != "reranker" else {
         return
@@ -442,6 +442,8 @@ private struct Draft {
       notes += passedOver.map { "not used as its tokenizer: \($0)" }
       if let found {
         notes.append("tokenizer: \(found.origin)")
+      } else if choice == .required {
+        throw .option("\(input): no tokenizer found beside it; give its vocabulary with --tokenizer")
       } else {
         notes.append(
           "no tokenizer found beside \(input): commands that read or write text will need one; "

@@ -7,6 +7,8 @@ import RWKVTokenizer
 public enum TokenizerChoice: Sendable, Equatable {
   /// The one in or beside the input, if there is one that fits.
   case automatic
+  /// The same, but a model that reads text is an error without one.
+  case required
   /// A vocabulary in any of its published forms (docs/getting-a-model.md).
   case file(String)
   /// One token per byte.

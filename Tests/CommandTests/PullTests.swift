@@ -51,6 +51,23 @@ struct PullTests {
     #expect(gone.status == 1 && gone.errors.contains("no such model"), "\(gone.errors)")
   }
 
+  /// A model that could not read a text would have been fetched for nothing.
+  @Test(.enabled(if: Hub.isReachable)) func aModelWithoutAVocabularyIsNotFetched() throws {
+    let model = "\(packageRoot)/Tests/Fixtures/goldens/emb-std/model.pth"
+    let folder = TemporaryFolder()
+    let note = folder.file("note.txt")
+    try "no vocabulary".write(toFile: note, atomically: true, encoding: .utf8)
+    let hub = try Hub([(model, "model.pth"), (note, "log.txt")])
+    let refused = try hub.run("rwkv-run", ["pull", "hf:owner/r/model.pth"])
+    #expect(
+      refused.status == 1 && refused.errors.contains("give its vocabulary with --tokenizer"), "\(refused)")
+    #expect(try FileManager.default.contentsOfDirectory(atPath: hub.models) == [])
+    let pulled = try hub.run("rwkv-run", ["pull", "hf:owner/r/model.pth", "--tokenizer", "bytes"])
+    #expect(pulled.status == 0 && pulled.errors.contains("left out"), "\(pulled)")
+    // Files that say nothing about the weights stay where they are.
+    #expect(try !String(contentsOfFile: hub.folder.file("log"), encoding: .utf8).contains("log.txt"))
+  }
+
   @Test(.enabled(if: Hub.isReachable)) func recommendedOnesComeWithTheirVocabulary() throws {
     let hub = try Hub([Self.model])
     let result = try hub.run("rwkv-run", ["pull", "rwkv7-0.1b"])

@@ -102,6 +102,9 @@ struct DeepEmbedTests {
     // What is left of memory is the bound where none is given.
     #expect(try #require(golden.model(.int4).maximumContext) >= 1024)
     #expect(try Golden.cases("v7-std")[0].model(.int4).maximumContext == nil)
+    let limited = try Model(path: path, threads: 1, memoryLimit: residentMemory() + (64 << 20))
+    let most = try #require(limited.maximumContext) * limited.configuration.bytesPerToken
+    #expect(limited.streaming == nil && most < 64 << 20)
   }
 
   /// The cache grows by what the configuration says; a copy has one of its own.

@@ -67,6 +67,9 @@ struct Embed: ParsableCommand {
   func validate() throws {
     if prompt != nil && file != nil { throw ValidationError("Give -p or -f, not both.") }
     if let outputPath, !outputPath.hasSuffix(".npy") { throw ValidationError("--out must end in .npy.") }
+    if let keepStates, keepStates == outputPath {
+      throw ValidationError("--out and --keep-states are one file.")
+    }
   }
 
   func run() throws {
@@ -74,7 +77,7 @@ struct Embed: ParsableCommand {
     try reporting("rwkv-run") {
       if let outputPath { try requireWritable(outputPath, besides: [options.model, file]) }
       if let keepStates {
-        try requireStateFile(keepStates, force: force, besides: [options.model, file]) {
+        try requireStateFile(keepStates, force: force, besides: [options.model, file, outputPath]) {
           path throws(StateFileError) in
           _ = try StateCollection.count(path: path)
         }

@@ -20,6 +20,7 @@ struct Pull: ParsableCommand {
         rwkv-run pull
         rwkv-run pull rwkv7-0.4b
         rwkv-run pull hf:RWKV/RWKV7-1.5B-20260805 --type int5
+        rwkv-run pull hf:OWNER/REPO/model.pth --tokenizer rwkv_vocab_v20230424.txt
         rwkv-run chat rwkv7-0.4b
       """)
 
@@ -31,6 +32,12 @@ struct Pull: ParsableCommand {
 
   @Option(help: "int4-small, int4, int5, int8, fp16 or fp32 (default: int4, for the smallest model int8).")
   var type: String?
+
+  @Option(
+    help: ArgumentHelp(
+      "The model's vocabulary, where it is not beside the checkpoint: a file, hf:OWNER/REPO/FILE, or a URL.",
+      valueName: "file"), completion: .file())
+  var tokenizer: String?
 
   @OptionGroup var threads: ThreadOptions
 
@@ -80,7 +87,7 @@ struct Pull: ParsableCommand {
     }
     guard let place = HubPlace(name), ModelDirectory.isName(place.name) else {
       throw CommandError(
-        "\(name): neither hf:OWNER/REPO[/FILE], nor its page on the hub, nor one of the models to choose from:\n\n"
+        "\(shownAddress(name)): neither hf:OWNER/REPO[/FILE], nor its page on the hub, nor one of the models to choose from:\n\n"
           + choice())
     }
     return Source(name: place.name, checkpoint: name)
@@ -93,17 +100,24 @@ struct Pull: ParsableCommand {
     options.threads = threads.count
     options.overwrite = force
     options.writer = "rwkv-run \(version)"
-    let vocabulary = try model.vocabulary.map { try RemoteInput($0, isInsecure: insecure) }
+    let named = tokenizer ?? model.vocabulary
+    options.tokenizer = named.map { TokenizerChoice(named: $0) } ?? .required
+    let vocabulary = try named.flatMap {
+      try RemoteInput.isRemote($0) ? RemoteInput($0, isInsecure: insecure) : nil
+    }
     if let vocabulary { options.tokenizer = .file(vocabulary.path) }
+    note(RemoteInput.note)
     let input = try RemoteInput(model.checkpoint, isInsecure: insecure)
     let progress = ProgressLine()
     defer { progress.clear() }
-    _ = try input.naming {
+    let report = try input.naming {
       try Conversion.convert(input.path, to: target, options) { share in
         progress.update("getting \(model.name)", share)
         return !isInterrupted
       }
     }
+    progress.clear()
+    for text in report.notes { note(input.renamed(text)) }
   }
 
   /// The recommended models, with what this machine can do.
@@ -125,8 +139,10 @@ struct Pull: ParsableCommand {
     var made = path.hasPrefix("/") ? "" : "."
     for part in path.split(separator: "/") {
       made += "/" + part
-      guard mkdir(made, 0o755) == 0 || errno == EEXIST || access(made, F_OK) == 0 else {
-        throw CommandError("\(made): \(String(cString: strerror(errno)))")
+      guard mkdir(made, 0o755) != 0 else { continue }
+      let code = errno
+      guard code == EEXIST || access(made, F_OK) == 0 else {
+        throw CommandError("\(made): \(String(cString: strerror(code)))")
       }
     }
   }

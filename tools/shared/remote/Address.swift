@@ -60,9 +60,9 @@ package struct Address: Sendable, Equatable {
 
   /// Whether it is on this machine.
   var isLocal: Bool {
-    let numbers = host.split(separator: ".", omittingEmptySubsequences: false).map { Int($0) }
+    let numbers = host.split(separator: ".", omittingEmptySubsequences: false).map(decimalNumber)
     return host == "localhost" || host == "[::1]"
-      || numbers.count == 4 && numbers[0] == 127 && !numbers.contains(nil)
+      || numbers.count == 4 && numbers[0] == 127 && numbers.allSatisfy { (0...255).contains($0 ?? -1) }
   }
 
   /// What a `Location` of this one's answer means.
@@ -77,6 +77,14 @@ package struct Address: Sendable, Equatable {
     if location.hasPrefix("?") { return Address(root + path + location) }
     return Address(root + path[...(path.lastIndex(of: "/") ?? path.startIndex)] + location)
   }
+}
+
+/// What was given as an address, for messages: without what may be a secret in it.
+package func shownAddress(_ text: String) -> String {
+  if let address = Address(text) { return address.shown }
+  guard let mark = text.firstRange(of: "://") else { return text }
+  let rest = text[mark.upperBound...].prefix { !"?#".contains($0) }
+  return text[..<mark.upperBound] + (rest.lastIndex(of: "@").map { "…" + rest[$0...] } ?? String(rest))
 }
 
 /// Digits and nothing else, up to 2⁵³.

@@ -69,7 +69,7 @@ struct Hub: Sendable {
   /// As HF_ENDPOINT, HF_TOKEN and its file say.
   init(isInsecure: Bool) throws {
     guard let root = Address(Self.endpoint) else {
-      throw CommandError("HF_ENDPOINT: \(Self.endpoint) is no address")
+      throw CommandError("HF_ENDPOINT: \(shownAddress(Self.endpoint)) is no address")
     }
     self.root = root
     web = try Web(token: Self.token().map { (root.origin, $0) }, isInsecure: isInsecure)

@@ -15,7 +15,13 @@ package final class RemoteInput {
   /// Files that are empty here, by their path.
   private var files: [String: RemoteFile] = [:]
 
-  private static let sideEndings = [".json", ".txt"]
+  /// Whether a file beside the weights may say what they are: settings, indices of shards, vocabularies.
+  private static func isSide(_ path: String) -> Bool {
+    let name = lastPart(path)
+    let words = ["vocab", "tokenizer"] + (name.hasSuffix(".json") ? ["config", ".index."] : [])
+    return (name.hasSuffix(".json") || name.hasSuffix(".txt")) && words.contains(where: name.contains)
+  }
+
   private static let longestSideFile = 64 << 20
 
   package static func isRemote(_ input: String) -> Bool {
@@ -30,7 +36,7 @@ package final class RemoteInput {
   /// - Parameter isInsecure: plain HTTP is allowed beyond this machine.
   package init(_ input: String, isInsecure: Bool) throws {
     leanMalloc()
-    name = Address(input)?.shown ?? input
+    name = shownAddress(input)
     let parent = variable("TMPDIR").isEmpty ? "/tmp" : variable("TMPDIR")
     var template = Array((parent + "/rwkv-XXXXXX").utf8CString)
     guard let made = template.withUnsafeMutableBufferPointer({ $0.baseAddress.flatMap(mkdtemp) }) else {
@@ -83,7 +89,7 @@ package final class RemoteInput {
     let last = address.target.prefix { $0 != "?" }.split(separator: "/").last ?? "model"
     let path = folder + "/url/" + (last == ".." || last == "." ? "model" : last)
     mkdir(folder + "/url", 0o700)
-    if Self.sideEndings.contains(where: path.hasSuffix) {
+    if path.hasSuffix(".json") || path.hasSuffix(".txt") {
       guard let bytes = try web.file(address, limit: Self.longestSideFile) else {
         throw CommandError("\(address.shown): 404, there is no such file")
       }
@@ -97,14 +103,19 @@ package final class RemoteInput {
   private func placeRepository(_ place: HubPlace, _ hub: Hub) throws -> String {
     let listing = try hub.listing(place)
     func isWeights(_ path: String) -> Bool { weightEndings.contains(where: path.hasSuffix) }
-    func isSide(_ path: String) -> Bool { Self.sideEndings.contains(where: path.hasSuffix) }
 
-    let named = listing.files.first { $0.path == place.path && (isWeights($0.path) || isSide($0.path)) }
+    let named = listing.files.first { $0.path == place.path }
     let directory = named.map { folderPart($0.path) } ?? place.path
     // Named as a downloaded folder is, since models are named after it.
     let inner = folder + "/" + lastPart(directory.isEmpty ? place.repository : directory)
     mkdir(inner, 0o700)
-    let here = listing.files.filter { folderPart($0.path) == directory }
+    // A vocabulary that is named stands for itself.
+    let isAlone = named.map { !isWeights($0.path) } ?? false
+    let here = listing.files.filter {
+      isAlone
+        ? $0.path == place.path
+        : folderPart($0.path) == directory && (isWeights($0.path) || Self.isSide($0.path))
+    }
     var together = named?.size
     if named == nil {
       switch CheckpointChoice(names: here.map { lastPart($0.path) }) {
@@ -118,7 +129,7 @@ package final class RemoteInput {
       let expected = Expectation(size: file.size, sha256: file.sha256)
       if isWeights(file.path) {
         try self.place(RemoteFile(address, web: hub.web, expected: expected, together: together), at: target)
-      } else if isSide(file.path), file.size ?? 0 <= Self.longestSideFile,
+      } else if file.size ?? 0 <= Self.longestSideFile,
         let bytes = try hub.web.file(address, limit: Self.longestSideFile)
       {
         guard file.size ?? bytes.count == bytes.count, file.sha256 ?? SHA256.hex(bytes) == SHA256.hex(bytes)
@@ -133,7 +144,9 @@ package final class RemoteInput {
 
   private static func ambiguous(_ place: HubPlace, _ weights: [RepositoryListing.File]) -> CommandError {
     let below = weights.filter { place.path.isEmpty || $0.path.hasPrefix(place.path + "/") }
-    let list = below.map { "\n  hf:\(place.repository)/\($0.path)  \($0.size.map(size) ?? "")" }
+    let list = below.map {
+      "\n  hf:\(place.repository)/\($0.path.replacing("\n", with: "\\x0A"))  \($0.size.map(size) ?? "")"
+    }
     let place = place.path.isEmpty ? place.repository : place.repository + "/" + place.path
     return CommandError(
       list.isEmpty
