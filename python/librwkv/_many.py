@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ._library import RWKVError
 from ._objects import State
 from ._reranking import embedded
-from ._rows import Embedded, Generated, Item, Result, Row, Scored, ScoreItem, Source, Text, check_rows
+from ._rows import Embedded, Generated, Item, Result, Row, Scored, ScoreItem, Source, Text, check_rows, each
 from ._scheduler import Outcome, Scheduler, Tokens
 
 if TYPE_CHECKING:
@@ -147,13 +147,6 @@ def _results(model: Model, rows: Iterator[Row], max_rows: int, ordered: bool) ->
                 yield from window.push(result)
 
 
-def _each(items: Iterable[Any]) -> Iterable[Any]:
-    """Refuses one row where many are expected, which could be taken apart."""
-    if isinstance(items, (str, bytes, Mapping)):
-        raise TypeError(f"expected an iterable of rows, not one of them: [{type(items).__name__}]")
-    return items
-
-
 def _seeded(items: Iterable[Any], seeds: Iterable[int]) -> Iterator[tuple[Any, int]]:
     """Each item with a seed of its own."""
     own = iter(seeds)
@@ -182,7 +175,7 @@ def generate_many(
 ) -> Iterator[Result]:  # fmt: skip
     """See `Model.generate_many`."""
     own = itertools.count(int(options.get("seed", 0))) if seeds is None else seeds
-    numbered = enumerate(_seeded(_each(items), own))
+    numbered = enumerate(_seeded(each(items), own))
     rows = (Generated(model, index, item, options | {"seed": seed}) for index, (item, seed) in numbered)
     return _followed(_results(model, rows, max_rows, ordered), items, progress)
 
@@ -211,4 +204,4 @@ def embed_many(
 
 def _numbered(items: Iterable[Any], seeds: Iterable[int] | None) -> Iterator[tuple[int, Any]]:
     """Of what draws nothing: seeds are only counted, as they are where they matter."""
-    return enumerate(_each(items) if seeds is None else (item for item, _ in _seeded(_each(items), seeds)))
+    return enumerate(each(items) if seeds is None else (item for item, _ in _seeded(each(items), seeds)))

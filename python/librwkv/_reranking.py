@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ._library import error, library
 from ._objects import State, interruptible
-from ._rows import Embedded, Result, Source, Text, check_rows
+from ._rows import Embedded, Result, Source, Text, check_rows, each
 
 if TYPE_CHECKING:
     from ._model import Model
@@ -70,6 +70,7 @@ def _bytes(text: str | bytes) -> bytes:
 
 def read_documents(model: Model, documents: Sequence[str | bytes]) -> list[State]:
     """See `Model.read_documents`."""
+    each(documents)
     states: list[State] = []
     for start in range(0, len(documents), _BATCH):
         texts = [_bytes(document) for document in documents[start : start + _BATCH]]
@@ -88,6 +89,7 @@ def _read(arguments: tuple[object, ...], report: object) -> bool:
 
 def rerank(model: Model, reranker: Model, query: str | bytes, documents: Sequence[str | bytes | State]) -> list[Ranked]:
     """See `Model.rerank`."""
+    each(documents)
     scores: list[float] = []
     for start in range(0, len(documents), _BATCH):
         part = documents[start : start + _BATCH]

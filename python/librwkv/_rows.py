@@ -211,6 +211,13 @@ MOST_ROWS = 64
 """What a model works on at a time at most."""
 
 
+def each(items: Iterable[Any]) -> Iterable[Any]:
+    """Refuses one row where many are expected, which could be taken apart."""
+    if isinstance(items, (str, bytes, Mapping)):
+        raise TypeError(f"expected an iterable of rows, not one of them: [{type(items).__name__}]")
+    return items
+
+
 def check_rows(max_rows: int) -> None:
     """Refuses what cannot be worked on at a time."""
     if not 1 <= max_rows <= MOST_ROWS:

@@ -20,7 +20,7 @@ DOCUMENTS = ["bees dance", "", "concrete hardens"]
 def refuses(word: str, call: Callable[[], object]) -> None:
     try:
         call()
-    except RWKVError as error:
+    except (RWKVError, TypeError) as error:
         assert word in str(error), error
     else:
         raise AssertionError(f"expected an error about {word}")
@@ -56,6 +56,9 @@ def scores() -> None:
     assert embedder.rerank(reranker, "food?", []) == []
     refuses("is a language model", lambda: embedder.rerank(language, "food?", states))
     refuses("is a language model", lambda: language.read_documents(["a"]))
+    # One text is not its letters.
+    refuses("an iterable of rows", lambda: embedder.rerank(reranker, "food?", "Bees dance."))
+    refuses("an iterable of rows", lambda: embedder.read_documents("Bees dance."))
     for item in sorted(ranked, key=lambda item: item.index):
         print(f"{item.score:.9g}")
 
