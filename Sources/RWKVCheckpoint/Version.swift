@@ -54,8 +54,7 @@ extension Version {
 extension ModelKind {
   /// Recognises what a model of version 7 is for by its heads.
   static func detect(_ sources: [String: StoredTensor]) -> ModelKind {
-    func has(_ prefix: String) -> Bool { sources.keys.contains { $0.hasPrefix(prefix) } }
     if !EmbeddingTask.heads(among: sources.keys).isEmpty { return .embedding }
-    return has("head.0.") ? .reranker : .language
+    return sources.keys.contains { $0.hasPrefix("head.0.") } ? .reranker : .language
   }
 }

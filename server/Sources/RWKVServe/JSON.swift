@@ -38,7 +38,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     }
   }
 
-  /// The same without an order of its own.
+  /// The same as the runtime has it.
   var value: JSONValue {
     switch self {
     case .null: .null
