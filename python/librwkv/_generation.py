@@ -107,7 +107,7 @@ class Generation(Iterator[str]):
 
     @property
     def logprobs(self) -> list[float]:
-        """Natural logarithms of their probabilities, before penalties and sampling."""
+        """The natural logarithms of the probabilities of `tokens`, before penalties and sampling."""
         return list(self._writer.logprobs)
 
     def __next__(self) -> str:

@@ -77,7 +77,7 @@ class Model(Handle):
         self.heads: int = library.rwkv_get_n_head(handle)
 
     def clone(self, threads: int) -> Model:
-        """Another model over the same weights, for another thread.
+        """Makes another model over the same weights, for another thread.
 
         >>> model.clone(threads=1).identity == model.identity
         True
@@ -104,17 +104,17 @@ class Model(Handle):
 
     @property
     def identity(self) -> str:
-        """16 digits that stand for the weights: models that agree in them read each other's states."""
+        """16 digits that identify the weights. Models with the same digits read each other's states."""
         return text(self._handle, "get_identity").decode()
 
     @property
     def architecture(self) -> str:
-        """Version of the architecture: 4, 5.0, 5.1, 5.2, 6, 7, 7a, 7b or x."""
+        """The version of the architecture: 4, 5.0, 5.1, 5.2, 6, 7, 7a, 7b or x."""
         return text(self._handle, "get_architecture").decode()
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What the file says of itself."""
+        """The metadata of the file, by key."""
         keys = [text(self._handle, "get_metadata_key", index) for index in range(self._metadata_count())]
         return {key.decode(): text(self._handle, "get_metadata", key).decode() for key in keys}
 
@@ -123,12 +123,12 @@ class Model(Handle):
 
     @property
     def weight_size(self) -> int:
-        """Bytes of weights that reading one token can touch."""
+        """How many bytes of weights reading one token takes at most."""
         return checked_size(library.rwkv_get_weight_size(self._handle), self._handle)
 
     @property
     def streamed_size(self) -> int:
-        """Those of them that a memory limit keeps in the file; 0: all are in memory."""
+        """Bytes of weights that a memory limit leaves in the file, read for each token; 0: all are in memory."""
         return checked_size(library.rwkv_get_streamed_size(self._handle), self._handle)
 
     # Text
@@ -188,7 +188,7 @@ class Model(Handle):
     def read(
         self, state: State, tokens: ArrayLike, progress: Callable[[float], bool | None] | None = None
     ) -> NDArray[np.float32]:
-        """Reads tokens into a state; the logits [V] of the token after the last.
+        """Reads tokens into a state, and returns the logits [V] of the token after the last.
 
         >>> logits = model.read(model.new_state(), model.encode("The database"))
         >>> logits.shape == (model.vocabulary,)
@@ -209,7 +209,7 @@ class Model(Handle):
     def read_each(
         self, state: State, tokens: ArrayLike, progress: Callable[[float], bool | None] | None = None
     ) -> NDArray[np.float32]:
-        """Reads tokens into a state; the logits [T, V] after each of them.
+        """Reads tokens into a state, and returns the logits [T, V] after each of them.
 
         >>> model.read_each(model.new_state(), [0, 1, 2]).shape == (3, model.vocabulary)
         True
@@ -221,7 +221,7 @@ class Model(Handle):
         return self._checked(good, logits)
 
     def read_vectors(self, state: State, vectors: ArrayLike) -> NDArray[np.float32]:
-        """Reads vectors [T, D] in place of rows of the embedding table: what an encoder of images or sound made.
+        """Reads vectors [T, D] in place of rows of the embedding table, such as an encoder of images or sound makes.
 
         >>> vectors = np.zeros((4, model.embedding), np.float32)
         >>> logits = model.read_vectors(model.new_state(), vectors)
@@ -236,7 +236,7 @@ class Model(Handle):
         return self._checked(good, logits)
 
     def read_batch(self, states: Sequence[State], tokens: ArrayLike) -> NDArray[np.float32]:
-        """Reads one token into each of up to 64 states, with one pass over the weights; their logits [n, V].
+        """Reads a token into each of up to 64 states, with one pass over the weights, and returns the logits [n, V].
 
         >>> states = [model.new_state() for _ in range(3)]
         >>> model.read_batch(states, [1, 2, 3]).shape == (3, model.vocabulary)
@@ -303,14 +303,12 @@ class Model(Handle):
         stop: str | Sequence[str] = (),
         **options: Any,
     ) -> Generation:
-        """Answers the last of the messages, `{"role": "user", "content": "…"}` with roles system, user,
-        assistant and tool (what a tool answered).
-
+        """Answers messages like `{"role": "user", "content": "…"}`, with roles system, user, assistant and tool.
+        
         template: a template's name (g1, bot, tools, world, raven, none), or the text of one; by default the one that
         the model was most likely trained with. thinking: a way of answering that the template knows (off, on, short,
-        long, fake).
-        If the last message is the assistant's, the answer goes on from there. Options: those of `generate`.
-        `Session` keeps what it has read from one message to the next.
+        long, fake). If the last message is the assistant's, the answer goes on from there. Options: those of
+        `generate`. `Session` keeps what it has read from one message to the next.
 
         >>> answer = model.chat([{"role": "user", "content": "What is a hash table?"}], max_tokens=20)
         >>> text = "".join(answer)
@@ -386,7 +384,7 @@ class Model(Handle):
 
     @property
     def max_context(self) -> int | None:
-        """The most tokens that a state remembers: of RWKV-7b; None for all others, which have no such limit.
+        """How many tokens a state of RWKV-7b remembers at most; None in all other versions, without such a limit.
 
         >>> print(model.max_context)
         None
@@ -396,9 +394,9 @@ class Model(Handle):
     def embed(
         self, string: str | bytes, *, task: EmbeddingTask | None = None, normalize: bool = True
     ) -> NDArray[np.float32]:
-        """The vector [D] of a text, of length 1: dot products tell how alike texts are. As `rwkv-run embed`.
+        """Makes a vector [D] of length 1 of a text, as `rwkv-run embed` does. Dot products tell how alike texts are.
 
-        task: for which an embedding model (EmbeddingRWKV) makes it, by default retrieval; other models have none.
+        task: what an embedding model (EmbeddingRWKV) makes it for, by default retrieval; other models have no tasks.
         normalize: False leaves the vector as the model makes it, of any length.
 
         >>> model.embed("a table").shape == (model.embedding,)
@@ -409,7 +407,7 @@ class Model(Handle):
         return vector
 
     def read_documents(self, documents: Sequence[str | bytes]) -> list[State]:
-        """What an embedding model remembers of texts as documents, for `rerank`; they can be saved as any state.
+        """Reads texts with an embedding model, and returns a state for each, for `rerank`. Save them as any state.
 
         >>> embedder = Model("embedder.rwkv")
         >>> embedder.read_documents(["Bees dance."])[0].save("bees.state")
@@ -417,10 +415,10 @@ class Model(Handle):
         return read_documents(self, documents)
 
     def rerank(self, reranker: Model, query: str | bytes, documents: Sequence[str | bytes | State]) -> list[Ranked]:
-        """Which documents answer a query best: `index` and `score` of each, the best first. As `rwkv-run rerank`.
+        """Sorts documents by how well they answer a query, as `rwkv-run rerank` does: `index` and `score` of each.
 
-        This is the embedding model that the reranker was trained with. documents: texts, or what `read_documents` made
-        of them, with which a query costs its own tokens only; the scores are the same.
+        Call it on the embedding model that the reranker was trained with. documents: texts, or what `read_documents`
+        made of them; then a query costs its own tokens only, and the scores are the same.
 
         >>> embedder, reranker = Model("embedder.rwkv"), Model("reranker.rwkv")
         >>> documents = ["Bees dance to show where flowers are.", "Concrete hardens."]
@@ -442,13 +440,13 @@ class Model(Handle):
         logprobs: bool = True,
         **options: Any,
     ) -> Iterator[Result]:
-        """Writes after many prompts at once, each the same as `generate` alone would write.
+        """Goes on with many prompts at the same time. Each text is the one that `generate` alone would write.
 
         items: prompts; lists of messages, as `chat` takes them; or mappings with `prompt` or `messages` and options
         for this row alone. They may be endless: a row is taken when a place is free. seeds: one for each row; by
-        default `seed` (0), counted up. max_rows: texts that are written together, 64 at most. ordered: results come in
-        the order of the items; otherwise as they finish, with their `index`. progress: tqdm's bar, where it is
-        installed. logprobs: whether results have those of their tokens. Options: those of `generate`, for all rows.
+        default `seed` (0) and upwards. max_rows: texts that are written at the same time, 64 at most. ordered: results
+        come in the order of the items, otherwise as they finish. progress: shows tqdm's bar, where that is installed.
+        logprobs: whether results have those of their tokens. Options: those of `generate`, for all rows.
 
         A row that cannot be written has an `error` and the others go on. Leaving the loop ends everything.
 
@@ -492,7 +490,7 @@ class Model(Handle):
         ordered: bool = True,
         progress: bool = False,
     ) -> Iterator[Result]:
-        """The vectors of many texts: `vector` of each result. As `embed`.
+        """Makes vectors of many texts, as `embed` does: `vector` of each result.
 
         Other arguments: as those of `generate_many`. Nothing is drawn here, so `seeds` change nothing.
 

@@ -86,12 +86,12 @@ class State(Handle):
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes now [bytes]; only RWKV-X's grow."""
+        """How many bytes the state takes now. Only states of RWKV-7b and RWKV-X grow."""
         return checked_size(library.rwkv_state_get_size(self._handle), None)
 
     @property
     def tokens(self) -> NDArray[np.uint32]:
-        """The tokens it was saved with; none if it was not loaded."""
+        """The tokens that were saved with the state; none if it was not loaded."""
         tokens = np.empty(checked_size(library.rwkv_state_get_tokens(self._handle, None, 0), None), np.uint32)
         library.rwkv_state_get_tokens(self._handle, tokens.ctypes.data, tokens.size)
         return tokens
@@ -107,7 +107,7 @@ class State(Handle):
             raise error(None)
 
     def to_bytes(self, tokens: ArrayLike = ()) -> bytes:
-        """The same as `save`, to memory.
+        """Returns the bytes of the file that `save` writes.
 
         >>> type(model.new_state().to_bytes())
         <class 'bytes'>

@@ -63,7 +63,7 @@ class Result:
     tokens: list[int] = field(default_factory=list)
     """The tokens of it."""
     logprobs: list[float] = field(default_factory=list)
-    """Natural logarithms of their probabilities, before penalties and sampling."""
+    """The natural logarithms of the probabilities of `tokens`, before penalties and sampling."""
     prompt_tokens: int = 0
     """Of a generation: tokens that were read before it."""
     finish_reason: FinishReason | None = None

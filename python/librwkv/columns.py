@@ -36,8 +36,8 @@ class Columns:
 
     task: generate (adds generated_text, finish_reason), score (logprob, tokens, and perplexity, which is exp(-logprob /
     tokens)) or embed (embedding); each also adds error, null where there is none. model: a file that all workers see.
-    column: the texts. prompt: of generate, what is written after; `{text}` stands for a row's text. options: for all
-    rows, as `Model.generate_many` takes them.
+    column: the name of the column with the texts. prompt: for generate, the prompt of a row, in which `{text}` stands
+    for the row's text. options: for all rows, as `Model.generate_many` takes them.
     """
 
     def __init__(

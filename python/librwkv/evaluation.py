@@ -35,14 +35,15 @@ _log = logging.getLogger("lm_eval.rwkv")
 
 @register_model("rwkv")
 class RWKV(TemplateLM):  # type: ignore[misc]
-    """A model of a file.
-
+    """A model for lm-eval.
+    
     path (or pretrained): the file. threads, memory_limit: as for `librwkv.Model`. max_rows, or a batch_size above 1:
-    texts at a time, at most 64, which changes the speed alone. add_bos_token: whether token 0 begins every context, as
-    it begins documents in training; where there is no context at all (rolling, empty contexts) lm-eval wants it in any
-    case. max_length: the most tokens of which a token is predicted, by default all before it: longer contexts lose
-    their beginning, longer texts (rolling) are read in windows, as other models of lm-eval do. max_gen_toks: tokens to
-    write where a task does not say. device: the CPU, whatever is said. Anything else is an error.
+    how many texts are read at the same time, at most 64; it changes only the speed. add_bos_token: whether token 0
+    begins every context, as it begins documents in training; where there is no context at all (rolling, empty contexts)
+    lm-eval wants it in any case. max_length: how many earlier tokens a prediction may use, by default all. Longer
+    contexts lose their beginning; longer texts (rolling) are read in windows, as other models of lm-eval do.
+    max_gen_toks: tokens to write where a task does not say. device: ignored; it is always the CPU. Anything else is an
+    error.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ from .columns import Columns
 
 
 class Worker(Columns):
-    """An actor: opens its model with its first batch, and keeps it. Arguments: those of `Columns`.
+    """An actor that opens its model with its first batch and keeps it. Its arguments are those of `Columns`.
 
     The workers of a machine share the memory of the model's file.
     """

@@ -22,9 +22,9 @@ _TYPES = {"logprob": "double", "perplexity": "double", "tokens": "int", "embeddi
 
 
 class Mapper(Columns):
-    """A function for `mapInPandas`. Arguments: those of `Columns`.
+    """A function for `mapInPandas`. Its arguments are those of `Columns`.
 
-    A worker process opens the model with its first rows and keeps it; those of a machine share the file's memory.
+    A worker process opens the model with its first rows and keeps it. Those of a machine share the file's memory.
     """
 
     def __call__(self, frames: Iterator[Frame]) -> Iterator[Frame]:
@@ -34,12 +34,12 @@ class Mapper(Columns):
 
     @property
     def columns(self) -> str:
-        """What is added to a table, as Spark writes schemas."""
+        """The columns that are added to a table, as Spark writes schemas."""
         return ", ".join(f"{name} {_TYPES.get(name, 'string')}" for name in COLUMNS[self.task])
 
 
 def transform(table: DataFrame, model: str, task: Task = "generate", column: str = "text", **options: Any) -> DataFrame:
-    """A table with the columns that a task adds. Arguments: those of `Columns`.
+    """Adds the columns of a task to a table. The arguments are those of `Columns`.
 
     >>> from librwkv.spark import transform
     >>> table = spark.createDataFrame([{"text": "one"}, {"text": "two"}])
