@@ -304,7 +304,7 @@ class Model(Handle):
         **options: Any,
     ) -> Generation:
         """Answers messages like `{"role": "user", "content": "…"}`, with roles system, user, assistant and tool.
-        
+
         template: a template's name (g1, bot, tools, world, raven, none), or the text of one; by default the one that
         the model was most likely trained with. thinking: a way of answering that the template knows (off, on, short,
         long, fake). If the last message is the assistant's, the answer goes on from there. Options: those of

@@ -36,7 +36,7 @@ _log = logging.getLogger("lm_eval.rwkv")
 @register_model("rwkv")
 class RWKV(TemplateLM):  # type: ignore[misc]
     """A model for lm-eval.
-    
+
     path (or pretrained): the file. threads, memory_limit: as for `librwkv.Model`. max_rows, or a batch_size above 1:
     how many texts are read at the same time, at most 64; it changes only the speed. add_bos_token: whether token 0
     begins every context, as it begins documents in training; where there is no context at all (rolling, empty contexts)
