@@ -9,7 +9,7 @@ public final class Batch {
   public let model: Model
   private let evaluator: Evaluator
 
-  /// States of one call at most.
+  /// How many states a call can advance at most.
   public static let capacity = Evaluator.capacity
 
   public init(_ model: Model, threads: Int = processorCount()) throws(ModelError) {
@@ -41,7 +41,7 @@ public final class Batch {
     try evaluator.evaluate(.tokens(tokens[...]), runs, output: .lastOfEachRun)
   }
 
-  /// Logits of the token after the last one that state `index` of the last call read, [V]; valid until the next call.
+  /// The logits [V] of the token that follows what state `index` of the last call has read; valid until the next call.
   public func logits(_ index: Int) -> UnsafeBufferPointer<Float> {
     precondition((0..<evaluator.headCount).contains(index), "no such state in the last call")
     return evaluator.logits(index)

@@ -5,24 +5,24 @@ public import RWKVFormat
 public struct Configuration: Sendable, Equatable {
   public let version: Version
   public let kind: ModelKind
-  /// L
+  /// The number of recurrent layers, L.
   public let layers: Int
-  /// D
+  /// The numbers of an embedding, and of every token between blocks, D.
   public let embedding: Int
-  /// V: rows of the embedding and of the head
+  /// The tokens of the vocabulary, V: rows of the embedding and of the head.
   public let vocabulary: Int
-  /// F: hidden units of channel mixing
+  /// The hidden units of channel mixing, F.
   public let ffn: Int
-  /// N: channels of a head; 1 in version 4, which has no heads
+  /// The channels of a head, N; 1 in version 4, which has no heads.
   public let headSize: Int
-  /// Epsilon of the group norm after the recurrence; 0 in version 4
+  /// The epsilon of the group norm after the recurrence; 0 in version 4, which has none.
   public let groupNormEpsilon: Float
-  /// RWKV-X only
+  /// The attention of RWKV-X; nil in all other versions.
   public let sparseAttention: SparseAttention?
-  /// Of a reranker, for each of its blocks the layer of the embedding model whose state it reads; negative numbers
-  /// count from the end.
+  /// For each block of a reranker, the layer of the embedding model whose state it reads; negative numbers count from
+  /// the end. Empty for all other models.
   public let stateLayers: [Int]
-  /// H
+  /// The number of heads, H = D / N.
   public var heads: Int { embedding / headSize }
   /// Memory by which a state of RWKV-7b grows with each token [bytes]; 0 in all other versions, whose states have a
   /// fixed size or, in RWKV-X, a bound.
@@ -117,19 +117,19 @@ extension Configuration {
 
 /// The sparse attention of RWKV-X.   arXiv:2504.21463; howard-hou/RWKV-X `package/src/rwkv_x/model.py`.
 public struct SparseAttention: Sendable, Equatable {
-  /// M: attention blocks
+  /// The number of attention blocks, M.
   public let layers: Int
-  /// Cached tokens of a chunk
+  /// How many cached tokens make a chunk.
   public let chunkSize: Int
-  /// Chunks that a token attends to
+  /// How many chunks a token attends to.
   public let topK: Int
-  /// Cached tokens beyond which the cache is compressed; 0: never
+  /// The number of cached tokens beyond which the cache is compressed; 0: it never is.
   public let maximumCache: Int
-  /// Cached tokens after a compression
+  /// How many cached tokens a compression leaves.
   public let minimumCache: Int
-  /// Latest tokens that a compression keeps as they are
+  /// How many of the latest tokens a compression always keeps.
   public let keptWindow: Int
-  /// Attend to the whole cache instead of the best chunks
+  /// Whether a token attends to the whole cache instead of the best chunks.
   public let isFull: Bool
 
   /// Cached tokens up to which attention is full anyway.

@@ -13,9 +13,9 @@ public enum Pooling: String, CaseIterable, Sendable {
 
 /// How vectors of texts are made.
 public struct EmbeddingOptions: Sendable {
-  /// Of a model of language; embedding models have a pooling of their own.
+  /// What a model of language makes the vector from. Embedding models have a pooling of their own.
   public var pooling = Pooling.mean
-  /// Of an embedding model: which of its heads makes the vector. `ModelError.missingHead` where it lacks that one.
+  /// Which head of an embedding model makes the vector. The error is `ModelError.missingHead` if it lacks that one.
   public var task = EmbeddingTask.retrieval
   /// Whether vectors are scaled to length 1, so that the dot product of two is the cosine of their angle.
   public var normalizes = true

@@ -255,7 +255,8 @@ final class Frame {
   }
 
   /// The recurrence of time mixing: `wkv` for each run and head, whose matrices are at `state` in the states, and the
-  /// 15-bit form of what they leave in `mixed`. A run and a head is a task, which any member may take.
+  /// 15-bit form of what they leave in `mixed`. One head of one run is a task, which any member may take; in a `Wave`
+  /// the member that has the piece takes them all.
   func recur(
     _ member: inout Team.Member, state: Int, into mixed: Activations, _ wkv: (_ run: Run, _ head: Int) -> Void
   ) {

@@ -16,12 +16,12 @@ public enum FinishReason: String, Sendable {
 /// A token that was chosen, and that the state is about to read.
 public struct ChosenToken {
   public let id: Int
-  /// What it was chosen from, [V], before penalties; valid during the call.
+  /// The logits [V] that the token was chosen from, before penalties; valid during the call.
   public let logits: UnsafeBufferPointer<Float>
-  /// Whether a stop string may begin in it that did not begin earlier. If one does, a copy of the state made now
-  /// remembers nothing of it.
+  /// Whether a stop string may begin in this token that did not begin earlier. If one does, a copy of the state made
+  /// now remembers nothing of it.
   public let mayBeginStop: Bool
-  /// Tokens chosen before it that the session's state has not read yet; 0 without drafts.
+  /// How many tokens chosen before this one the session's state has not read yet; 0 without drafts.
   public let unread: Int
 }
 

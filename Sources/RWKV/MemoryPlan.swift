@@ -7,14 +7,14 @@ public struct Streaming: Sendable, Equatable {
   public let limit: Int
   /// The smallest limit with which this model runs [bytes].
   public let minimum: Int
-  /// Blocks that pass through memory for each token, and all blocks.
+  /// How many blocks pass through memory for each token, and how many blocks there are.
   public let streamedBlocks, blocks: Int
-  /// What is brought into memory for each token: after decompression, and in the file [bytes].
+  /// What is brought into memory for each token [bytes]: after decompression, and as it stands in the file.
   public let streamedBytes, streamedFileBytes: Int
-  /// A prompt costs one pass over the file for each so many tokens.
+  /// How many tokens of a prompt share one pass over the file.
   public static let tokensPerPass = 512
-  /// What to expect, from the rate at which one of the blocks was read and inflated: at first, perhaps from the disk,
-  /// and again, out of the system's cache.
+  /// The tokens per second to expect, from the time in which one of the blocks was read and inflated: the first time,
+  /// perhaps from the disk, and a second time, out of the system's cache.
   public internal(set) var firstTokensPerSecond = 0.0, cachedTokensPerSecond = 0.0
 }
 

@@ -7,11 +7,11 @@ public final class Model: Sendable {
   public let path: String
   public let configuration: Configuration
   public let metadata: Metadata
-  /// To which states are bound; does not change when the file is re-packed.
+  /// A hash of sizes and weights: states belong to models of one identity. Re-packing a file does not change it.
   public let identity: UInt64
   /// The tokenizer in the file, if it has one.
   public let tokenizer: (any Tokenizer)?
-  /// Bytes of weights that decoding one token can read: all but the embedding table.
+  /// How many bytes of weights decoding one token reads at most: all but the embedding table.
   public let weightBytes: Int
   /// Those of them that belong to single hidden units of channel mixing.
   let hiddenRowBytes: Int
@@ -156,10 +156,10 @@ public final class Model: Sendable {
   /// The state before the first token.
   public func newState() -> State { State(self) }
 
-  /// Floats of a state; caches of RWKV-7b and RWKV-X, which grow, not counted.
+  /// The number of floats of a state, without the caches of RWKV-7b and RWKV-X, which grow.
   public var stateCount: Int { State.Layout(configuration).count }
 
-  /// The name in the metadata, or that of the file.
+  /// The name of the model in the metadata, or the name of its file.
   public var name: String {
     metadata.string("model.name") ?? path.split(separator: "/").last.map(String.init) ?? path
   }

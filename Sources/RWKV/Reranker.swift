@@ -10,10 +10,10 @@ public final class DocumentReader {
   fileprivate let evaluator: Evaluator
   private let tokenizer: any Tokenizer
 
-  /// Documents that are read, or scored, together: as many states are in memory.
+  /// How many documents are read, or scored, at the same time; as many states are in memory.
   public static let batch = Evaluator.capacity
 
-  /// Throws if it is no embedding model, or has no tokenizer.
+  /// Makes a reader; throws if `model` is no embedding model, or has no tokenizer.
   public convenience init(_ model: Model, threads: Int = processorCount()) throws(ModelError) {
     try self.init(Evaluator(model, threads: threads))
   }
@@ -119,7 +119,7 @@ public final class Reranker {
     return scores
   }
 
-  /// How well texts answer a query; otherwise as by their states.
+  /// How well texts answer a query: reads them, and scores their states.
   public func scores(
     query: [UInt8], texts: [[UInt8]], progress: (Int) -> Bool = { _ in true }
   ) throws(ModelError) -> [Float] {

@@ -10,11 +10,11 @@ internal import Synchronization
 public struct Request: @unchecked Sendable {
   /// Token ids to read first; empty only if `limit` is 0.
   public var prompt: [Int]
-  /// What the request goes on from: the request's own from now on. Nil: a new document.
+  /// The state to go on from, which belongs to the request from now on; nil begins a new document.
   public var state: State?
-  /// Tokens that the state has read, as far as they are known: what drafts may go by.
+  /// The tokens that the state has read, as far as they are known. Drafts are guessed from them.
   public var history: [Int] = []
-  /// Tokens to write at most; nil: until the model ends the text.
+  /// How many tokens to write at most; nil goes on until the model ends the text.
   public var limit: Int?
   public var options = SamplingOptions()
   /// Strings that end the text and are no part of it.
@@ -25,21 +25,21 @@ public struct Request: @unchecked Sendable {
   public var checkpoint: (_ read: Int, State) -> Void = { _, _ in }
   /// Called after each piece of the prompt with the number of tokens read so far.
   public var progress: (_ read: Int) -> Void = { _ in }
-  /// If it is there, called for each token of the prompt with its index, the logits after it, [V], and the hidden
-  /// vector that they were made from, [D].
+  /// Where there is one, it is called for each token of the prompt with its index, the logits after it, [V], and the
+  /// hidden vector that they were made from, [D].
   public var observePrompt:
     ((_ index: Int, _ logits: UnsafeBufferPointer<Float>, _ hidden: UnsafeBufferPointer<Float>) -> Void)?
-  /// What follows each of the last tokens of the prompt, as many as there are here; `receiveScores` gets how well it was
-  /// predicted.
+  /// The tokens that follow each of the last tokens of the prompt, as many as there are here. `receiveScores` gets how
+  /// well they were predicted.
   public var targets: [Int] = []
-  /// Called before `finish`, if that is no error: the scores of `targets`.
+  /// Gets the scores of `targets`. It is called before `finish`, unless that gets an error.
   public var receiveScores: ([TokenScore]) -> Void = { _ in }
-  /// If it is there, called before `finish`, if that is no error: with the vector of the prompt, `Session.embedding` if
-  /// that is a text with `Model.endOfText` behind it.
+  /// Where there is one, it gets the vector of the prompt before `finish`, unless that gets an error. For a text with
+  /// `Model.endOfText` behind it this is the vector of `Session.embedding`.
   public var receiveEmbedding: (([Float]) -> Void)?
   /// How that vector is made.
   public var embeddingOptions = EmbeddingOptions()
-  /// Called with each token that is chosen, before the state reads it.
+  /// Where there is one, it gets each token that is chosen, before the state reads it.
   public var observe: ((ChosenToken) -> Void)?
   /// Gets the text, UTF-8 in pieces of whole characters; false ends it. The last piece of a cancelled text is what was held
   /// back, an unfinished character or the beginning of a stop string, which the state has read.
@@ -80,9 +80,9 @@ public enum SchedulerError: Error, Sendable, Equatable, CustomStringConvertible 
 /// Thread-safe. Passes run on a thread of the scheduler's own while there are requests, and none otherwise.
 public final class Scheduler: Sendable {
   public let model: Model
-  /// Requests that are read or written at the same time at most; each needs a state.
+  /// How many requests are read or written at the same time at most; each needs a state.
   public let parallel: Int
-  /// Requests that wait for a place at most.
+  /// How many requests wait for a place at most.
   public let queue: Int
 
   private let thread = DispatchQueue(label: "rwkv.scheduler")
@@ -111,14 +111,14 @@ public final class Scheduler: Sendable {
 
   /// What a scheduler has done, and has to do.
   public struct Statistics: Sendable {
-    /// Requests without a place, and with one.
+    /// How many requests wait for a place, and how many have one.
     public var waiting = 0
     public var active = 0
-    /// Passes over the weights, and rows in them: tokens of prompts, and written ones.
+    /// How many passes over the weights there were, and how many rows in them: tokens of prompts, and written ones.
     public var passes = 0
     public var promptTokens = 0
     public var writtenTokens = 0
-    /// Tokens that were drafted, and those of them that were right.
+    /// How many tokens were drafted, and how many of these were right.
     public var draftedTokens = 0
     public var acceptedTokens = 0
     /// Time in passes, sampling included [ns].

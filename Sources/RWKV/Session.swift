@@ -36,7 +36,7 @@ public final class Session {
 
   /// Reads a sequence of tokens, many at a time; afterwards `logits` predict the token after the last.
   ///
-  /// The same numbers as decoding them one by one. An error leaves the state after the last complete piece.
+  /// It gives the same numbers as decoding them one by one. An error leaves the state after the last complete piece.
   /// - Parameter progress: called after each piece with the number of tokens read; reading stops when it returns false.
   public func prefill(
     _ tokens: [Int], progress: ((Int) -> Bool)? = nil
@@ -85,7 +85,7 @@ public final class Session {
     try evaluator.scores([tokens], [state], targets: [targets], progress: progress)[0]
   }
 
-  /// −ln p(target) [nats] of each token's target; otherwise as `scores`.
+  /// The losses −ln p(target) [nats] of each token's target; otherwise as `scores`.
   public func losses(
     _ tokens: [Int], targets: [Int], progress: (Int) -> Bool = { _ in true }
   ) throws(ModelError) -> [Double] {

@@ -106,15 +106,15 @@ public final class State {
 
   deinit { if ownsValues { values.deallocate() } }
 
-  /// Number of floats; caches of RWKV-7b and RWKV-X, which grow, not counted.
+  /// The number of floats of the state, without the caches of RWKV-7b and RWKV-X, which grow.
   public var count: Int { layout.count }
 
-  /// Memory it takes now [bytes]; only caches of RWKV-7b and RWKV-X grow.
+  /// The memory that the state takes now [bytes]. Only the caches of RWKV-7b and RWKV-X grow.
   public var byteCount: Int {
     caches.reduce(layout.count) { $0 + $1.capacity * layout.cachedPerToken } * MemoryLayout<Float>.size
   }
 
-  /// Back to the state before the first token.
+  /// Makes it the state before the first token.
   public func reset() {
     values.update(repeating: 0, count: layout.count)
     for cache in caches { cache.count = 0 }
@@ -126,7 +126,7 @@ public final class State {
     }
   }
 
-  /// An independent copy: a fork of the conversation.
+  /// Makes an independent copy, a fork of the conversation.
   public func copy() -> State {
     let copy = State(model)
     copy.assign(self)

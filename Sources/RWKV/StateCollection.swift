@@ -4,7 +4,7 @@ internal import RWKVFormat
 /// A file of many states of one model, such as those that documents leave behind for a reranker.
 /// formats/state-v1.md, section 3.
 ///
-/// Read one after another, so that any number of them takes the memory of those in use.
+/// The states are read one after another, so that any number of them takes the memory of those in use.
 public final class StateCollection {
   /// How many states the file has.
   public let count: Int
@@ -105,7 +105,7 @@ public final class StateCollection {
       }
     }
 
-    /// One more state; the last one completes the file.
+    /// Writes one more state; the last one completes the file.
     public func add(_ state: State) throws(StateFileError) {
       let encoded = try state.encoded()
       do throws(ModelFileError) {

@@ -6,7 +6,7 @@ public struct SavedState {
   public let state: State
   /// Token ids in the order they were read; empty if they were not saved.
   public let tokens: [Int]
-  /// What predicts the next token, [V]; empty if it was not saved. See `Session.resume`.
+  /// The logits [V] of the next token; empty if they were not saved. See `Session.resume`.
   public let logits: [Float]
 
   public init(state: State, tokens: [Int], logits: [Float] = []) {
@@ -15,7 +15,7 @@ public struct SavedState {
 }
 
 extension State {
-  /// Tokens that can be saved with a state.
+  /// How many tokens can be saved with a state at most.
   public static let maximumTokens = 1 << 22
 
   /// Writes the state to a file, which appears complete or not at all and replaces an older one. A symbolic link

@@ -24,7 +24,7 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
   }
 
   public let reason: Reason
-  /// Nil: a state in memory.
+  /// The file; nil for a state in memory.
   public let path: String?
 
   init(_ reason: Reason, path: String? = nil) {

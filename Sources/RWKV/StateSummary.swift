@@ -4,13 +4,13 @@ internal import RWKVFormat
 /// What a saved state says of itself, without its model.
 public struct StateSummary: Sendable {
   public let modelName: String
-  /// Of the model, 16 hexadecimal digits.
+  /// The identity of the model, 16 hexadecimal digits.
   public let modelIdentity: String
-  /// Tokens that were saved with it; 0 if they were not.
+  /// How many tokens were saved with the state; 0 if they were not saved.
   public let tokenCount: Int
   /// Whether a text can go on from it without anything new to read.
   public let hasLogits: Bool
-  /// The state in memory [bytes].
+  /// The memory that the state takes [bytes].
   public let stateBytes: Int
   public let fileBytes: Int
 

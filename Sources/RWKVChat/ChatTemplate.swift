@@ -20,25 +20,25 @@ public struct ChatTemplate: Sendable {
     public let name: String
     /// Added to the end of the user's message.
     let message: String
-    /// Added to `assistant`; the answer goes on from there.
+    /// What is added to `assistant`; the answer goes on from there.
     public let answer: String
   }
 
   public let name: String
-  /// Instructions, before everything else; nil: the models know none.
+  /// How instructions are written, before everything else; nil if the models know none.
   public internal(set) var system: Pattern?
   /// What every conversation starts with, after the instructions.
   public internal(set) var greeting = ""
   public internal(set) var user = Pattern(before: "", after: "")
-  /// What a tool has answered; nil: as a message of the user.
+  /// How the answer of a tool is written; nil if it is written as a message of the user.
   public internal(set) var tool: Pattern?
   /// What the model answers after.
   public internal(set) var assistant = ""
   /// What stands after an answer.
   public internal(set) var end = ""
-  /// What ends an answer when the model writes it, besides token 0. Never shown, and never read by the state.
+  /// What ends an answer when the model writes it, besides token 0. It is never shown, and the state never reads it.
   public internal(set) var stops: [String] = []
-  /// The first is the default; none: answers are not prefixed.
+  /// The ways of answering, of which the first is the default. Without any, answers are not prefixed.
   public internal(set) var thinking: [Thinking] = []
   /// Whether line ends of messages become \n, repeated ones a single \n, and white space around them is removed.
   public internal(set) var cleans = true
@@ -106,7 +106,7 @@ extension ChatTemplate {
 
   /// The template that a model was most likely trained with.
   ///
-  /// Version 7 with the World vocabulary: G1; version 4 with another vocabulary: Raven; everything else: World.
+  /// It is G1 for version 7 with the World vocabulary, Raven for version 4 with another vocabulary, else World.
   public static func name(for model: Model) -> String {
     switch model.configuration.version {
     case .v7, .v7a, .v7b, .x: "g1"

@@ -5,7 +5,7 @@ internal import RWKV
 public struct ChatTemplateError: Error, Sendable, Equatable, CustomStringConvertible {
   /// The template's name or file.
   public let name: String
-  /// Counted from 1; nil: the template as a whole.
+  /// The number of the line, counted from 1; nil means the template as a whole.
   public let line: Int?
   /// What is wrong, with what was expected.
   public let problem: String

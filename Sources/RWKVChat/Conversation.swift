@@ -11,7 +11,7 @@ public final class Conversation {
   /// A message and what the model made of it.
   public struct Turn {
     public let message: String
-    /// The bytes may be invalid UTF-8, where an answer was interrupted.
+    /// What the model answered. The bytes may be invalid UTF-8, where an answer was interrupted.
     public fileprivate(set) var answer: [UInt8] = []
     /// Tokens that had been read before it.
     fileprivate var start: Int
@@ -32,14 +32,14 @@ public final class Conversation {
   /// What came of a message.
   public struct Answer {
     public let reason: FinishReason
-    /// Tokens read before the answer began.
+    /// How many tokens were read before the answer began.
     public let promptTokens: Int
     public let answerTokens: Int
   }
 
   public let session: Session
   public let template: ChatTemplate
-  /// Guesses of what follows, which make answers no different; nil: none.
+  /// Guesses of what follows, which make answers no different; nil makes none.
   public var drafts: Drafts?
   private let tokenizer: any Tokenizer
   /// What ends an answer when the model writes it: the template's strings, and those that the model's file has.
@@ -47,7 +47,7 @@ public final class Conversation {
   public private(set) var turns: [Turn] = []
   /// All that the state has read, oldest token first.
   public private(set) var tokens: [Int] = []
-  /// Instructions at the start of the conversation.
+  /// The instructions at the start of the conversation.
   public private(set) var system = ""
   /// What the conversation started from: nothing, or what was loaded.
   private var base: (state: State, tokens: [Int], isLoaded: Bool)

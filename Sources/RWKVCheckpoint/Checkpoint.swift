@@ -24,15 +24,15 @@ public enum TensorRole: Sendable {
 
 /// One tensor of a checkpoint, in our file's orientation (formats/rwkv-v1.md, section 3).
 public struct CheckpointTensor: Sendable {
-  /// BlinkDL name, for example `blocks.0.att.key.weight`, `moba.0.ffn.x_k`.
+  /// The name that BlinkDL gives it, for example `blocks.0.att.key.weight`, `moba.0.ffn.x_k`.
   public let name: String
   public let role: TensorRole
   public let rows: Int
   public let columns: Int
-  /// Our orientation differs from BlinkDL's.
+  /// Whether our orientation differs from BlinkDL's.
   public let transposed: Bool
   public var sourceType: SourceType { source.type }
-  /// The values are not the stored ones: a LoRA is merged into them.
+  /// Whether a LoRA is merged into the stored values.
   public var isUpdated: Bool { source.update != nil }
 
   let source: StoredTensor
@@ -48,29 +48,29 @@ public struct CheckpointTensor: Sendable {
 public final class Checkpoint: Sendable {
   public let version: Version
   public let kind: ModelKind
-  /// Of a reranker, where it says so: the layer of the embedding model whose state each of its blocks reads.
+  /// For each block of a reranker, the layer of the embedding model whose state it reads; nil where it is not said.
   public let stateLayers: [Int]?
-  /// Number of RWKV blocks (L).
+  /// The number of RWKV blocks, L.
   public let layers: Int
-  /// Number of attention blocks, 0 except for RWKV-X.
+  /// The number of attention blocks; 0 except for RWKV-X.
   public let attentionLayers: Int
-  /// D.
+  /// The numbers of an embedding, D.
   public let embedding: Int
-  /// V, rows of the embedding.
+  /// The tokens of the vocabulary, V: rows of the embedding.
   public let vocabulary: Int
-  /// F of the RWKV blocks.
+  /// The hidden units of channel mixing in the RWKV blocks, F.
   public let ffn: Int
-  /// N, 0 for version 4.
+  /// The channels of a head, N; 0 for version 4.
   public let headSize: Int
-  /// Epsilon of `ln_x`, nil for version 4.
+  /// The epsilon of `ln_x`; nil for version 4.
   public let groupNormEpsilon: Double?
-  /// Embedding, blocks, attention blocks, output norm, head.
+  /// The tensors, in this order: embedding, blocks, attention blocks, output norm, head.
   public let tensors: [CheckpointTensor]
   /// How the publisher recommends to sample.
   public let generation: GenerationConfig
   /// The tokenizer's vocabulary, where the checkpoint itself has it.
   public let tokenizer: Vocabulary?
-  /// For people: "safetensors, fla names, BF16".
+  /// What the checkpoint is, for people to read: "safetensors, fla names, BF16".
   public let source: String
   /// The paths of the files that hold the tensors.
   public let files: [String]

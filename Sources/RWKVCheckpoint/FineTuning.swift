@@ -11,10 +11,10 @@ public struct FineTuning: Sendable {
   /// W[o, i] becomes W[o, i] + D[i mod rank, o]. Other tensors replace the checkpoint's.
   public struct LoRA: Sendable {
     public var path: String
-    /// `lora_alpha` of the training, where the file or the folder does not say it: RWKV-PEFT's does not.
+    /// The `lora_alpha` of the training, for files and folders that do not say it, such as RWKV-PEFT's.
     public var alpha: Double?
-    /// Of a PiSSA: the file with the factors from before the training, `NAME.init_lora_A` A₀ and `NAME.init_lora_B` B₀.
-    /// W becomes W − B₀ A₀ + B A.
+    /// For a PiSSA, the file with the factors from before the training, `NAME.init_lora_A` A₀ and `NAME.init_lora_B`
+    /// B₀. W becomes W − B₀ A₀ + B A.
     public var initial: String?
 
     public init(path: String, alpha: Double? = nil, initial: String? = nil) {

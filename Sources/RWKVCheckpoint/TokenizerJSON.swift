@@ -4,9 +4,10 @@ import RWKVFormat
 extension Vocabulary {
   /// Reads a `tokenizer.json` of the Hugging Face library, or web-rwkv's `rwkv_vocab_v20230424.json`.
   ///
-  /// Known are: GPT-NeoX's byte-level byte pairs; the World vocabulary as `WordLevel` behind a longest-first `Split`,
-  /// or as `RwkvTrie`; and `WordLevel` of what stands between white space. Every setting that would change the ids is
-  /// checked; a file with another one is refused. What a post-processor would put around a text is left to the caller.
+  /// These are known: GPT-NeoX's byte-level byte pairs; the World vocabulary as `WordLevel` behind a longest-first
+  /// `Split`, or as `RwkvTrie`; and `WordLevel` of what stands between white space. Every setting that would change
+  /// the ids is checked; a file with another one is refused. What a post-processor would put around a text is left to
+  /// the caller.
   public init(json path: String) throws(CheckpointError) {
     let root = try InputFile(path: path).json(limit: 64 << 20, depth: 32)
     var reader = TokenizerJSON(path: path)

@@ -14,7 +14,7 @@ public struct Vocabulary: Sendable {
   public internal(set) var rule = Rule.longestMatch
   /// The bytes of each id; empty for ids without text.
   public internal(set) var tokens: [[UInt8]] = []
-  /// Ids of the pairs, by rank; of `bytePairs` only.
+  /// The pairs of ids that are merged, by rank; only `bytePairs` has them.
   public internal(set) var merges: [(left: Int, right: Int)] = []
   /// Tokens that are matched as a whole before anything else, after NFC normalization where `normalized` is true.
   public internal(set) var added: [(id: Int, normalized: Bool)] = []
@@ -24,7 +24,7 @@ public struct Vocabulary: Sendable {
 
   init() {}
 
-  /// Greedy longest match.
+  /// Makes a vocabulary that takes the longest match at each place.
   /// - Parameter tokens: the bytes of each id; empty for ids without text.
   public init(tokens: [[UInt8]]) { self.tokens = tokens }
 

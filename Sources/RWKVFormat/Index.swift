@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT
 
-/// One tensor of a model file. Sizes in bytes; a record is one row or a panel of 16 rows.
+/// One tensor of a model file. Sizes are in bytes; a record is one row or a panel of 16 rows.
 public struct TensorInfo: Sendable, Equatable {
   public let name: String
   public let format: WeightFormat
   public let rows: Int
   public let columns: Int
-  /// 1 or 16.
+  /// How many rows a record has: 1, or 16 for a panel.
   public let rowsPerRecord: Int
-  /// Stored transposed with respect to the checkpoint's tensor of this name.
+  /// Whether it is stored transposed with respect to the checkpoint's tensor of this name.
   public let transposed: Bool
   public let recordBytes: Int
   public let recordCount: Int
-  /// All records, without gaps.
+  /// The bytes of all records, without gaps.
   public var rawBytes: Int { recordCount * recordBytes }
   public let recordsPerChunk: Int
   public internal(set) var firstChunk: Int
   public let chunkCount: Int
-  /// XXH64 of the raw bytes.
+  /// The XXH64 of the raw bytes.
   public internal(set) var rawHash: UInt64
 
   package let layout: RecordLayout
 
-  /// Records of chunk 0 ..< chunkCount.
+  /// The records that a chunk holds; `chunk` is 0 ..< chunkCount.
   public func records(ofChunk chunk: Int) -> Range<Int> {
     precondition(chunk >= 0 && chunk < chunkCount)
     return chunk * recordsPerChunk..<min(recordCount, (chunk + 1) * recordsPerChunk)

@@ -12,7 +12,7 @@ public enum JSONValue: Sendable, Equatable {
   public subscript(key: String) -> JSONValue? {
     if case .object(let members, _) = self { members[key] } else { nil }
   }
-  /// An unsigned decimal integer up to 2⁵³, written as plain digits.
+  /// The value of an unsigned decimal integer up to 2⁵³ that is written as plain digits; nil for all others.
   public var unsigned: Int? {
     guard case .number(let text) = self, text.utf8.allSatisfy({ (48...57).contains($0) }),
       let value = Int(text), value <= 1 << 53
@@ -20,14 +20,14 @@ public enum JSONValue: Sendable, Equatable {
     return value
   }
   public var double: Double? { if case .number(let text) = self { Double(text) } else { nil } }
-  /// A number, also where it stands in quotes.
+  /// The value of a number, also where it stands in quotes.
   public var number: Double? { double ?? string.flatMap(Double.init) }
   public var string: String? { if case .string(let text) = self { text } else { nil } }
   public var array: [JSONValue]? { if case .array(let values) = self { values } else { nil } }
 
   public struct SyntaxError: Error, Equatable {
     public let problem: String
-    /// Bytes before it.
+    /// How many bytes of the text stand before the problem.
     public let offset: Int
   }
 
@@ -37,8 +37,9 @@ public enum JSONValue: Sendable, Equatable {
   /// Reads one JSON text (RFC 8259), strictly: no duplicate keys, nesting at most `depth`, at most a million
   /// values, no text of more bytes than `longest`.
   ///
-  /// `lenient`: as Python's json and what people write beside it: a byte order mark, `NaN` and `Infinity`, keys that occur
-  /// again (the last counts), control characters and damaged characters in strings; what is nested more deeply is null.
+  /// `lenient` also reads what Python's json reads, and what people write beside it: a byte order mark, `NaN` and
+  /// `Infinity`, keys that occur again (the last counts), control characters and damaged characters in strings; what
+  /// is nested more deeply is null.
   public init(
     parsing bytes: [UInt8], depth: Int, lenient: Bool = false, longest: Int = maximumText
   ) throws(SyntaxError) {

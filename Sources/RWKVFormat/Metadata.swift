@@ -4,7 +4,7 @@
 public enum MetadataValue: Sendable, Equatable, CustomStringConvertible {
   case bool(Bool), integer(Int64), number(Double), string(String), integers([Int64])
 
-  /// The value alone; text within quotes.
+  /// The value as text; a text stands in quotes.
   public var description: String {
     switch self {
     case .bool(let value): "\(value)"

@@ -3,13 +3,13 @@ import Glibc
 
 /// The folder of the models that are known by name: a model is the file `NAME.rwkv` in it.
 public enum ModelDirectory {
-  /// `RWKV_MODELS`, or `rwkv` in `XDG_DATA_HOME`, which is `~/.local/share` where it is not set.
+  /// The folder: `RWKV_MODELS`, or `rwkv` in `XDG_DATA_HOME`, which is `~/.local/share` where it is not set.
   public static var path: String {
     if let own = variable("RWKV_MODELS") { return own }
     return (variable("XDG_DATA_HOME") ?? (variable("HOME") ?? "") + "/.local/share") + "/rwkv"
   }
 
-  /// The names of the models in it, sorted.
+  /// The names of the models in the folder, sorted.
   public static var names: [String] {
     contents(ofFolder: path).filter { $0.hasSuffix(ending) && isName($0) }.map {
       String($0.dropLast(ending.utf8.count))

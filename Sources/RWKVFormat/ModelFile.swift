@@ -6,12 +6,12 @@
 /// is checked when it is opened, a chunk when it is read. Memory: the index alone, 24 bytes for each chunk.
 public final class ModelFile: Sendable {
   public let path: String
-  /// [bytes]
+  /// The length of the file [bytes].
   public let size: UInt64
   public let metadata: Metadata
-  /// In file order, which is the order in which a runtime needs them.
+  /// The tensors in file order, which is the order in which a runtime needs them.
   public let tensors: [TensorInfo]
-  /// What state files are bound to. The same for a compressed and a stored file of the same model.
+  /// A hash of sizes and weights, to which state files are bound. A compressed and a stored file have the same one.
   public let identity: UInt64
   /// Memory that all tensors take when they are loaded [bytes].
   public let rawBytes: Int
@@ -51,7 +51,7 @@ public final class ModelFile: Sendable {
 
   public subscript(name: String) -> TensorInfo? { tensorIndex[name].map { tensors[$0] } }
 
-  /// Bytes that `chunk` of a tensor holds when it is read.
+  /// How many bytes a chunk of a tensor has when it is read.
   public func rawLength(ofChunk chunk: Int, of tensor: TensorInfo) -> Int {
     tensor.records(ofChunk: chunk).count * tensor.recordBytes
   }

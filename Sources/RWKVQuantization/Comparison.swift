@@ -7,21 +7,21 @@ import RWKVFormat
 public struct Comparison: Sendable {
   /// A stretch of the text. Shares and means are over its tokens, each of which both models predicted.
   public struct Stretch: Sendable {
-    /// Position of its first token.
+    /// The position of the first token of the stretch.
     public let start: Int
     public fileprivate(set) var tokens = 0
     fileprivate var sums = Prediction()
     /// |S − S'| / |S| over the recurrent states of all layers, after its last token.
     public fileprivate(set) var stateDrift = 0.0
 
-    /// KL(reference ‖ model) [nats per token].
+    /// The divergence KL(reference ‖ model) [nats per token].
     public var kl: Double { sums.kl / Double(max(1, tokens)) }
-    /// Cross-entropy of the reference and of the model [nats per token].
+    /// The cross-entropy of the reference, and of the model [nats per token].
     public var referenceNats: Double { sums.referenceNats / Double(max(1, tokens)) }
     public var modelNats: Double { sums.modelNats / Double(max(1, tokens)) }
-    /// Share of tokens for which both models have the same first choice.
+    /// The share of tokens for which both models have the same first choice.
     public var top1: Double { sums.top1 / Double(max(1, tokens)) }
-    /// Share of the reference's ten likeliest tokens that are among the model's ten.
+    /// The share of the reference's ten likeliest tokens that are among the model's ten.
     public var top10: Double { sums.top10 / Double(max(1, tokens)) }
 
     fileprivate init(start: Int) { self.start = start }
@@ -36,10 +36,10 @@ public struct Comparison: Sendable {
     }
   }
 
-  /// The whole text.
+  /// The figures of the whole text.
   public private(set) var whole = Stretch(start: 0)
-  /// The text by position, each stretch ending at four times the position where the one before ends: does the error
-  /// grow?
+  /// The figures by position, to see whether the error grows. Each stretch ends at four times the position where the
+  /// one before ends.
   public private(set) var stretches: [Stretch] = []
 
   /// The end of the first stretch.

@@ -9,26 +9,26 @@ import Synchronization
 
 /// What is made of the input.
 public struct ConversionOptions: Sendable {
-  /// Nil: int4 for a checkpoint; a `.rwkv` file is re-packed without touching a weight.
+  /// What to convert to; nil is int4 for a checkpoint, and re-packs a `.rwkv` file without touching a weight.
   public var type: QuantizationType?
-  /// Formats of tensors about which `type` is not to decide.
+  /// The formats of tensors about which `type` is not to decide.
   public var recipe: Recipe?
-  /// What error-compensating rounding is calibrated on; nil: every weight gets the nearest value.
+  /// What error-compensating rounding is calibrated on; without it every weight gets the nearest value.
   public var calibration: CalibrationText?
   /// Whether the output and the source read a text before the output gets its name; nil: where that takes little, for
   /// small models and after a calibration.
   public var measuresLoss: Bool? = false
-  /// KL(source ‖ output) [nats per token] above which there is no output; implies `measuresLoss`.
+  /// The KL(source ‖ output) [nats per token] above which there is no output; implies `measuresLoss`.
   public var maximumKL: Double?
   /// Median of the tokens that answers of source and output have in common, of 64, below which there is no output;
   /// implies `measuresLoss`.
   public var minimumAgreeingTokens: Double?
   public var tokenizer = TokenizerChoice.automatic
-  /// Compress nothing, so that the file can be mapped and used in place.
+  /// Whether nothing is compressed, so that the file can be mapped and used in place.
   public var store = false
   public var threads = processorCount()
   public var overwrite = false
-  /// Merged into a checkpoint.
+  /// What is merged into a checkpoint.
   public var fineTuning = FineTuning()
   /// Whether weights may come from ggml's quantized types, to whose errors a second quantization only adds.
   public var acceptsQuantized = false

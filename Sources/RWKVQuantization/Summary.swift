@@ -10,36 +10,36 @@ public struct ModelSummary: Sendable {
     public let format: WeightFormat
     public internal(set) var tensors = 0
     public internal(set) var parameters = 0
-    /// In memory [bytes].
+    /// What the tensors take in memory [bytes].
     public internal(set) var rawBytes = 0
-    /// In the file [bytes].
+    /// What the tensors take in the file [bytes].
     public internal(set) var storedBytes = 0
   }
 
-  /// "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b", "x".
+  /// The version: "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b" or "x".
   public let version: String
-  /// "language", "embedding", "reranker".
+  /// What the model makes of a text: "language", "embedding" or "reranker".
   public let kind: String
-  /// L, D, V, F of the metadata; 0 where it has none.
+  /// The sizes L, D, V and F in the metadata; 0 where it has none.
   public let layers, embedding, vocabulary, ffn: Int
-  /// N; nil in version 4.
+  /// The channels of a head, N; nil in version 4.
   public let headSize: Int?
   public let parameters: Int
-  /// Memory by which a state grows with each token [bytes]: of RWKV-7b; 0 in other versions.
+  /// The memory by which a state of RWKV-7b grows with each token [bytes]; 0 in other versions.
   public let stateBytesPerToken: Int
   public let fileBytes: Int
-  /// Bytes of weights in the file and in memory.
+  /// What the weights take in the file, and in memory [bytes].
   public let storedBytes, rawBytes: Int
-  /// By format, the one with the most parameters first; without the tokenizer.
+  /// The tensors by format, the one with the most parameters first; without the tokenizer.
   public let formats: [Share]
   public let metadata: Metadata
-  /// "world", "bpe", "bytes", or nil.
+  /// The kind of tokenizer in the file: "world", "bpe", "bytes" or another; nil without one.
   public let tokenizer: String?
   public let identity: UInt64
 
-  /// In the file, of all weights.
+  /// Bits that a weight takes in the file, on average over all weights.
   public var bitsPerWeight: Double { 8 * Double(storedBytes) / Double(max(1, parameters)) }
-  /// In memory, of all weights.
+  /// Bits that a weight takes in memory, on average over all weights.
   public var bitsPerWeightInMemory: Double { 8 * Double(rawBytes) / Double(max(1, parameters)) }
 
   public init(_ file: ModelFile) {

@@ -14,7 +14,7 @@ public enum TokenizerChoice: Sendable, Equatable {
   /// One token per byte.
   case bytes
 
-  /// As people name it: the path of a file, `bytes`, or nothing.
+  /// Makes the choice from what people type: the path of a file, `bytes`, or nothing.
   public init(named name: String?) {
     self = name.map { $0 == "bytes" ? .bytes : .file($0) } ?? .automatic
   }

@@ -8,7 +8,7 @@ import Synchronization
 public enum Verification {
   /// Checks every checksum, every shape against the architecture, every value and the tokenizer.
   ///
-  /// Reads the whole file once, chunk by chunk: a few MiB per thread.
+  /// It reads the whole file once, chunk by chunk, with a few MiB of memory per thread.
   /// - Parameter progress: as in `Conversion.convert`.
   /// - Returns: the problems found, one sentence each; none if the file is sound.
   public static func problems(

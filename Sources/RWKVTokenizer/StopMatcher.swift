@@ -6,12 +6,12 @@
 public struct StopMatcher: Sendable {
   private let stops: [[UInt8]]
   private var held: [UInt8] = []
-  /// Bytes that may be the beginning of a stop string and are held back.
+  /// How many bytes are held back because they may be the beginning of a stop string.
   public var heldCount: Int { held.count }
   /// True once a stop string has been seen; all further input is ignored.
   public private(set) var isStopped = false
 
-  /// Empty stop strings are ignored.
+  /// Makes a matcher. Empty stop strings are ignored.
   public init(_ stops: [[UInt8]]) {
     self.stops = stops.filter { !$0.isEmpty }
   }

@@ -98,7 +98,8 @@ struct Product {
     self.sum = sum
   }
 
-  /// Panels [first, first + count) for some rows of the piece.
+  /// Panels [first, first + count) for some rows of the piece, with the activation, or added to the sum: the residual
+  /// add of time mixing.
   func compute(first: Int, count: Int, rows: Range<Int>, _ kernels: Kernels) {
     var product = rk_matmul(
       format: matrix.format, panels: matrix.panels, columns: matrix.columns, first: first, count: count,

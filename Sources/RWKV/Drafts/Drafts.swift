@@ -19,13 +19,13 @@ extension Drafter {
 
 /// Where the drafts of one text come from, and what became of them. Not thread-safe.
 public final class Drafts {
-  /// Tokens drafted for a pass at most.
+  /// How many tokens are drafted for a pass at most.
   public let limit: Int
-  /// Passes over the weights so far.
+  /// How many passes over the weights there were so far.
   public internal(set) var passes = 0
-  /// Tokens that were drafted so far.
+  /// How many tokens were drafted so far.
   public internal(set) var drafted = 0
-  /// Those of them that were right.
+  /// How many of the drafted tokens were right.
   public internal(set) var accepted = 0
   private let drafter: any Drafter
   /// Probability that a drafted token is right if those before it are, as it seems.

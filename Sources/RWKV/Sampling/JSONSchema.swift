@@ -3,9 +3,9 @@ public import RWKVFormat
 
 /// What is wrong with a JSON Schema.
 public struct JSONSchemaError: Error, Sendable, Equatable, CustomStringConvertible {
-  /// A sentence.
+  /// What is wrong, as a sentence.
   public let description: String
-  /// Where in the schema: names with points between them, the first of them the schema's own.
+  /// Where in the schema it is wrong: names with points between them, of which the first is the schema's own.
   public let place: String
 
   init(_ description: String, _ place: String) { (self.description, self.place) = (description, place) }

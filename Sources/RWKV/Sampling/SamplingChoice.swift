@@ -5,7 +5,7 @@ internal import RWKVFormat
 /// others.
 public struct SamplingAdvice: Sendable, Equatable {
   public var values: [SamplingSetting: Double] = [:]
-  /// Strings that end a text; nil: nothing is said about them.
+  /// Strings that end a text; nil if nothing is said about them.
   public var stops: [String]?
 
   public init(values: [SamplingSetting: Double] = [:], stops: [String]? = nil) {
@@ -32,7 +32,7 @@ public struct SamplingChoice: Sendable {
   public private(set) var origins: [SamplingSetting: SamplingOrigin] = [:]
   /// Strings that end a text.
   public let stops: [String]
-  /// Who named each of them.
+  /// Who named each of `stops`.
   public let stopOrigins: [SamplingOrigin]
 
   /// - Parameters:

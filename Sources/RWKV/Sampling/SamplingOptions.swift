@@ -9,13 +9,13 @@ public struct SamplingOptions: Sendable {
   public var topK = 0
   /// Keeps only tokens at least this share as likely as the most likely one; 0 keeps all.
   public var minP = 0.0
-  /// Added to the logits of single tokens before anything else; −∞ bans a token.
+  /// Numbers that are added to the logits of single tokens before anything else; −∞ bans a token.
   public var logitBias: [Int: Float] = [:]
-  /// Taken off the logit of each token written before, once.
+  /// A number that is subtracted, once, from the logit of each token that was written before.
   public var presencePenalty = 0.0
-  /// Taken off for each time that the token was written before.
+  /// A number that is subtracted from a token's logit for each time that it was written before.
   public var frequencyPenalty = 0.0
-  /// What a count is multiplied by at each further token; 1 never forgets.
+  /// What the count of `frequencyPenalty` is multiplied by at each further token; 1 never forgets.
   public var penaltyDecay = 0.996
   /// Allows only what goes on with one JSON object or array, and ends the text with it.
   public var onlyJSON = false
@@ -26,7 +26,7 @@ public struct SamplingOptions: Sendable {
 
   public init() {}
 
-  /// The most likely token, always.
+  /// Options that always take the most likely token.
   public static var greedy: SamplingOptions {
     var options = SamplingOptions()
     options.temperature = 0

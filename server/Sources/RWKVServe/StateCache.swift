@@ -75,6 +75,7 @@ final class StateCache: Sendable {
     }
   }
 
+  /// The most bytes of states in memory (`--state-cache`): `insert` drops others.
   private let capacity: Int
   private let model: Model
   private let folder: StateFolder?
