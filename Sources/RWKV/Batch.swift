@@ -6,12 +6,14 @@ public import RWKVFormat
 /// On processors that wait for memory this costs little more than one conversation alone, and gives each of them the
 /// same numbers. Not thread-safe; use one batch per thread at a time.
 public final class Batch {
+  /// The model whose states are advanced.
   public let model: Model
   private let evaluator: Evaluator
 
   /// How many states a call can advance at most.
   public static let capacity = Evaluator.capacity
 
+  /// Makes a batch with memory and threads of its own; throws where there is no memory.
   public init(_ model: Model, threads: Int = processorCount()) throws(ModelError) {
     self.model = model
     evaluator = try Evaluator(model, threads: threads)

@@ -3,7 +3,9 @@ public import RWKVFormat
 
 /// Sizes of a model, as its file states them. Letters as in ARCHITECTURE.md: L, D, V, F, N, H.
 public struct Configuration: Sendable, Equatable {
+  /// The version of the architecture.
   public let version: Version
+  /// What the model makes of a text.
   public let kind: ModelKind
   /// The number of recurrent layers, L.
   public let layers: Int

@@ -15,6 +15,7 @@ public enum FinishReason: String, Sendable {
 
 /// A token that was chosen, and that the state is about to read.
 public struct ChosenToken {
+  /// The id of the token.
   public let id: Int
   /// The logits [V] that the token was chosen from, before penalties; valid during the call.
   public let logits: UnsafeBufferPointer<Float>

@@ -4,8 +4,11 @@ public import RWKVTokenizer
 
 /// One model: configuration, weights and tokenizer. Immutable; share it between any number of sessions and threads.
 public final class Model: Sendable {
+  /// The path of the file.
   public let path: String
+  /// The sizes of the model.
   public let configuration: Configuration
+  /// What the file says about the model, by key.
   public let metadata: Metadata
   /// A hash of sizes and weights: states belong to models of one identity. Re-packing a file does not change it.
   public let identity: UInt64

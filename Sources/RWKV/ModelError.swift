@@ -4,6 +4,7 @@ public import RWKVTokenizer
 
 /// Why a model could not be opened or run: what, where, and what to do.
 public struct ModelError: Error, Sendable, CustomStringConvertible {
+  /// What went wrong, and with which values.
   public enum Reason: Sendable {
     case outOfMemory(bytes: Int)
     case memoryLimit(Int, minimum: Int)
@@ -42,6 +43,7 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case tokenizer(TokenizerError)
   }
 
+  /// What went wrong.
   public let reason: Reason
   /// The model file, where one is known.
   public var path: String?

@@ -6,6 +6,7 @@ internal import Glibc
 /// Reads documents with an embedding model as its reranker wants them, so that what the model remembers of each can
 /// be kept. Not thread-safe.
 public final class DocumentReader {
+  /// The embedding model that reads.
   public let model: Model
   fileprivate let evaluator: Evaluator
   private let tokenizer: any Tokenizer
@@ -64,7 +65,9 @@ public final class DocumentReader {
 /// makes a score of the recurrences that are left. What a document leaves behind can be kept: then a query costs its
 /// own tokens only, and the scores are the same bits. Not thread-safe.
 public final class Reranker {
+  /// The reader of documents and queries, with the embedding model.
   public let documents: DocumentReader
+  /// The reranker's own model.
   public let model: Model
   private let evaluator: Evaluator
   private let head: ScoreHead

@@ -16,6 +16,7 @@ public struct Request: @unchecked Sendable {
   public var history: [Int] = []
   /// How many tokens to write at most; nil goes on until the model ends the text.
   public var limit: Int?
+  /// How tokens are chosen.
   public var options = SamplingOptions()
   /// Strings that end the text and are no part of it.
   public var stop: [String] = []
@@ -47,6 +48,7 @@ public struct Request: @unchecked Sendable {
   /// Called once, at the end: why it ended, and the state, which has read the prompt and every written token.
   public var finish: (Result<(FinishReason, State), any Error>) -> Void
 
+  /// Makes a request; everything else has a default and can be set afterwards.
   public init(
     prompt: [Int], limit: Int?, finish: @escaping (Result<(FinishReason, State), any Error>) -> Void
   ) {
@@ -79,6 +81,7 @@ public enum SchedulerError: Error, Sendable, Equatable, CustomStringConvertible 
 ///
 /// Thread-safe. Passes run on a thread of the scheduler's own while there are requests, and none otherwise.
 public final class Scheduler: Sendable {
+  /// The model that all requests are read and written with.
   public let model: Model
   /// How many requests are read or written at the same time at most; each needs a state.
   public let parallel: Int
@@ -113,13 +116,17 @@ public final class Scheduler: Sendable {
   public struct Statistics: Sendable {
     /// How many requests wait for a place, and how many have one.
     public var waiting = 0
+    /// How many requests have a place.
     public var active = 0
     /// How many passes over the weights there were, and how many rows in them: tokens of prompts, and written ones.
     public var passes = 0
+    /// How many tokens of prompts were read.
     public var promptTokens = 0
+    /// How many tokens were written.
     public var writtenTokens = 0
     /// How many tokens were drafted, and how many of these were right.
     public var draftedTokens = 0
+    /// How many drafted tokens were right.
     public var acceptedTokens = 0
     /// Time in passes, sampling included [ns].
     public var nanoseconds: UInt64 = 0
@@ -204,6 +211,7 @@ public final class Scheduler: Sendable {
     thread.sync {}
   }
 
+  /// What the scheduler has done so far, and has to do.
   public var statistics: Statistics { waiting.withLock { $0.statistics } }
 
   // MARK: Passes

@@ -5,6 +5,7 @@ public import RWKVFormat
 ///
 /// Not thread-safe; use one session per thread at a time. Sessions of one model are independent of each other.
 public final class Session {
+  /// The model that reads and writes.
   public let model: Model
   /// What the model remembers. Replace its contents with `assign`, or fork it with `copy`.
   public let state: State

@@ -3,12 +3,14 @@ internal import RWKVFormat
 
 /// A state that was saved, and what was saved with it.
 public struct SavedState {
+  /// The state.
   public let state: State
   /// Token ids in the order they were read; empty if they were not saved.
   public let tokens: [Int]
   /// The logits [V] of the next token; empty if they were not saved. See `Session.resume`.
   public let logits: [Float]
 
+  /// Puts a state together with what belongs to it.
   public init(state: State, tokens: [Int], logits: [Float] = []) {
     (self.state, self.tokens, self.logits) = (state, tokens, logits)
   }

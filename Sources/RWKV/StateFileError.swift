@@ -3,6 +3,7 @@ public import RWKVFormat
 
 /// Why a state cannot be saved or loaded: what, where, and what to do.
 public struct StateFileError: Error, Sendable, CustomStringConvertible {
+  /// What went wrong, and with which values.
   public enum Reason: Sendable {
     case file(ModelFileError)
     case notStateFile
@@ -23,6 +24,7 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
     case isModel
   }
 
+  /// What went wrong.
   public let reason: Reason
   /// The file; nil for a state in memory.
   public let path: String?

@@ -3,6 +3,7 @@ internal import RWKVFormat
 
 /// What a saved state says of itself, without its model.
 public struct StateSummary: Sendable {
+  /// The name of the model that the state belongs to.
   public let modelName: String
   /// The identity of the model, 16 hexadecimal digits.
   public let modelIdentity: String
@@ -12,6 +13,7 @@ public struct StateSummary: Sendable {
   public let hasLogits: Bool
   /// The memory that the state takes [bytes].
   public let stateBytes: Int
+  /// The length of the file [bytes].
   public let fileBytes: Int
 
   /// Reads a file and checks its checksums.

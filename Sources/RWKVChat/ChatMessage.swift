@@ -3,13 +3,17 @@
 
 /// A message of a conversation.
 public struct ChatMessage: Sendable, Equatable {
+  /// Who says a message.
   public enum Role: String, CaseIterable, Sendable {
     case system, user, assistant, tool
   }
 
+  /// Who says it.
   public let role: Role
+  /// What is said.
   public let text: String
 
+  /// Makes a message.
   public init(_ role: Role, _ text: String) {
     self.role = role
     self.text = text

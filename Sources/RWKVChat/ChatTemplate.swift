@@ -17,6 +17,7 @@ public struct ChatTemplate: Sendable {
 
   /// A way of answering: what is added to the message, and what the answer starts with.
   public struct Thinking: Sendable {
+    /// The name of the way of answering.
     public let name: String
     /// Added to the end of the user's message.
     let message: String
@@ -24,11 +25,13 @@ public struct ChatTemplate: Sendable {
     public let answer: String
   }
 
+  /// The name of the template, or of its file.
   public let name: String
   /// How instructions are written, before everything else; nil if the models know none.
   public internal(set) var system: Pattern?
   /// What every conversation starts with, after the instructions.
   public internal(set) var greeting = ""
+  /// How a message of the user is written.
   public internal(set) var user = Pattern(before: "", after: "")
   /// How the answer of a tool is written; nil if it is written as a message of the user.
   public internal(set) var tool: Pattern?

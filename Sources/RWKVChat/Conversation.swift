@@ -10,6 +10,7 @@ public import RWKVTokenizer
 public final class Conversation {
   /// A message and what the model made of it.
   public struct Turn {
+    /// What the user said.
     public let message: String
     /// What the model answered. The bytes may be invalid UTF-8, where an answer was interrupted.
     public fileprivate(set) var answer: [UInt8] = []
@@ -31,19 +32,24 @@ public final class Conversation {
 
   /// What came of a message.
   public struct Answer {
+    /// Why the answer ended.
     public let reason: FinishReason
     /// How many tokens were read before the answer began.
     public let promptTokens: Int
+    /// How many tokens the answer has.
     public let answerTokens: Int
   }
 
+  /// The session whose state reads the conversation.
   public let session: Session
+  /// How the conversation is written down.
   public let template: ChatTemplate
   /// Guesses of what follows, which make answers no different; nil makes none.
   public var drafts: Drafts?
   private let tokenizer: any Tokenizer
   /// What ends an answer when the model writes it: the template's strings, and those that the model's file has.
   private let stops: [String]
+  /// The messages and answers so far, the oldest first.
   public private(set) var turns: [Turn] = []
   /// All that the state has read, oldest token first.
   public private(set) var tokens: [Int] = []

@@ -26,11 +26,15 @@ public enum TensorRole: Sendable {
 public struct CheckpointTensor: Sendable {
   /// The name that BlinkDL gives it, for example `blocks.0.att.key.weight`, `moba.0.ffn.x_k`.
   public let name: String
+  /// What the tensor is for.
   public let role: TensorRole
+  /// The number of rows in our orientation.
   public let rows: Int
+  /// The number of columns in our orientation.
   public let columns: Int
   /// Whether our orientation differs from BlinkDL's.
   public let transposed: Bool
+  /// How the checkpoint stores the values.
   public var sourceType: SourceType { source.type }
   /// Whether a LoRA is merged into the stored values.
   public var isUpdated: Bool { source.update != nil }
@@ -46,7 +50,9 @@ public struct CheckpointTensor: Sendable {
 /// Immutable and safe to use from several threads. Nothing but names and shapes is held in memory; values are
 /// read on demand. Non-finite values are passed on as they are.
 public final class Checkpoint: Sendable {
+  /// The version of the architecture.
   public let version: Version
+  /// What the model makes of a text.
   public let kind: ModelKind
   /// For each block of a reranker, the layer of the embedding model whose state it reads; nil where it is not said.
   public let stateLayers: [Int]?

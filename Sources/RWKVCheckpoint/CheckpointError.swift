@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// Why a checkpoint could not be read: which file and tensor, what was found, what was expected, what to do.
 public struct CheckpointError: Error, Sendable, Equatable, CustomStringConvertible {
+  /// What kind of problem it is.
   public enum Kind: Sendable {
     /// The file system refused: missing, not readable, not a regular file, read error.
     case unreadable
@@ -11,12 +12,19 @@ public struct CheckpointError: Error, Sendable, Equatable, CustomStringConvertib
     /// The tensors do not make up the model that was recognised.
     case mismatch
   }
+  /// The kind of problem.
   public var kind: Kind
+  /// The path of the file.
   public var file: String
+  /// The name of the tensor, where it is about one.
   public var tensor: String?
+  /// What is wrong, as the rest of a sentence that begins with the file or the tensor.
   public var problem: String
+  /// What was found.
   public var found: String?
+  /// What was expected.
   public var expected: String?
+  /// What to do.
   public var advice: String?
 
   init(

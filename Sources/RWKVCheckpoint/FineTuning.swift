@@ -4,12 +4,14 @@
 public struct FineTuning: Sendable {
   /// A file with `blocks.N.att.time_state` for each block: what the model remembers before the first token.
   public var state: String?
+  /// The adapter to merge.
   public var lora: LoRA?
 
   /// A file of RWKV-PEFT's form: for a matrix `NAME.weight` W it has `NAME.lora_A` A [rank, inputs] and
   /// `NAME.lora_B` B [outputs, rank], and W becomes W + (alpha / rank) · B A; or `NAME.disha` D [rank, outputs], and
   /// W[o, i] becomes W[o, i] + D[i mod rank, o]. Other tensors replace the checkpoint's.
   public struct LoRA: Sendable {
+    /// The path of the file or of the PEFT folder.
     public var path: String
     /// The `lora_alpha` of the training, for files and folders that do not say it, such as RWKV-PEFT's.
     public var alpha: Double?
@@ -17,15 +19,18 @@ public struct FineTuning: Sendable {
     /// B₀. W becomes W − B₀ A₀ + B A.
     public var initial: String?
 
+    /// Names an adapter.
     public init(path: String, alpha: Double? = nil, initial: String? = nil) {
       (self.path, self.alpha, self.initial) = (path, alpha, initial)
     }
   }
 
+  /// Names what to merge; by default nothing.
   public init(state: String? = nil, lora: LoRA? = nil) {
     (self.state, self.lora) = (state, lora)
   }
 
+  /// Whether there is nothing to merge.
   public var isEmpty: Bool { state == nil && lora == nil }
 
   /// Puts the tensors of the files among those of a checkpoint.

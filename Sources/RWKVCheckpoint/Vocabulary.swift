@@ -11,6 +11,7 @@ public struct Vocabulary: Sendable {
     case words(lowercased: Bool)
   }
 
+  /// The rule of this vocabulary.
   public internal(set) var rule = Rule.longestMatch
   /// The bytes of each id; empty for ids without text.
   public internal(set) var tokens: [[UInt8]] = []

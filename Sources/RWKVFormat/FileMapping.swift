@@ -17,6 +17,7 @@ public final class FileMapping: Sendable {
   private let file: File
   private let guarded: Int
 
+  /// Maps a file that is open.
   public init(_ file: ModelFile) throws(ModelFileError) {
     (path, self.file) = (file.path, file.file)
     let size = Int(file.size)

@@ -2,20 +2,29 @@
 
 /// One tensor of a model file. Sizes are in bytes; a record is one row or a panel of 16 rows.
 public struct TensorInfo: Sendable, Equatable {
+  /// The name of the tensor.
   public let name: String
+  /// How its numbers are stored.
   public let format: WeightFormat
+  /// The number of rows.
   public let rows: Int
+  /// The number of columns.
   public let columns: Int
   /// How many rows a record has: 1, or 16 for a panel.
   public let rowsPerRecord: Int
   /// Whether it is stored transposed with respect to the checkpoint's tensor of this name.
   public let transposed: Bool
+  /// The bytes of one record.
   public let recordBytes: Int
+  /// The number of records.
   public let recordCount: Int
   /// The bytes of all records, without gaps.
   public var rawBytes: Int { recordCount * recordBytes }
+  /// How many records a chunk has; the last one may have fewer.
   public let recordsPerChunk: Int
+  /// The number of the tensor's first chunk in the file.
   public internal(set) var firstChunk: Int
+  /// The number of its chunks.
   public let chunkCount: Int
   /// The XXH64 of the raw bytes.
   public internal(set) var rawHash: UInt64

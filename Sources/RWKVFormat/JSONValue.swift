@@ -9,6 +9,7 @@ public enum JSONValue: Sendable, Equatable {
   /// With the names in the order in which they first occur.
   case object([String: JSONValue], order: [String])
 
+  /// The member of an object; nil if there is none, or the value is no object.
   public subscript(key: String) -> JSONValue? {
     if case .object(let members, _) = self { members[key] } else { nil }
   }
@@ -19,13 +20,18 @@ public enum JSONValue: Sendable, Equatable {
     else { return nil }
     return value
   }
+  /// The value of a number; nil for all others.
   public var double: Double? { if case .number(let text) = self { Double(text) } else { nil } }
   /// The value of a number, also where it stands in quotes.
   public var number: Double? { double ?? string.flatMap(Double.init) }
+  /// The text of a string; nil for all others.
   public var string: String? { if case .string(let text) = self { text } else { nil } }
+  /// The elements of an array; nil for all others.
   public var array: [JSONValue]? { if case .array(let values) = self { values } else { nil } }
 
+  /// Why a text is no JSON.
   public struct SyntaxError: Error, Equatable {
+    /// What is wrong.
     public let problem: String
     /// How many bytes of the text stand before the problem.
     public let offset: Int

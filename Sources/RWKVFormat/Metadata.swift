@@ -22,6 +22,7 @@ public struct Metadata: Sendable, Equatable {
 
   public init() {}
 
+  /// The value of `key`, of any type; nil if there is none.
   public subscript(key: String) -> MetadataValue? {
     get { values[key] }
     set { values[key] = newValue }
@@ -31,15 +32,19 @@ public struct Metadata: Sendable, Equatable {
   public func bool(_ key: String) -> Bool? {
     if case .bool(let value) = values[key] { value } else { nil }
   }
+  /// The value of `key`, or nil if there is none or it has another type.
   public func integer(_ key: String) -> Int64? {
     if case .integer(let value) = values[key] { value } else { nil }
   }
+  /// The value of `key`, or nil if there is none or it has another type.
   public func number(_ key: String) -> Double? {
     if case .number(let value) = values[key] { value } else { nil }
   }
+  /// The value of `key`, or nil if there is none or it has another type.
   public func string(_ key: String) -> String? {
     if case .string(let value) = values[key] { value } else { nil }
   }
+  /// The value of `key`, or nil if there is none or it has another type.
   public func integers(_ key: String) -> [Int64]? {
     if case .integers(let value) = values[key] { value } else { nil }
   }

@@ -5,9 +5,11 @@
 /// Immutable; every method may be called from any thread. The file is untrusted: everything but the chunks themselves
 /// is checked when it is opened, a chunk when it is read. Memory: the index alone, 24 bytes for each chunk.
 public final class ModelFile: Sendable {
+  /// The path of the file.
   public let path: String
   /// The length of the file [bytes].
   public let size: UInt64
+  /// What the file says about the model, by key.
   public let metadata: Metadata
   /// The tensors in file order, which is the order in which a runtime needs them.
   public let tensors: [TensorInfo]
@@ -49,6 +51,7 @@ public final class ModelFile: Sendable {
     }
   }
 
+  /// The tensor of this name; nil if there is none.
   public subscript(name: String) -> TensorInfo? { tensorIndex[name].map { tensors[$0] } }
 
   /// How many bytes a chunk of a tensor has when it is read.

@@ -3,6 +3,7 @@ import Glibc
 
 /// What is wrong with a model file, where, and what to do about it.
 public struct ModelFileError: Error, Sendable, Equatable, CustomStringConvertible {
+  /// What went wrong, and with which values.
   public enum Reason: Sendable, Equatable {
     /// A system call failed with this `errno`.
     case system(call: String, errno: Int32)
@@ -25,10 +26,13 @@ public struct ModelFileError: Error, Sendable, Equatable, CustomStringConvertibl
     case unwritable(what: String, found: String, expected: String)
   }
 
+  /// The path of the file.
   public internal(set) var path: String
   /// Byte in the file, where that is known.
   public internal(set) var offset: UInt64?
+  /// The name of the tensor, where it is about one.
   public internal(set) var tensor: String?
+  /// What went wrong.
   public let reason: Reason
 
   init(_ reason: Reason, path: String = "", offset: UInt64? = nil, tensor: String? = nil) {

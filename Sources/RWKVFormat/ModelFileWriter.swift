@@ -3,9 +3,13 @@ import Synchronization
 
 /// A tensor that is to be written. The name decides the size of chunks: `…emb.weight` is a table that is read by row.
 public struct TensorPlan: Sendable, Equatable {
+  /// The name of the tensor.
   public var name: String
+  /// How its numbers are stored.
   public var format: WeightFormat
+  /// The number of rows.
   public var rows: Int
+  /// The number of columns.
   public var columns: Int
   /// 1 or 16.
   public var rowsPerRecord: Int
@@ -33,7 +37,9 @@ extension TensorPlan {
 
 /// A chunk as it will stand in the file, made by `ModelFileWriter.encode`.
 public struct EncodedChunk: Sendable {
+  /// The number of the tensor in the file.
   public let tensor: Int
+  /// The number of the chunk in the tensor.
   public let chunk: Int
   /// The records, for the checksum of the whole tensor.
   let raw: [UInt8]
@@ -116,6 +122,7 @@ public final class ModelFileWriter: Sendable {
 
   // ---- chunks --------------------------------------------------------------------------------------------------
 
+  /// The number of chunks of a tensor.
   public func chunkCount(ofTensor tensor: Int) -> Int { tensors[tensor].chunkCount }
 
   /// Records of a chunk; a record is one row or a panel of 16.

@@ -9,6 +9,7 @@ public struct Comparison: Sendable {
   public struct Stretch: Sendable {
     /// The position of the first token of the stretch.
     public let start: Int
+    /// How many tokens both models predicted.
     public fileprivate(set) var tokens = 0
     fileprivate var sums = Prediction()
     /// |S − S'| / |S| over the recurrent states of all layers, after its last token.
@@ -18,6 +19,7 @@ public struct Comparison: Sendable {
     public var kl: Double { sums.kl / Double(max(1, tokens)) }
     /// The cross-entropy of the reference, and of the model [nats per token].
     public var referenceNats: Double { sums.referenceNats / Double(max(1, tokens)) }
+    /// The cross-entropy of the model [nats per token].
     public var modelNats: Double { sums.modelNats / Double(max(1, tokens)) }
     /// The share of tokens for which both models have the same first choice.
     public var top1: Double { sums.top1 / Double(max(1, tokens)) }

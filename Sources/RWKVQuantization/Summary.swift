@@ -7,8 +7,11 @@ import RWKVTokenizer
 public struct ModelSummary: Sendable {
   /// The tensors of one format.
   public struct Share: Sendable {
+    /// The format of the tensors.
     public let format: WeightFormat
+    /// The number of tensors.
     public internal(set) var tensors = 0
+    /// The number of weights.
     public internal(set) var parameters = 0
     /// What the tensors take in memory [bytes].
     public internal(set) var rawBytes = 0
@@ -24,17 +27,21 @@ public struct ModelSummary: Sendable {
   public let layers, embedding, vocabulary, ffn: Int
   /// The channels of a head, N; nil in version 4.
   public let headSize: Int?
+  /// The number of weights of the model.
   public let parameters: Int
   /// The memory by which a state of RWKV-7b grows with each token [bytes]; 0 in other versions.
   public let stateBytesPerToken: Int
+  /// The length of the file [bytes].
   public let fileBytes: Int
   /// What the weights take in the file, and in memory [bytes].
   public let storedBytes, rawBytes: Int
   /// The tensors by format, the one with the most parameters first; without the tokenizer.
   public let formats: [Share]
+  /// What the file says about the model, by key.
   public let metadata: Metadata
   /// The kind of tokenizer in the file: "world", "bpe", "bytes" or another; nil without one.
   public let tokenizer: String?
+  /// What states are bound to: see `ModelFile.identity`.
   public let identity: UInt64
 
   /// Bits that a weight takes in the file, on average over all weights.
@@ -42,6 +49,7 @@ public struct ModelSummary: Sendable {
   /// Bits that a weight takes in memory, on average over all weights.
   public var bitsPerWeightInMemory: Double { 8 * Double(rawBytes) / Double(max(1, parameters)) }
 
+  /// Sums up an open file.
   public init(_ file: ModelFile) {
     metadata = file.metadata
     func size(_ key: String) -> Int { file.metadata.integer(key).map(Int.init) ?? 0 }

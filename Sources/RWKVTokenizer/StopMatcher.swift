@@ -16,6 +16,7 @@ public struct StopMatcher: Sendable {
     self.stops = stops.filter { !$0.isEmpty }
   }
 
+  /// Makes a matcher of texts. Empty ones are ignored.
   public init(_ stops: [String]) {
     self.init(stops.map { Array($0.utf8) })
   }

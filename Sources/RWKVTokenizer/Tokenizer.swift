@@ -56,6 +56,7 @@ public struct TokenizerError: Error, Sendable, Equatable, CustomStringConvertibl
     case vocabulary
   }
 
+  /// Where in the input the problem is.
   public let place: Place
   /// What is wrong, with what was expected.
   public let problem: String

@@ -15,6 +15,7 @@ public struct UTF8Stream: Sendable {
   private let invalidBytes: InvalidBytes
   private var held: [UInt8] = []
 
+  /// Makes a stream that has seen no bytes.
   public init(invalidBytes: InvalidBytes = .replace) {
     self.invalidBytes = invalidBytes
   }

@@ -35,7 +35,9 @@ public final class Drafts {
   /// What the drafter has read: how many tokens, and their hash.
   private var known = (count: 0, hash: Drafts.hash([]))
 
+  /// The largest limit: more drafts in a pass are never made.
   public static let mostTokens = 16
+  /// The limit of drafts in a pass where none is given.
   public static let limitByDefault = 8
 
   /// - Parameter limit: tokens drafted for a pass at most, 1…`mostTokens`. How many are drafted follows from what passes

@@ -5,10 +5,14 @@ import RWKVFormat
 public indirect enum JSONShape: Sendable, Equatable {
   /// A member of an object.
   public struct Member: Sendable, Equatable {
+    /// The name of the member.
     public let name: String
+    /// The shape of its value.
     public let value: JSONShape
+    /// Whether an object without the member does not fit.
     public let isRequired: Bool
 
+    /// Makes a member, required unless it is said otherwise.
     public init(_ name: String, _ value: JSONShape, isRequired: Bool = true) {
       (self.name, self.value, self.isRequired) = (name, value, isRequired)
     }

@@ -19,6 +19,7 @@ public struct LogProbabilities {
     normalizer = log(groups.sum(logits, scale: 1)) + Double(groups.maximum)
   }
 
+  /// The natural logarithm of the probability of a token.
   public subscript(token: Int) -> Double { Double(logits[token]) - normalizer }
 
   /// The `count` most likely tokens in descending order, equal ones by ascending id; all, if there are fewer.

@@ -4,10 +4,12 @@ internal import RWKVFormat
 /// What somebody recommends or asks for: how tokens are chosen, and what ends a text. What is not in it is left to
 /// others.
 public struct SamplingAdvice: Sendable, Equatable {
+  /// The options about which something is said.
   public var values: [SamplingSetting: Double] = [:]
   /// Strings that end a text; nil if nothing is said about them.
   public var stops: [String]?
 
+  /// Makes advice; by default it says nothing.
   public init(values: [SamplingSetting: Double] = [:], stops: [String]? = nil) {
     self.values = values
     self.stops = stops
@@ -27,6 +29,7 @@ public enum SamplingOrigin: String, CaseIterable, Sendable {
 
 /// How tokens are chosen and what ends a text, and who said so.
 public struct SamplingChoice: Sendable {
+  /// The options that result.
   public var options = SamplingOptions()
   /// Who decided each option.
   public private(set) var origins: [SamplingSetting: SamplingOrigin] = [:]
