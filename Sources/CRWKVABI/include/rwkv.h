@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * rwkv.h — the C interface of librwkv: RWKV language models of versions 4, 5, 6, 7 and RWKV-X on CPUs.
+ * rwkv.h — the C interface of librwkv: RWKV language models of versions 4, 5, 6, 7, 7a, 7b and RWKV-X on CPUs.
  *
  * This header is the manual. What does not appear here is not exported.
  *
@@ -27,17 +27,17 @@
  *
  * Whoever creates an object (rwkv_init_from_file, rwkv_open, rwkv_clone_context, rwkv_state_*, rwkv_sampler_new,
  * rwkv_scheduler_new, rwkv_scheduler_next) frees it with the function of its kind. Objects may be freed in any order: a
- * state keeps its model alive. A pointer to an object is a handle, not an address: the library knows which ones are alive, so a NULL, an object of another kind and
- * one that was freed before are errors and never a crash. Freeing NULL, or twice, does nothing. Buffers belong to the
- * caller and must have the stated length; the library keeps no pointer to them after a call.
+ * state keeps its model alive. A pointer to an object is a handle, not an address: the library knows which ones are
+ * alive, so a NULL, an object of another kind and one that was freed before are errors and never a crash. Freeing NULL,
+ * or twice, does nothing. Buffers belong to the caller and must have the stated length; the library keeps no pointer to
+ * them after a call.
  *
  * THREADS
  *
  * Every function may be called from any thread. Contexts are independent: rwkv_clone_context makes another one over the
  * same weights for another thread. A context, state or sampler does one thing at a time: if a second call comes while
  * one is running (also from within its callbacks), the second fails with RWKV_ERROR_CTX. A scheduler serves any number
- * of threads. The same model, tokens and
- * seed give the same numbers for any number of threads, bit for bit.
+ * of threads. The same model, tokens and seed give the same numbers for any number of threads, bit for bit.
  *
  * ERRORS
  *
@@ -58,7 +58,7 @@
  *
  * VERSIONS
  *
- * What a later version added says so: "Since 0.2". Everything else is there since 0.1.
+ * A function that a later version added says so: "Since 0.2". All others are there since 0.1.
  */
 #ifndef RWKV_H
 #define RWKV_H
@@ -128,8 +128,9 @@ enum rwkv_error_flags {
 /* A model with the memory and threads to evaluate it. */
 struct rwkv_context;
 
-/* Whether errors are also written to stderr. With NULL: those that have no context, for the calling thread, and the
- * setting that new contexts start with. Off at first, unlike in rwkv.cpp: a library that nobody asked prints nothing. */
+/* Sets, and tells, whether errors are also written to stderr. With NULL this is about errors that have no context, in
+ * the calling thread, and about the setting that new contexts start with. At first nothing is written, unlike in
+ * rwkv.cpp. */
 RWKV_API void rwkv_set_print_errors(struct rwkv_context * ctx, const bool print_errors);
 RWKV_API bool rwkv_get_print_errors(const struct rwkv_context * ctx);
 
@@ -152,8 +153,8 @@ RWKV_API bool rwkv_gpu_offload_layers(struct rwkv_context * ctx, const uint32_t 
  * state goes, NULL if it is not wanted; the same pointer as state_in works in place, without a copy. logits_out:
  * rwkv_get_logits_len floats, NULL if they are not wanted, which saves the work.
  *
- * Errors: a token outside the vocabulary (nothing has changed then); RWKV-X, whose state has no fixed length: use
- * rwkv_state_eval. */
+ * Errors: a token outside the vocabulary (nothing has changed then); RWKV-X and 7b, whose states have no fixed length:
+ * use rwkv_state_eval. */
 RWKV_API bool rwkv_eval(
     struct rwkv_context * ctx, const uint32_t token, const float * state_in, float * state_out, float * logits_out);
 
@@ -174,12 +175,12 @@ RWKV_API size_t rwkv_get_n_vocab(const struct rwkv_context * ctx);
 RWKV_API size_t rwkv_get_n_embed(const struct rwkv_context * ctx);
 RWKV_API size_t rwkv_get_n_layer(const struct rwkv_context * ctx);
 
-/* Floats of a state buffer; 0 on error, and for RWKV-X. As many as rwkv.cpp's, but in this library's own order (each
- * layer's token shift of time mixing, its recurrence, its token shift of channel mixing): buffers that rwkv.cpp filled
- * do not fit. */
+/* The number of floats of a state buffer; 0 on error, and for RWKV-X and 7b. As many as rwkv.cpp's, but in this
+ * library's own order (each layer's token shift of time mixing, its recurrence, its token shift of channel mixing):
+ * buffers that rwkv.cpp filled do not fit. */
 RWKV_API size_t rwkv_get_state_len(const struct rwkv_context * ctx);
 
-/* Floats of a logits buffer: the vocabulary; 0 on error. */
+/* The number of floats of a logits buffer, which is that of the vocabulary; 0 on error. */
 RWKV_API size_t rwkv_get_logits_len(const struct rwkv_context * ctx);
 
 /* The same two under their former names, for which rwkv.cpp's Python package asks. */
@@ -217,8 +218,8 @@ RWKV_API size_t rwkv_get_last_error_text(const struct rwkv_context * ctx, char *
 /* Progress of something long, 0…1, from any thread; return false to cancel it. */
 typedef bool (*rwkv_progress)(double done, void * user);
 
-/* rwkv_quantize_model_file with a vocabulary: the path of one in any published form (World's text, tokenizer.json, …), or
- * "bytes", one token for each byte. NULL: the one that is in the model or beside it, if there is one. Since 0.2. */
+/* rwkv_quantize_model_file with a vocabulary: the path of one in any published form (World's text, tokenizer.json, …),
+ * or "bytes", one token for each byte. NULL: the one that is in the model or beside it, if there is one. Since 0.2. */
 RWKV_API bool rwkv_quantize_with_vocabulary(
     const char * model_file_path_in, const char * model_file_path_out, const char * format_name,
     const char * vocabulary);
@@ -234,36 +235,36 @@ RWKV_API struct rwkv_context * rwkv_open(
 RWKV_API struct rwkv_context * rwkv_open_with_memory_limit(
     const char * path, uint32_t n_threads, size_t memory_limit, rwkv_progress progress, void * user);
 
-/* The same for RWKV-7b, whose states grow with every token: max_context is the most tokens that a state remembers, 0: as
- * many as there is memory for. Beyond it evaluation fails with RWKV_ERROR_CTX | RWKV_ERROR_ALLOC, and nothing is
+/* The same for RWKV-7b, whose states grow with every token: max_context is the most tokens that a state remembers, 0:
+ * as many as there is memory for. Beyond it evaluation fails with RWKV_ERROR_CTX | RWKV_ERROR_ALLOC, and nothing is
  * forgotten. memory_limit as above, SIZE_MAX for none. Other versions have no such limit. Since 0.2. */
 RWKV_API struct rwkv_context * rwkv_open_with_max_context(
     const char * path, uint32_t n_threads, size_t memory_limit, size_t max_context, rwkv_progress progress,
     void * user);
 
-/* The most tokens that a state of this model remembers: of RWKV-7b; 0 for all others, which have no such limit. Since
- * 0.2. */
+/* How many tokens a state of RWKV-7b remembers at most; 0 for all other versions, which have no such limit. Since 0.2.
+ * */
 RWKV_API size_t rwkv_get_max_context(const struct rwkv_context * ctx);
 
 /* The name of the model, or of its file. */
 RWKV_API size_t rwkv_get_name(const struct rwkv_context * ctx, char * buffer, size_t size);
 
-/* 16 hexadecimal digits that stand for the weights: two models that agree in them read each other's states. Since 0.2. */
+/* 16 hexadecimal digits that identify the weights: models with the same digits read each other's states. Since 0.2. */
 RWKV_API size_t rwkv_get_identity(const struct rwkv_context * ctx, char * buffer, size_t size);
 
-/* Heads of each layer; 0 on error, and for version 4, which has none. */
+/* The number of heads of each layer; 0 on error, and for version 4, which has none. */
 RWKV_API size_t rwkv_get_n_head(const struct rwkv_context * ctx);
 
-/* Bytes of weights that reading one token can touch: the model without its embedding table. */
+/* How many bytes of weights reading one token takes at most: the model without its embedding table. */
 RWKV_API size_t rwkv_get_weight_size(const struct rwkv_context * ctx);
 
-/* Those of them that a memory limit keeps in the file, to be read again for each token; 0: all are in memory. */
+/* How many bytes of weights a memory limit leaves in the file, to be read for each token; 0: all are in memory. */
 RWKV_API size_t rwkv_get_streamed_size(const struct rwkv_context * ctx);
 
-/* Version of the architecture: "4", "5.0", "5.1", "5.2", "6", "7" or "x". */
+/* The version of the architecture: "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b" or "x". */
 RWKV_API size_t rwkv_get_architecture(const struct rwkv_context * ctx, char * buffer, size_t size);
 
-/* What the file says of itself, as text: the number of entries, the key of one, the value of a key. */
+/* The metadata of the file, as text: the number of entries, the key of one, the value of a key. */
 RWKV_API size_t rwkv_get_metadata_count(const struct rwkv_context * ctx);
 RWKV_API size_t rwkv_get_metadata_key(const struct rwkv_context * ctx, size_t index, char * buffer, size_t size);
 RWKV_API size_t rwkv_get_metadata(const struct rwkv_context * ctx, const char * key, char * buffer, size_t size);
@@ -291,12 +292,12 @@ struct rwkv_state;
 RWKV_API struct rwkv_state * rwkv_state_new(const struct rwkv_context * ctx);
 RWKV_API struct rwkv_state * rwkv_state_clone(const struct rwkv_state * state);
 
-/* Back to the state before the first token. */
+/* Makes it the state before the first token. */
 RWKV_API bool rwkv_state_reset(struct rwkv_state * state);
 
 RWKV_API void rwkv_state_free(struct rwkv_state * state);
 
-/* Bytes that a state takes now. Only RWKV-X's grow. */
+/* How many bytes a state takes now. Only states of RWKV-X and 7b grow. */
 RWKV_API size_t rwkv_state_get_size(const struct rwkv_state * state);
 
 /* Reads count tokens (at least 1) into a state. logits_out: rwkv_get_logits_len floats or NULL. progress: called after
@@ -335,7 +336,8 @@ RWKV_API bool rwkv_eval_batch(
  *
  * rwkv_eval_texts: logits_out gets the logits after each text, count times rwkv_get_logits_len floats; or NULL.
  * rwkv_score_texts: targets, logprobs_out and best_out as those of rwkv_state_score, in the order of tokens.
- * rwkv_embed_texts: vectors_out gets the vectors of rwkv_embed, count times rwkv_get_n_embed floats; lengths may be 0. */
+ * rwkv_embed_texts: vectors_out gets the vectors of rwkv_embed, count times rwkv_get_n_embed floats; lengths may be 0.
+ * */
 RWKV_API bool rwkv_eval_texts(
     struct rwkv_context * ctx, struct rwkv_state * const * states, const uint32_t * tokens, const size_t * lengths,
     size_t count, float * logits_out, rwkv_progress progress, void * user);
@@ -352,15 +354,15 @@ RWKV_API bool rwkv_embed_texts(
 RWKV_API bool rwkv_get_hidden(struct rwkv_context * ctx, float * hidden_out);
 
 /* The vector of length bytes of text, rwkv_get_n_embed floats: the mean of the hidden vectors after each of its tokens
- * and token 0, scaled to length 1, as `rwkv-run embed` writes it. Dot products of such vectors tell how alike texts are.
- * Uses no state. Since 0.2. */
+ * and token 0, scaled to length 1, as `rwkv-run embed` writes it. Dot products of such vectors tell how alike texts
+ * are. Uses no state. Since 0.2. */
 RWKV_API bool rwkv_embed(
     struct rwkv_context * ctx, const char * text, size_t length, float * vector_out, rwkv_progress progress,
     void * user);
 
-/* Embedding models (EmbeddingRWKV) make vectors with a pooling and heads of their own; rwkv_embed and rwkv_embed_texts use
- * the head for retrieval. task: "retrieval", "sts" or "classification", NULL for retrieval; an error with a model of
- * language. normalize: whether vectors are scaled to length 1, as the other two functions scale them. Otherwise as
+/* Embedding models (EmbeddingRWKV) make vectors with a pooling and heads of their own; rwkv_embed and rwkv_embed_texts
+ * use the head for retrieval. task: "retrieval", "sts" or "classification", NULL for retrieval; an error with a model
+ * of language. normalize: whether vectors are scaled to length 1, as the other two functions scale them. Otherwise as
  * rwkv_embed_texts. Since 0.2. */
 RWKV_API bool rwkv_embed_texts_for(
     struct rwkv_context * ctx, const char * task, bool normalize, const uint32_t * tokens, const size_t * lengths,
@@ -368,10 +370,10 @@ RWKV_API bool rwkv_embed_texts_for(
 
 /* How well documents answer a query, by a reranker (RWKVReRanker) and the embedding model that it was trained with.
  *
- * rwkv_read_documents: the embedding model reads count texts of lengths[i] bytes as documents; states_out gets count new
- * states, which the caller frees and may save. On error there are none.
- * rwkv_rerank: the scores of count such states, which stay as they are: the higher the better, 0 undecided; 1 / (1 +
- * exp(-score)) is how likely a document answers the query. The two contexts are different ones. Since 0.2. */
+ * rwkv_read_documents: the embedding model reads count texts of lengths[i] bytes as documents; states_out gets count
+ * new states, which the caller frees and may save. On error there are none. rwkv_rerank: the scores of count such
+ * states, which stay as they are: the higher the better, 0 undecided; 1 / (1 + exp(-score)) is how likely a document
+ * answers the query. The two contexts are different ones. Since 0.2. */
 RWKV_API bool rwkv_read_documents(
     struct rwkv_context * embedder, const char * const * documents, const size_t * lengths, size_t count,
     struct rwkv_state ** states_out, rwkv_progress progress, void * user);
@@ -402,39 +404,41 @@ RWKV_API size_t rwkv_state_get_tokens(const struct rwkv_state * state, uint32_t 
 struct rwkv_sampler_options {
     double temperature;       /* 0: always the most likely token */
     double top_p;             /* keep the most likely tokens whose probabilities add up to this; 1: all */
-    double presence_penalty;  /* off the logit of each token written before, once */
-    double frequency_penalty; /* off it for each time */
+    double presence_penalty;  /* subtracted, once, from the logit of each token written before */
+    double frequency_penalty; /* subtracted from it for each time that it was written */
     double penalty_decay;     /* what the counts are multiplied by at each further token */
     uint64_t seed;            /* the same seed, options and logits give the same tokens */
     uint32_t top_k;           /* keep at most this many tokens; 0: no limit */
 };
 
-/* What is used where nothing better is known: temperature 1, top_p 0.85, no penalties (decay 0.996), seed 0, top_k 0. */
+/* What is used where nothing better is known: temperature 1, top_p 0.85, no penalties (decay 0.996), seed 0, top_k 0.
+ * */
 RWKV_API bool rwkv_sampler_options_init(struct rwkv_sampler_options * options);
 
 struct rwkv_sampler;
 
-/* options NULL: what the model's file recommends (metadata generation.temperature and so on), else the above. ctx tells which tokens are spaces and digits, whose repetition is not counted. */
+/* Makes a sampler. options NULL: what the model's file recommends (metadata generation.temperature and so on), else the
+ * values above. ctx tells which tokens are spaces and digits, whose repetition is not counted. */
 RWKV_API struct rwkv_sampler * rwkv_sampler_new(
     const struct rwkv_context * ctx, const struct rwkv_sampler_options * options);
 
-/* For answers in conversations: what the model's file recommends, then the template, then the above. template_name as in
- * rwkv_apply_template. Since 0.2. */
+/* Makes a sampler for answers in conversations. Each value is what the model's file recommends, else what the template
+ * does, else the value above. template_name as in rwkv_apply_template. Since 0.2. */
 RWKV_API struct rwkv_sampler * rwkv_sampler_new_for_template(
     const struct rwkv_context * ctx, const char * template_name);
 
-/* Sets an option by its name, before the first token is chosen: any field of rwkv_sampler_options (seed: up to 2^53), or
- * "min_p" (keep only tokens at least this share as likely as the most likely one; 0: all), or "only_json" (1: only tokens
- * that go on with one JSON object or array, with whose end rwkv_generate ends; 0: any). Errors: a name that this version
- * does not know, a value that is out of range. */
+/* Sets an option by its name, before the first token is chosen: any field of rwkv_sampler_options (seed: up to 2^53),
+ * or "min_p" (keep only tokens at least this share as likely as the most likely one; 0: all), or "only_json" (1: only
+ * tokens that go on with one JSON object or array, with whose end rwkv_generate ends; 0: any). Errors: a name that
+ * this version does not know, a value that is out of range. */
 RWKV_API bool rwkv_sampler_set(struct rwkv_sampler * sampler, const char * name, double value);
 
 /* Adds bias to the logit of a token in every choice, -INFINITY bans it; before the first token is chosen. */
 RWKV_API bool rwkv_sampler_set_bias(struct rwkv_sampler * sampler, uint32_t token, float bias);
 
-/* Only tokens that go on with one JSON text that fits a JSON Schema, an object or an array, with whose end rwkv_generate
- * ends; before the first token is chosen. schema: a JSON text, as {"type": "object"}; NULL: any text. docs/serving.md says
- * which keywords are known; another is an error that names it. Since 0.2. */
+/* Allows only tokens that go on with one JSON text that fits a JSON Schema, an object or an array; with its end
+ * rwkv_generate ends. To be called before the first token is chosen. schema: a JSON text, as {"type": "object"}; NULL
+ * allows any text. docs/serving.md says which keywords are known; another is an error that names it. Since 0.2. */
 RWKV_API bool rwkv_sampler_set_json_schema(struct rwkv_sampler * sampler, const char * schema);
 
 /* Chooses a token from count logits and remembers it for the penalties. */
@@ -451,9 +455,9 @@ RWKV_API void rwkv_sampler_free(struct rwkv_sampler * sampler);
 
 /* ---- generation ---- */
 
-/* A piece of text: whole UTF-8 characters, with a terminating 0; valid during the call. Return false to stop: if something
- * was held back, an unfinished character or what might have begun a stop string, it comes in one more call, whatever that
- * returns, so that all pieces together are what the state has read. */
+/* A piece of text: whole UTF-8 characters, with a terminating 0; valid during the call. Return false to stop: if
+ * something was held back, an unfinished character or what might have begun a stop string, it comes in one more call,
+ * whatever that returns, so that all pieces together are what the state has read. */
 typedef bool (*rwkv_text)(const char * text, size_t length, void * user);
 
 enum rwkv_finish {
@@ -469,8 +473,8 @@ enum rwkv_finish {
  *
  * prompt: prompt_length bytes of text. It may be empty if the last thing that this context did was to evaluate this
  * state with logits, or to generate with it: then the text goes on from there. stops: n_stops 0-terminated texts that
- * end the generation; NULL, 0: those that the model's file has (metadata generation.stop.0 and so on). The state has read
- * every token whose text was handed out, and no other but those of a stop string. */
+ * end the generation; NULL, 0: those that the model's file has (metadata generation.stop.0 and so on). The state has
+ * read every token whose text was handed out, and no other but those of a stop string. */
 RWKV_API enum rwkv_finish rwkv_generate(
     struct rwkv_context * ctx, struct rwkv_state * state, struct rwkv_sampler * sampler, const char * prompt,
     size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_text receive,
@@ -487,14 +491,15 @@ RWKV_API enum rwkv_finish rwkv_generate_observed(
     size_t prompt_length, size_t max_tokens, const char * const * stops, size_t n_stops, rwkv_token observe,
     rwkv_text receive, void * user);
 
-/* From now on this context guesses what follows while it generates, and reads several guessed tokens in one pass: the same
- * text, choices and states, sooner where guesses are right. draft: "ngram" (what followed the last tokens earlier in the
- * text), the path of a smaller model with the same tokenizer, or NULL: no guesses, as at first. most: tokens guessed for a
- * pass at most, 1 to 16; 0: 8. While a text is written its state may be behind what has been handed out. Since 0.2. */
+/* From now on this context guesses what follows while it generates, and reads several guessed tokens in one pass: the
+ * same text, choices and states, sooner where guesses are right. draft: "ngram" (what followed the last tokens earlier
+ * in the text), the path of a smaller model with the same tokenizer, or NULL: no guesses, as at first. most: tokens
+ * guessed for a pass at most, 1 to 16; 0: 8. While a text is written its state may be behind what has been handed out.
+ * Since 0.2. */
 RWKV_API bool rwkv_set_drafts(struct rwkv_context * ctx, const char * draft, size_t most);
 
-/* What became of guesses since rwkv_set_drafts: passes over the weights, guessed tokens, and those that were right. NULL:
- * not wanted. Since 0.2. */
+/* What became of guesses since rwkv_set_drafts: passes over the weights, guessed tokens, and those that were right.
+ * NULL: not wanted. Since 0.2. */
 RWKV_API bool rwkv_get_drafts(
     const struct rwkv_context * ctx, size_t * passes_out, size_t * drafted_out, size_t * accepted_out);
 
@@ -502,7 +507,8 @@ RWKV_API bool rwkv_get_drafts(
  *
  * A scheduler serves requests with one pass over the weights at a time, on threads of its own. A pass reads at most 64
  * tokens: one of every text that is being written, and pieces of the prompts that wait. A request that ends makes room
- * for the next one; they are served in the order in which they came. What comes of a request are the same bits as alone.
+ * for the next one; they are served in the order in which they came. What comes of a request are the same bits as
+ * alone.
  *
  *     uint64_t id = rwkv_scheduler_generate(scheduler, NULL, NULL, tokens, count, 200, NULL, 0, 0);
  *     struct rwkv_result * result;
@@ -538,8 +544,8 @@ enum rwkv_request_flags {
  * states and samplers stay as they are, and may be freed. state: what the tokens go on from; NULL: a new document.
  *
  * rwkv_scheduler_generate: reads count tokens (at least 1) and writes up to max_tokens (0: none; SIZE_MAX: no limit).
- * sampler: its options and seed, whatever it has chosen before; NULL: those of rwkv_sampler_new with NULL. stops, n_stops
- * as those of rwkv_generate.
+ * sampler: its options and seed, whatever it has chosen before; NULL: those of rwkv_sampler_new with NULL. stops,
+ * n_stops as those of rwkv_generate.
  *
  * rwkv_scheduler_score: how well each of the tokens from index first (at least 1) on is predicted by those before it.
  *
@@ -556,12 +562,12 @@ RWKV_API uint64_t rwkv_scheduler_embed(struct rwkv_scheduler * scheduler, const 
 /* Ends a request before the next pass; its last result says RWKV_FINISH_CANCELLED. Does nothing if it has ended. */
 RWKV_API bool rwkv_scheduler_cancel(struct rwkv_scheduler * scheduler, uint64_t request);
 
-/* Requests whose last result was not handed out. */
+/* How many requests there are whose last result was not handed out. */
 RWKV_API size_t rwkv_scheduler_get_pending(const struct rwkv_scheduler * scheduler);
 
-/* Waits for the next result of any request, timeout seconds at most; negative: without end. result_out: the result, to be
- * freed; NULL if none came in time. False on error: the scheduler is freed, or not alive. A result has everything that
- * came of its request since the one before, so that a caller who comes late needs fewer calls. */
+/* Waits for the next result of any request, timeout seconds at most; negative: without end. result_out: the result, to
+ * be freed; NULL if none came in time. False on error: the scheduler is freed, or not alive. A result has everything
+ * that came of its request since the one before, so that a caller who comes late needs fewer calls. */
 RWKV_API bool rwkv_scheduler_next(
     struct rwkv_scheduler * scheduler, double timeout, struct rwkv_result ** result_out);
 
@@ -595,9 +601,10 @@ RWKV_API void rwkv_result_free(struct rwkv_result * result);
  * text of one as `rwkv-run chat --template` takes it, or NULL for the one that the model was most likely trained with.
  * ---- */
 
-/* The text that a model reads before it answers the last of count messages. roles: "system", "user", "assistant"
- * or "tool" (what a tool answered); contents: 0-terminated texts. If the last message is the assistant's, its answer goes on from there. thinking: a way
- * of answering that the template knows ("off", "on", "short", "long", "fake"); NULL: its first. Since 0.2. */
+/* The text that a model reads before it answers the last of count messages. roles: "system", "user", "assistant" or
+ * "tool" (what a tool answered); contents: 0-terminated texts. If the last message is the assistant's, its answer goes
+ * on from there. thinking: a way of answering that the template knows ("off", "on", "short", "long", "fake"); NULL:
+ * its first. Since 0.2. */
 RWKV_API size_t rwkv_apply_template(
     const struct rwkv_context * ctx, const char * template_name, const char * thinking, const char * const * roles,
     const char * const * contents, size_t count, char * buffer, size_t size);
