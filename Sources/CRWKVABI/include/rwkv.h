@@ -336,8 +336,8 @@ RWKV_API bool rwkv_eval_batch(
  *
  * rwkv_eval_texts: logits_out gets the logits after each text, count times rwkv_get_logits_len floats; or NULL.
  * rwkv_score_texts: targets, logprobs_out and best_out as those of rwkv_state_score, in the order of tokens.
- * rwkv_embed_texts: vectors_out gets the vectors of rwkv_embed, count times rwkv_get_n_embed floats; lengths may be 0.
- * */
+ * rwkv_embed_texts: vectors_out gets the vectors of rwkv_embed, count times rwkv_get_n_embed floats; lengths may be
+ * 0. */
 RWKV_API bool rwkv_eval_texts(
     struct rwkv_context * ctx, struct rwkv_state * const * states, const uint32_t * tokens, const size_t * lengths,
     size_t count, float * logits_out, rwkv_progress progress, void * user);
@@ -371,9 +371,10 @@ RWKV_API bool rwkv_embed_texts_for(
 /* How well documents answer a query, by a reranker (RWKVReRanker) and the embedding model that it was trained with.
  *
  * rwkv_read_documents: the embedding model reads count texts of lengths[i] bytes as documents; states_out gets count
- * new states, which the caller frees and may save. On error there are none. rwkv_rerank: the scores of count such
- * states, which stay as they are: the higher the better, 0 undecided; 1 / (1 + exp(-score)) is how likely a document
- * answers the query. The two contexts are different ones. Since 0.2. */
+ * new states, which the caller frees and may save. On error there are none.
+ *
+ * rwkv_rerank: the scores of count such states, which stay as they are: the higher the better, 0 undecided; 1 / (1 +
+ * exp(-score)) is how likely a document answers the query. The two contexts are different ones. Since 0.2. */
 RWKV_API bool rwkv_read_documents(
     struct rwkv_context * embedder, const char * const * documents, const size_t * lengths, size_t count,
     struct rwkv_state ** states_out, rwkv_progress progress, void * user);
@@ -411,8 +412,8 @@ struct rwkv_sampler_options {
     uint32_t top_k;           /* keep at most this many tokens; 0: no limit */
 };
 
-/* What is used where nothing better is known: temperature 1, top_p 0.85, no penalties (decay 0.996), seed 0, top_k 0.
- * */
+/* Sets what is used where nothing better is known: temperature 1, top_p 0.85, no penalties (decay 0.996), seed 0,
+ * top_k 0. */
 RWKV_API bool rwkv_sampler_options_init(struct rwkv_sampler_options * options);
 
 struct rwkv_sampler;
