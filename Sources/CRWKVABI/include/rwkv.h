@@ -242,8 +242,8 @@ RWKV_API struct rwkv_context * rwkv_open_with_max_context(
     const char * path, uint32_t n_threads, size_t memory_limit, size_t max_context, rwkv_progress progress,
     void * user);
 
-/* How many tokens a state of RWKV-7b remembers at most; 0 for all other versions, which have no such limit. Since 0.2.
- * */
+/* How many tokens a state of RWKV-7b remembers at most; 0 for all other versions, which have no such limit. Since
+ * 0.2. */
 RWKV_API size_t rwkv_get_max_context(const struct rwkv_context * ctx);
 
 /* The name of the model, or of its file. */
