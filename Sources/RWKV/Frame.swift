@@ -44,8 +44,8 @@ struct Run {
     caches = owner.caches
   }
 
-  /// Calls `body` for the rows that the state reads and then, once `copy(state, ahead)` has taken over a part of it, for those
-  /// that are ahead.
+  /// Calls `body` for the rows that the state reads and then, once `copy(state, ahead)` has taken over a part of it,
+  /// for those that are ahead.
   @inline(__always)
   func advance(
     copying copy: (_ state: UnsafeMutablePointer<Float>, _ ahead: UnsafeMutablePointer<Float>) -> Void,

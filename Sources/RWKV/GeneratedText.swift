@@ -28,8 +28,8 @@ public final class GeneratedText: AsyncSequence, AsyncIteratorProtocol {
 
   public func makeAsyncIterator() -> GeneratedText { self }
 
-  /// Ends the text, and returns what the session has read of it beyond the last piece: an unfinished character, as U+FFFD,
-  /// or what might have begun a stop string; mostly nothing.
+  /// Ends the text, and returns what the session has read of it beyond the last piece: an unfinished character, as
+  /// U+FFFD, or what might have begun a stop string; mostly nothing.
   public func takeHeld() -> String {
     var held: [UInt8] = []
     if writer.reason == nil {

@@ -42,8 +42,8 @@ public struct Request: @unchecked Sendable {
   public var embeddingOptions = EmbeddingOptions()
   /// Where there is one, it gets each token that is chosen, before the state reads it.
   public var observe: ((ChosenToken) -> Void)?
-  /// Gets the text, UTF-8 in pieces of whole characters; false ends it. The last piece of a cancelled text is what was held
-  /// back, an unfinished character or the beginning of a stop string, which the state has read.
+  /// Gets the text, UTF-8 in pieces of whole characters; false ends it. The last piece of a cancelled text is what
+  /// was held back, an unfinished character or the beginning of a stop string, which the state has read.
   public var receive: ([UInt8]) -> Bool = { _ in true }
   /// Called once, at the end: why it ended, and the state, which has read the prompt and every written token.
   public var finish: (Result<(FinishReason, State), any Error>) -> Void
@@ -141,7 +141,8 @@ public final class Scheduler: Sendable {
   ///   - threads: threads of a pass.
   ///   - parallel: requests that advance together at most, 1…64.
   ///   - queue: requests that wait at most.
-  ///   - drafter: makes what guesses how a text goes on, one for each text; all of them are used on one thread. Nil: none.
+  ///   - drafter: makes what guesses how a text goes on, one for each text; all of them are used on one thread. Nil:
+  ///     none.
   public convenience init(
     _ model: Model, threads: Int = processorCount(), parallel: Int = 16, queue: Int = 256,
     drafter: (@Sendable () -> any Drafter)? = nil

@@ -86,8 +86,8 @@ enum TorchCheckpoint {
 
   static func isLegacy(_ start: [UInt8]) -> Bool { magicEnd(start) != nil }
 
-  /// Five pickles (magic number, version, properties of the machine, tensors, keys of the storages), then each storage: its
-  /// number of values as 64 bits, and the values.
+  /// Five pickles (magic number, version, properties of the machine, tensors, keys of the storages), then each
+  /// storage: its number of values as 64 bits, and the values.
   static func readLegacy(_ file: InputFile) throws(CheckpointError) -> Container {
     let bytes = try file.bytes(at: 0, count: min(file.size, maximumPickle))
     let (pickle, keys): (Pickle, Pickle)

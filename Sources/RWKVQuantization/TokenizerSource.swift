@@ -87,8 +87,8 @@ struct TokenizerBlob: Sendable {
 // MARK: Finding it
 
 extension TokenizerBlob {
-  /// Names under which tokenizers are published, in the order in which they are looked for. Other names that say that they
-  /// are a vocabulary or a tokenizer come after them.
+  /// Names under which tokenizers are published, in the order in which they are looked for. Other names that say that
+  /// they are a vocabulary or a tokenizer come after them.
   private static let fileNames = [
     "rwkv_vocab_v20230424.txt", "rwkv_vocab_v20230424.json", "tokenizer.json", "20B_tokenizer.json",
     "vocab.txt",
@@ -99,10 +99,11 @@ extension TokenizerBlob {
   /// Whether the rows of a model that have no token are too many for this to be its tokenizer.
   func leavesTooMuch(of rows: Int) -> Bool { rows - vocabularySize > Self.mostSpareRows }
 
-  /// The tokenizer in a checkpoint, or beside `input` (in it, if it is a directory), that fits a model with `rows` tokens.
+  /// The tokenizer in a checkpoint, or beside `input` (in it, if it is a directory), that fits a model with `rows`
+  /// tokens.
   ///
-  /// Files in the same directory may belong to other models: those that cannot be read or do not fill the model's rows are
-  /// passed over. `passedOver` gets what is wrong with those that bear a tokenizer's usual name.
+  /// Files in the same directory may belong to other models: those that cannot be read or do not fill the model's
+  /// rows are passed over. `passedOver` gets what is wrong with those that bear a tokenizer's usual name.
   static func found(
     _ own: Vocabulary?, beside input: String, rows: Int, passedOver: inout [String]
   ) -> TokenizerBlob? {

@@ -6,7 +6,8 @@ import Testing
 
 @testable import RWKVCheckpoint
 
-/// Reading a checkpoint and running a model each say what tensors a version has: of every tensor they must say the same.
+/// Reading a checkpoint and running a model each say what tensors a version has: of every tensor they must say the
+/// same.
 @Suite("Assembly")
 struct AssemblyTests {
   static let cases = [

@@ -104,7 +104,8 @@ struct ZipDraft {
   }
 }
 
-/// A torch file with these tensors; those chosen by `transposing` as transposed views, vectors behind each other in one storage.
+/// A torch file with these tensors; those chosen by `transposing` as transposed views, vectors behind each other in
+/// one storage.
 func torchFile(_ drafts: [Draft], transposing: (Draft) -> Bool = { _ in false }) -> ZipDraft {
   var pickle = PickleDraft()
   var zip = ZipDraft()

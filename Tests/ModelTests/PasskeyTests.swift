@@ -8,8 +8,8 @@ import Testing
 /// What RWKV-X's attention is for: a key that lies far back.
 @Suite("Passkey")
 struct PasskeyTests {
-  /// A model that was trained on texts of up to 2,048 bytes (examples/passkey) finds sixteen records behind 65,536 bytes of
-  /// filler, with four bits and a cache of 4,000 tokens.
+  /// A model that was trained on texts of up to 2,048 bytes (examples/passkey) finds sixteen records behind 65,536
+  /// bytes of filler, with four bits and a cache of 4,000 tokens.
   @Test func aTrainedModelFindsKeysAgainWithFourBits() throws {
     let path = try TemporaryFiles.shared.path(for: "passkey-trained") { path in
       let source = URL(filePath: #filePath).appending(path: "../../../examples/passkey/passkey-x.safetensors")

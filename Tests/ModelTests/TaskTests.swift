@@ -4,8 +4,8 @@ import RWKV
 import RWKVQuantization
 import Testing
 
-/// Whole answers: a trained model that adds, multiplies, sorts and runs a stack machine by written steps (examples/tasks,
-/// tools/train/tasks.py). One wrong byte is a wrong answer.
+/// Whole answers: a trained model that adds, multiplies, sorts and runs a stack machine by written steps
+/// (examples/tasks, tools/train/tasks.py). One wrong byte is a wrong answer.
 @Suite("Tasks")
 struct TaskTests {
   static let folder = URL(filePath: #filePath).deletingLastPathComponent()

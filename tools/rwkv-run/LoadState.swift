@@ -30,8 +30,8 @@ extension Model {
   }
 }
 
-/// Refuses to save a state where none can be written: see `requireWritable`; and, unless `force`, over a file that holds
-/// something else than a state.
+/// Refuses to save a state where none can be written: see `requireWritable`; and, unless `force`, over a file that
+/// holds something else than a state.
 /// - Parameters:
 ///   - forcing: what to type for `force`.
 ///   - read: fails with `.notStateFile` if a file is none of those that may be replaced.

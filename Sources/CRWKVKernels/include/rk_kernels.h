@@ -100,8 +100,8 @@ typedef struct {
 
 /// A sum of rows for one token: y[c] += Σ_i h[i] · rows[index[i]][c].
 ///
-/// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends; terms
-/// are integers, summed exactly over 128 neighbouring rows (rows_integer.inc).
+/// INT8, F32, F16, BF16: terms are added in the order of i, one fused multiply-add each. INT4, INT5: index ascends;
+/// terms are integers, summed exactly over 128 neighbouring rows (rows_integer.inc).
 typedef struct {
   rk_rows rows;
   const uint8_t *RK_NULLABLE limits;  ///< what rk_row_limits gives for all rows; INT4 and INT5 alone need it
@@ -111,8 +111,8 @@ typedef struct {
   float *y;                           ///< [columns]
 } rk_add_rows;
 
-/// The same for T tokens: y[t][c] += Σ_j h[t][j] · rows[j][c] for the rows j of [first, first + count), ascending. Terms
-/// with h = 0 are left out or added as zeros. Bit for bit what rk_add_rows gives, if weights are finite.
+/// The same for T tokens: y[t][c] += Σ_j h[t][j] · rows[j][c] for the rows j of [first, first + count), ascending.
+/// Terms with h = 0 are left out or added as zeros. Bit for bit what rk_add_rows gives, if weights are finite.
 typedef struct {
   rk_rows rows;
   ptrdiff_t first, count;  ///< rows
@@ -131,9 +131,9 @@ typedef struct {
 /// infinity give some valid code.
 ///
 /// `factor`, for INT4, INT5 and INT8, makes later columns compensate the errors of earlier ones: for each 256 columns a
-/// matrix [256,256] made of the second moments H of their inputs, H⁻¹ = UᵀU with U upper triangular: U_jk / U_jj right of
-/// the diagonal; on it 1 / U_jj², the weight of an error of column j that the later columns make up for as well as they
-/// can. NULL: every weight gets the nearest value.
+/// matrix [256,256] made of the second moments H of their inputs, H⁻¹ = UᵀU with U upper triangular: U_jk / U_jj
+/// right of the diagonal; on it 1 / U_jj², the weight of an error of column j that the later columns make up for as
+/// well as they can. NULL: every weight gets the nearest value.
 typedef struct {
   int format;
   const float *x;                   ///< [rows, stride]
@@ -221,8 +221,8 @@ typedef struct {
   /// Σ x·y in 16 lanes with fused multiply-add (attention of RWKV-X).
   float (*dot)(const float *x, const float *y, ptrdiff_t n);
   void (*add_scaled)(float a, const float *x, ptrdiff_t n, float *y);       ///< y += a·x
-  /// sums[256·i + k] += Σ_t x[t·stride + i] · x[t·stride + k] for i ≤ k < n ≤ 256, t ascending, one fused multiply-add each.
-  /// What stands below the diagonal of `sums` [n,256] is of no meaning.
+  /// sums[256·i + k] += Σ_t x[t·stride + i] · x[t·stride + k] for i ≤ k < n ≤ 256, t ascending, one fused
+  /// multiply-add each. What stands below the diagonal of `sums` [n,256] is of no meaning.
   void (*add_moments)(const float *x, ptrdiff_t stride, ptrdiff_t T, ptrdiff_t n, float *sums);
   /// x ← exp(x − max) and returns the sum: a softmax before its division
   float (*exp_shifted)(float *x, ptrdiff_t n, float max);

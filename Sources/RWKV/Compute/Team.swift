@@ -7,10 +7,10 @@ import Synchronization
 /// A team of threads that walks through one evaluation together, phase by phase.
 ///
 /// Every member executes the same code, and each call of `Member.parallel` is a phase whose tasks the members share. A
-/// phase ends when all its tasks are done, not when all members have arrived: a member that the system has not scheduled
-/// holds nothing up. It finds the phases it missed already over and catches up. Members with an even index take tasks
-/// from the front, the others from the back, so that what a task leaves in a core's cache is mostly there for the same
-/// task of the next phase. Which member runs a task never changes the result.
+/// phase ends when all its tasks are done, not when all members have arrived: a member that the system has not
+/// scheduled holds nothing up. It finds the phases it missed already over and catches up. Members with an even index
+/// take tasks from the front, the others from the back, so that what a task leaves in a core's cache is mostly there
+/// for the same task of the next phase. Which member runs a task never changes the result.
 ///
 /// The caller of `run` is member 0; the others are helpers that Dispatch starts. A helper stays for a moment after an
 /// evaluation: the next token begins a few microseconds later, and to wake a thread can take longer than choosing one.

@@ -4,9 +4,9 @@ import RWKVTokenizer
 
 /// A text that is being written, perhaps with drafts: what the next pass reads of it, and what is chosen after that.
 ///
-/// In a pass with drafts the state reads what was chosen, and a copy of it, made on the way, goes on with the drafts. The
-/// copy takes the state's place if all of them were right; else those that were right are read again with the next pass.
-/// A state with caches (RWKV-7b, RWKV-X) stays where it was meanwhile.
+/// In a pass with drafts the state reads what was chosen, and a copy of it, made on the way, goes on with the drafts.
+/// The copy takes the state's place if all of them were right; else those that were right are read again with the
+/// next pass. A state with caches (RWKV-7b, RWKV-X) stays where it was meanwhile.
 struct DraftedText {
   let state: State
   /// Nil: none are made.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 /// The beginning of a JSON text that is to fit a grammar, or is any object or array without one.
 ///
-/// `JSONText` knows what JSON allows; this knows what of it the grammar does. Where more than one way of fitting is open,
-/// all are followed. No way is ever followed that could not be written to its end.
+/// `JSONText` knows what JSON allows; this knows what of it the grammar does. Where more than one way of fitting is
+/// open, all are followed. No way is ever followed that could not be written to its end.
 struct GuidedJSON: Sendable {
   private(set) var text = JSONText()
   private var ways: [Way] = []

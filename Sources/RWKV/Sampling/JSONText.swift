@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /// The beginning of a JSON object or array (RFC 8259), which tells what bytes may follow.
 ///
-/// Narrower than the RFC in what nobody misses, so that a model cannot go on forever: containers nest at most 64 deep, at most
-/// 32 bytes of white space follow each other, and \u writes no surrogates. A few words without references: trying a token
-/// is a copy.
+/// Narrower than the RFC in what nobody misses, so that a model cannot go on forever: containers nest at most 64
+/// deep, at most 32 bytes of white space follow each other, and \u writes no surrogates. A few words without
+/// references: trying a token is a copy.
 struct JSONText: Sendable {
   enum Place {
     /// A value must begin; also `]` or a key, `}`, must stand here.

@@ -3,8 +3,8 @@ import Dispatch
 import RWKV
 import Synchronization
 
-/// States after prefixes of texts, the least recently used ones dropped first; with a folder also on the disk, where they
-/// outlive the process. Thread-safe.
+/// States after prefixes of texts, the least recently used ones dropped first; with a folder also on the disk, where
+/// they outlive the process. Thread-safe.
 final class StateCache: Sendable {
   struct Found: @unchecked Sendable {
     let state: State
