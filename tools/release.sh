@@ -46,6 +46,15 @@ packed() {
     -cf - "$1" | gzip -9n >"$out/$1.tar.gz"
 }
 
+# The licences and notices of what is linked in, a file for each.
+cp -r licenses "$stage/"
+if [ -z "$serve" ]; then
+  mkdir "$stage/licenses/server"
+  for package in $(python3 tools/packaging/linked.py); do
+    cat "$package"/LICENSE* $(ls "$package"/NOTICE* 2>/dev/null) >"$stage/licenses/server/$(basename "$package").txt"
+  done
+fi
+
 if command -v dpkg-shlibdeps >/dev/null 2>&1; then
   tools/packaging/deb.sh "$stage" "$out"
 else
@@ -62,16 +71,6 @@ sed -i -e '/^<!-- sources -->/,/^<!-- \/sources -->/d' -e '/^| \[CONTRIBUTING/d'
 echo "
 Documents that name a script, a test or a file of the program mean the sources, rwkv-$version-source.tar.gz." \
   >>"$stage/README.md"
-# The licences of what is linked in.
-cp -r licenses "$stage/"
-if [ -z "$serve" ]; then
-  for package in .build/static-server/checkouts/*/; do
-    notices=$stage/licenses/server/$(basename "$package")
-    mkdir -p "$notices"
-    cp "$package"/LICENSE* "$notices/"
-    cp "$package"/NOTICE* "$notices/" 2>/dev/null || true
-  done
-fi
 python3 tools/packaging/links.py "$stage"
 mv "$stage" "$out/$name"
 packed "$name"

@@ -35,7 +35,7 @@ documents() {
     printf ' file has the rest. That of libzstd:\n .\n'
     sed -e 's/^$/./' -e 's/^/ /' licenses/zstd.txt
   } >"$folder/copyright"
-  cp NOTICES.md "$folder/"
+  cp -r NOTICES.md licenses "$folder/"
   printf 'rwkv (%s) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n -- %s  %s\n' "$version" \
     "$maintainer" "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$folder/changelog.gz"
 }
@@ -95,6 +95,10 @@ mv "$tools/share/zsh/site-functions" "$tools/share/zsh/vendor-completions"
 for page in "$prefix"/share/man/man1/*; do gzip -9nc "$page" >"$tools/share/man/man1/$(basename "$page").gz"; done
 if [ -e "$tools/bin/rwkv-serve" ] && [ -e server/rwkv-serve.service ]; then
   install -D -m 644 server/rwkv-serve.service "$tools/lib/systemd/system/rwkv-serve.service"
+fi
+if [ -e "$prefix/licenses/server" ]; then
+  mkdir -p "$tools/share/doc/rwkv-tools/licenses"
+  cp -r "$prefix/licenses/server" "$tools/share/doc/rwkv-tools/licenses/"
 fi
 package rwkv-tools science "run RWKV language models on CPUs" "Depends: $(dependencies "$tools"/bin/*)
 Recommends: ca-certificates, libcurl4t64 | libcurl4 | libcurl3t64-gnutls | libcurl3-gnutls

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 """sbom.py VERSION FILE...: what the files of a release consist of, as SPDX 2.3 (JSON), on standard output.
 
-Versions come from Package.resolved (the programs', and the server's where it has been built), from the compiler and from
-pkg-config. SOURCE_DATE_EPOCH is the time of its making.
+Versions come from Package.resolved (the programs', and the server's, of which the archive has licences: others are not
+linked in), from the compiler and from pkg-config. The programs have the compiler's runtime, Dispatch and Foundation in
+them, the server the rest of Foundation as well, which has ICU. SOURCE_DATE_EPOCH is the time of its making.
 """
 import datetime
 import hashlib
@@ -11,8 +12,10 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LICENSES = {"hummingbird": "Apache-2.0", "async-http-client": "Apache-2.0"}
@@ -29,23 +32,44 @@ def package(name, version, license_id, url):
 
 
 def resolved(path):
-    if not path.exists():
-        return []
     pins = json.loads(path.read_text())["pins"]
     return [package(pin["identity"], pin["state"].get("version", pin["state"]["revision"]), LICENSES.get(
         pin["identity"], "Apache-2.0" if "apple" in pin["location"] or "swift" in pin["location"] else "NOASSERTION"),
         pin["location"]) for pin in pins]
 
 
-def main(version, files):
+def icu_version():
+    headers = pathlib.Path(shutil.which("swift")).resolve().parents[1] / "lib/swift_static/_foundation_unicode"
+    return re.search(r'define U_ICU_VERSION "([^"]+)"', (headers / "uvernum.h").read_text()).group(1)
+
+
+def served(files):
+    """Names of the packages that are in the server."""
+    archive = next(path for path in files if "-linux-" in path and path.endswith(".tar.gz"))
+    with tarfile.open(archive) as content:
+        return {pathlib.Path(name).stem for name in content.getnames() if "/licenses/server/" in name}
+
+
+def parts_of(files):
     swift = re.search(r"Swift version (\S+)", said_by("swift", "--version")).group(1)
-    parts = [package("swift-runtime", swift, "Apache-2.0 WITH Swift-exception", "https://www.swift.org/"),
-             package("zstd", said_by("pkg-config", "--modversion", "libzstd").strip(), "BSD-3-Clause", "https://facebook.github.io/zstd/")]
-    known = {part["name"] for part in parts}
-    for part in resolved(ROOT / "Package.resolved") + resolved(ROOT / "server/Package.resolved"):
-        if part["name"] not in known:
-            known.add(part["name"])
-            parts.append(part)
+    parts = [package(name, swift, "Apache-2.0 WITH Swift-exception", url) for name, url in [
+        ("swift-runtime", "https://www.swift.org/"),
+        ("swift-corelibs-libdispatch", "https://github.com/swiftlang/swift-corelibs-libdispatch"),
+        ("swift-foundation", "https://github.com/swiftlang/swift-foundation")]]
+    parts.append(package("zstd", said_by("pkg-config", "--modversion", "libzstd").strip(), "BSD-3-Clause",
+                         "https://facebook.github.io/zstd/"))
+    parts += resolved(ROOT / "Package.resolved")
+    names = served(files) - {part["name"] for part in parts}
+    if names:
+        parts += [package("swift-corelibs-foundation", parts[0]["versionInfo"], "Apache-2.0 WITH Swift-exception",
+                          "https://github.com/swiftlang/swift-corelibs-foundation"),
+                  package("icu", icu_version(), "Unicode-3.0", "https://github.com/swiftlang/swift-foundation-icu")]
+        parts += [part for part in resolved(ROOT / "server/Package.resolved") if part["name"] in names]
+    return parts
+
+
+def main(version, files):
+    parts = parts_of(files)
     product = package("rwkv", version, "MIT", "NOASSERTION")
     entries, relations = [], [("SPDXRef-DOCUMENT", "DESCRIBES", product["SPDXID"])]
     for index, path in enumerate(sorted(files)):
