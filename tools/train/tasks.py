@@ -3,7 +3,7 @@
 """Problems with exact answers, written out step by step: what a small model is trained on and examined with.
 
     tasks.py examine 200                one JSON line per problem: task, size, prompt, answer
-    tasks.py text 10                    that many problems of each task with their answers, as one text
+    tasks.py text 10                    that many problems of each task with their answers, as one text (--held-out)
     tasks.py check PROBLEMS ANSWERS     right answers by task; ANSWERS has one JSON string per line
 
 A problem is bytes. The prompt ends with "=", the answer is every step, and byte 0 ends it. Every step needs the one
@@ -128,6 +128,7 @@ def main():
     written = commands.add_parser("text")
     written.add_argument("count", type=int)
     written.add_argument("--seed", type=int, default=5)
+    written.add_argument("--held-out", action="store_true")
     check = commands.add_parser("check")
     check.add_argument("problems")
     check.add_argument("answers")
@@ -137,7 +138,7 @@ def main():
             print(json.dumps(found))
         return
     if options.command == "text":
-        sys.stdout.write(text(options.count, options.seed))
+        sys.stdout.write(text(options.count, options.seed, options.held_out))
         return
     right = {}
     with open(options.problems) as problems, open(options.answers) as answers:
