@@ -26,7 +26,7 @@ public func rwkv_get_last_error(_ ctx: OpaquePointer?) -> rwkv_error_flags {
 public func rwkv_init_from_file(_ path: UnsafePointer<CChar>?, _ threads: UInt32, _: UInt32) -> OpaquePointer?
 {
   begin(nil) {
-    guard threads > 0 else { throw Failure(RWKV_ERROR_ARGS, "n_threads is 0, expected 1…1024") }
+    guard threads > 0 else { throw Failure(RWKV_ERROR_ARGS, "n_threads is 0, expected 1…\(mostThreads)") }
     return try openContext(text(path, "model_file_path"), threads: threads)
   }
 }

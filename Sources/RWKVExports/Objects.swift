@@ -16,8 +16,8 @@ final class ContextObject: Object, @unchecked Sendable {
   weak var latest: State?
 
   init(_ model: Model, threads: Int, prints: Bool) throws {
-    guard (1...1024).contains(threads) else {
-      throw Failure(RWKV_ERROR_ARGS, "\(threads) threads, expected 1…1024")
+    guard (1...mostThreads).contains(threads) else {
+      throw Failure(RWKV_ERROR_ARGS, "\(threads) threads, expected 1…\(mostThreads)")
     }
     self.model = model
     evaluator = try Evaluator(model, threads: threads)

@@ -5,15 +5,23 @@ import RWKV
 import RWKVFormat
 import RWKVQuantization
 
-/// Opens a model for `threads` threads, 0 for all processors that this process may use.
+/// Threads of one context or scheduler at most.
+let mostThreads = 1024
+
+/// How many threads `n_threads` asks for; 0 is for all processors that this process may use.
+func threadCount(_ wanted: UInt32) throws -> Int {
+  guard wanted <= mostThreads else {
+    throw Failure(RWKV_ERROR_ARGS, "n_threads is \(wanted), expected at most \(mostThreads)")
+  }
+  return wanted == 0 ? min(processorCount(), mostThreads) : Int(wanted)
+}
+
+/// Opens a model for `threads` threads: see `threadCount`.
 func openContext(
   _ path: String, threads: UInt32, memoryLimit: Int? = nil, maximumContext: Int? = nil,
   _ progress: @escaping @Sendable (Double) -> Bool = { _ in true }
 ) throws -> OpaquePointer? {
-  let threads = threads == 0 ? min(processorCount(), 1024) : Int(threads)
-  guard threads <= 1024 else {
-    throw Failure(RWKV_ERROR_ARGS, "n_threads is \(threads), expected at most 1024")
-  }
+  let threads = try threadCount(threads)
   let model = try openModel(path, threads: threads, memoryLimit, maximumContext, progress)
   return Handles.add(try ContextObject(model, threads: threads, prints: ErrorSlot.ofThread.prints))
 }

@@ -173,13 +173,10 @@ final class ResultObject: Object, @unchecked Sendable {
 public func rwkv_scheduler_new(_ ctx: OpaquePointer?, _ threads: UInt32, _ parallel: UInt32) -> OpaquePointer?
 {
   ask(ctx, nil) { context in
-    guard threads <= 1024 else {
-      throw Failure(RWKV_ERROR_ARGS, "n_threads is \(threads), expected at most 1024")
-    }
+    let threads = try threadCount(threads)
     guard (1...Batch.capacity).contains(Int(parallel)) else {
       throw Failure(RWKV_ERROR_ARGS, "n_parallel is \(parallel), expected 1…\(Batch.capacity)")
     }
-    let threads = threads == 0 ? min(processorCount(), 1024) : Int(threads)
     return Handles.add(try SchedulerObject(context.model, threads: threads, parallel: Int(parallel)))
   }
 }

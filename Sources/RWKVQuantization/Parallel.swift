@@ -47,7 +47,12 @@ final class ChunkSequence: @unchecked Sendable {
     self.writer = writer
     next = first
     self.window = window
-    pthread_mutex_init(mutex, nil)
+    var attributes = pthread_mutexattr_t()
+    pthread_mutexattr_init(&attributes)
+    // Who gives it back without having it is told so.
+    pthread_mutexattr_settype(&attributes, Int32(PTHREAD_MUTEX_ERRORCHECK))
+    pthread_mutex_init(mutex, &attributes)
+    pthread_mutexattr_destroy(&attributes)
     pthread_cond_init(changed, nil)
   }
 
@@ -60,30 +65,35 @@ final class ChunkSequence: @unchecked Sendable {
 
   /// Returns when chunk `index` of the file may be made, or after `stop`.
   func wait(for index: Int) {
-    pthread_mutex_lock(mutex)
-    while index >= next + window && !stopped { pthread_cond_wait(changed, mutex) }
-    pthread_mutex_unlock(mutex)
+    withLock { while index >= next + window && !stopped { pthread_cond_wait(changed, mutex) } }
   }
 
   /// Hands over chunk `index`.
   func put(_ chunk: EncodedChunk, at index: Int) throws(QuantizationError) {
-    pthread_mutex_lock(mutex)
-    defer {
-      pthread_cond_broadcast(changed)
-      pthread_mutex_unlock(mutex)
-    }
-    waiting[index] = chunk
-    while let chunk = waiting.removeValue(forKey: next) {
-      do { try writer.append(chunk) } catch { throw .file(error) }
-      next += 1
+    try withLock { () throws(QuantizationError) in
+      defer { pthread_cond_broadcast(changed) }
+      waiting[index] = chunk
+      while let chunk = waiting.removeValue(forKey: next) {
+        do { try writer.append(chunk) } catch { throw .file(error) }
+        next += 1
+      }
     }
   }
 
   /// Lets all waiting threads go: after an error.
   func stop() {
+    withLock {
+      stopped = true
+      pthread_cond_broadcast(changed)
+    }
+  }
+
+  private func withLock<Failure: Error>(_ body: () throws(Failure) -> Void) throws(Failure) {
     pthread_mutex_lock(mutex)
-    stopped = true
-    pthread_cond_broadcast(changed)
-    pthread_mutex_unlock(mutex)
+    defer {
+      let code = pthread_mutex_unlock(mutex)
+      precondition(code == 0, "the lock of chunks is not this thread's")
+    }
+    try body()
   }
 }

@@ -108,9 +108,9 @@ static void test_null(void) {
     FAILS(NULL, rwkv_init_from_file("/dev/null", 0, 0) == NULL);
     FAILS(NULL, rwkv_init_from_file("/dev/null", 1, 0) == NULL);
     FAILS(NULL, rwkv_open(NULL, 0, NULL, NULL) == NULL);
-    FAILS(NULL, rwkv_open("/dev/null", 5000, NULL, NULL) == NULL);
+    FAILS_WITH(NULL, "1025", rwkv_open("/dev/null", 1025, NULL, NULL) == NULL);
     FAILS(NULL, rwkv_open_with_memory_limit(NULL, 0, 0, NULL, NULL) == NULL);
-    FAILS(NULL, rwkv_open_with_memory_limit("/dev/null", 5000, 0, NULL, NULL) == NULL);
+    FAILS_WITH(NULL, "1025", rwkv_open_with_memory_limit("/dev/null", 1025, 0, NULL, NULL) == NULL);
     FAILS(NULL, !rwkv_quantize_model_file(NULL, NULL, NULL));
     FAILS(NULL, !rwkv_quantize_model_file("/nonexistent", "/tmp/x", "Q4_0"));
     FAILS(NULL, !rwkv_quantize_model_file("/nonexistent", "/tmp/x", "Q9_9"));
@@ -318,7 +318,12 @@ static void test_batches(struct rwkv_context * ctx) {
         CHECK(memcmp(logits + i * v, expected, v * sizeof(float)) == 0);
     }
     for (i = 0; i < 2 * d; i++) vectors[i] = (float) sin((double) i);
-    CHECK(rwkv_state_eval_vectors(ctx, alone, vectors, 2, expected));
+    /* Vectors one by one are the same as together. */
+    CHECK(rwkv_state_reset(alone) && rwkv_state_eval_vectors(ctx, alone, vectors, 2, expected));
+    CHECK(rwkv_state_reset(alone) && rwkv_state_eval_vectors(ctx, alone, vectors, 1, logits));
+    CHECK(memcmp(logits, expected, v * sizeof(float)) != 0);
+    CHECK(rwkv_state_eval_vectors(ctx, alone, vectors + d, 1, logits));
+    CHECK(memcmp(logits, expected, v * sizeof(float)) == 0);
     vectors[d] = (float) NAN;
     FAILS(ctx, !rwkv_state_eval_vectors(ctx, alone, vectors, 2, expected));
     FAILS(ctx, !rwkv_state_eval_vectors(ctx, alone, NULL, 2, expected));
@@ -368,6 +373,16 @@ static void test_quantization(const char * checkpoint, const char * folder) {
     FAILS(NULL, !rwkv_quantize_model_file(checkpoint, "/nonexistent/x", "Q4_0"));
 }
 
+/* As many threads as are allowed, and one more. */
+static void test_thread_counts(const char * path) {
+    struct rwkv_context * ctx = rwkv_open(path, 1024, NULL, NULL), * clone = rwkv_clone_context(ctx, 1024);
+    CHECK(ctx != NULL && clone != NULL);
+    rwkv_free(clone);
+    FAILS_WITH(ctx, "1025", rwkv_clone_context(ctx, 1025) == NULL);
+    rwkv_free(ctx);
+    FAILS_WITH(NULL, "1025", rwkv_init_from_file(path, 1025, 0) == NULL);
+}
+
 static void test_models(char ** argv) {
     struct rwkv_context * ctx, * other, * hybrid;
     ctx = rwkv_init_from_file(argv[1], 2, 99);
@@ -394,6 +409,7 @@ static void test_models(char ** argv) {
 int main(int argc, char ** argv) {
     if (argc != 6) return 64;
     test_null();
+    test_thread_counts(argv[1]);
     test_models(argv);
     test_quantization(argv[4], argv[5]);
     printf("%d failures\n", failures);

@@ -144,12 +144,17 @@ def streaming(model: Model) -> None:
     assert [result.index for result in itertools.islice(results, 20)] == list(range(20))
     assert taken <= 20 + 3 * 4
     results.close()  # type: ignore[attr-defined]
-    # A long first row holds back few results.
-    rows = itertools.chain([{"prompt": "x", "max_tokens": 200}], itertools.repeat({"prompt": "y", "max_tokens": 1}))
-    taken = 0
-    counted = (row for taken, row in enumerate(rows))  # noqa: F841
-    first = next(model.generate_many(counted, max_rows=4, temperature=0))
-    assert first.index == 0
+    # A long first row holds back few results: four for each row that is worked on at once. The others then are those
+    # that were under way when the last of them came, twice as many, and those that were taken to be compared.
+
+    def behind_a_long_one() -> Iterator[dict[str, Any]]:
+        nonlocal taken
+        for taken in itertools.count(1):
+            yield {"prompt": "x", "max_tokens": 200 if taken == 1 else 1}
+
+    first = next(model.generate_many(behind_a_long_one(), max_rows=4, temperature=0))
+    assert first.index == 0 and len(first.tokens) == 200
+    assert taken == 4 * 4 - 1 + 2 * 4 + 3, taken
     # The interpreter goes on while the library works.
     ticks: list[float] = []
     done = threading.Event()

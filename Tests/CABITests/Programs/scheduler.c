@@ -218,14 +218,17 @@ static void test_ends(struct rwkv_context * ctx) {
 }
 
 static void test_errors(struct rwkv_context * ctx, struct rwkv_context * other) {
-    struct rwkv_scheduler * scheduler = rwkv_scheduler_new(ctx, 1, 1);
+    struct rwkv_scheduler * scheduler = rwkv_scheduler_new(ctx, 1, 1), * most;
     struct rwkv_state * foreign = rwkv_state_new(other);
     struct rwkv_result * result = NULL;
     struct rwkv_sampler * banned = rwkv_sampler_new(ctx, NULL);
     uint32_t wrong = V, i;
     FAILS(ctx, rwkv_scheduler_new(ctx, 1, 0) == NULL);
     FAILS(ctx, rwkv_scheduler_new(ctx, 1, 65) == NULL);
-    FAILS(ctx, rwkv_scheduler_new(ctx, 5000, 1) == NULL);
+    FAILS_WITH(ctx, "1025", rwkv_scheduler_new(ctx, 1025, 1) == NULL);
+    most = rwkv_scheduler_new(ctx, 1024, 1);
+    CHECK(most != NULL);
+    rwkv_scheduler_free(most);
     FAILS_WITH(NULL, "no tokens", rwkv_scheduler_generate(scheduler, NULL, NULL, hello, 0, 1, NULL, 0, 0) == 0);
     FAILS_WITH(NULL, "NULL", rwkv_scheduler_generate(scheduler, NULL, NULL, NULL, 1, 1, NULL, 0, 0) == 0);
     FAILS_WITH(NULL, "256", rwkv_scheduler_generate(scheduler, NULL, NULL, &wrong, 1, 1, NULL, 0, 0) == 0);
