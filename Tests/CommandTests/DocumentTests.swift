@@ -163,6 +163,25 @@ struct DocumentTests {
     #expect(try Self.names.filter { try !Self.commands($0).isEmpty }.count >= 3)
   }
 
+  /// What a release's documents name and its archive lacks is said, and stops it.
+  @Test func whatAnArchiveLacksIsNamed() throws {
+    let folder = TemporaryFolder()
+    func write(_ name: String, _ text: String) throws {
+      try text.write(toFile: folder.file(name), atomically: true, encoding: .utf8)
+    }
+    let program = ["\(packageRoot)/tools/packaging/links.py", folder.path]
+    try write("other%20one.md", "[here](README.md) [afar](https://example.org/x.md)")
+    try write("README.md", "[here](other%2520one.md#part)")
+    let whole = try Running("/usr/bin/env", ["python3"] + program).wait()
+    #expect(whole.status == 0 && whole.output.isEmpty, "\(whole)")
+    try write("README.md", "[nowhere](none.md), made by tools/none.sh")
+    let lacking = try Running("/usr/bin/env", ["python3"] + program).wait()
+    #expect(
+      lacking.status == 1
+        && lacking.output == "README.md: none.md is not there\nREADME.md: tools/none.sh is not there\n",
+      "\(lacking)")
+  }
+
   /// Each function of a table of kernels has a line about what keeps it within its buffers.
   @Test func everyKernelIsBounded() throws {
     func text(_ name: String) throws -> String {

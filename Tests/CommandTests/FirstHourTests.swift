@@ -41,6 +41,7 @@ struct FirstHourTests {
     #expect(text.status == 0 && !text.errors.contains("changes nothing"), "\(text.errors)")
     #expect(
       try tool.run("tokenize", "-m", model, "-p", "--temp_x").output == "45,45,116,101,109,112,95,120\n")
+    #expect(try tool.run("tokenize", "-m", model, "--prompt=a=b").output == "97,61,98\n")
   }
 
   @Test func whereTheyMeanNothingTheAnswerSaysWhatToType() throws {
@@ -126,6 +127,7 @@ struct FirstHourTests {
       #expect(cells[1].hasSuffix(" kB") && cells[2] == "int4")
       #expect(try #require(Int(cells[7].dropLast(2))) <= 100, "\(row)")
     }
+    #expect(result.output.contains(/reads [1-9]\d*\.\d GB\/s/), "\(result.output)")
     for isa in ["thread", instructionSetInUse(result.output)] { #expect(result.output.contains(isa)) }
     // Nothing is measured or printed before all is known to be there.
     let missing = try tool.run("bench", model, folder.file("none.rwkv"))

@@ -216,6 +216,9 @@ struct RunTests {
     #expect(ids.count == 6)
     #expect(try tool.run([model, "-p", "a", "--logprobs", "1"]).status == 64)
     #expect(try tool.run([model, "-p", "a", "--logit-bias", "x=1"]).status == 64)
+    #expect(try tool.run([model, "-p", "a", "-n", "1", "--logit-bias", "255=1"]).status == 0)
+    let outside = try tool.run([model, "-p", "a", "-n", "1", "--logit-bias", "256=1"])
+    #expect(outside.status == 1 && outside.errors.contains("no token 256"), "\(outside)")
   }
 
   @Test func draftsChangeNoByteAndAreCounted() throws {

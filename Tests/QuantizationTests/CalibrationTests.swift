@@ -184,6 +184,22 @@ struct CalibrationTests {
     #expect(try comparison(exact, own, text).whole.kl < comparison(exact, nearest, text).whole.kl)
   }
 
+  /// Sixteen texts of as many tokens, each after the token that starts a document, and no two alike.
+  @Test func whatTheModelWritesIsSixteenTexts() throws {
+    try convert(golden("v4-hf"), to: folder.file("m.rwkv"), .int8)
+    let model = try Model(path: folder.file("m.rwkv"), threads: 1)
+    let (text, heldOut) = try CalibrationText.generated.tokens(model, threads: 2) { false }
+    let length = 2 * Calibration.leastTokens / 16
+    let starts = Array(stride(from: 0, to: text.count, by: length))
+    #expect(starts.count == 16 && text.count == 16 * length && heldOut.isEmpty)
+    #expect(starts.allSatisfy { text[$0] == 0 })
+    #expect(Set(starts.map { Array(text[$0..<$0 + length]) }).count == 16)
+    let error = #expect(throws: QuantizationError.self) {
+      try CalibrationText.generated.tokens(model, threads: 1) { true }
+    }
+    #expect(error?.description == QuantizationError.cancelled.description)
+  }
+
   @Test func tooMuchLossLeavesNoOutput() throws {
     var options = ConversionOptions()
     options.type = .int4

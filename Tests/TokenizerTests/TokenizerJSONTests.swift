@@ -36,6 +36,24 @@ struct TokenizerJSONTests {
     #expect(json.merges.map { [$0.left, $0.right] } == [[2, 1]])
   }
 
+  @Test("words that are lowercased need added tokens that are taken as they are")
+  func addedToLowercasedWords() throws {
+    func text(_ normalizer: String, isNormalized: Bool) -> String {
+      """
+      {"added_tokens": [{"id": 1, "content": "<S>", "normalized": \(isNormalized)}], "normalizer": \(normalizer),
+       "pre_tokenizer": {"type": "WhitespaceSplit"}, "model": {"type": "WordLevel", "vocab": {"a": 2}}}
+      """
+    }
+    let lowercase = #"{"type": "Lowercase"}"#
+    for json in [
+      try Self.read(text(lowercase, isNormalized: false)), try Self.read(text("null", isNormalized: true)),
+    ] {
+      #expect(json.added.map(\.id) == [1] && json.tokens == [[], Array("<S>".utf8), Array("a".utf8)])
+    }
+    let error = #expect(throws: CheckpointError.self) { try Self.read(text(lowercase, isNormalized: true)) }
+    #expect(error?.description.contains("added_tokens.normalized") == true)
+  }
+
   @Test(
     "a setting or value that would give other ids is refused",
     arguments: [
