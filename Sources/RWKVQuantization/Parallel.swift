@@ -74,7 +74,7 @@ final class ChunkSequence: @unchecked Sendable {
       defer { pthread_cond_broadcast(changed) }
       waiting[index] = chunk
       while let chunk = waiting.removeValue(forKey: next) {
-        do { try writer.append(chunk) } catch { throw .file(error) }
+        do throws(ModelFileError) { try writer.append(chunk) } catch { throw QuantizationError.file(error) }
         next += 1
       }
     }
