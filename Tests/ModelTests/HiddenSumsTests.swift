@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 import RWKVFormat
+import RWKVQuantization
 import Testing
 
 @testable import RWKV
