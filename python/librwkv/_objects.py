@@ -20,6 +20,9 @@ from ._library import FAILED, Progress, error, ids, library
 if TYPE_CHECKING:
     from ._model import Model
 
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "penalty_decay", "seed")
+"""The options of `Sampler` that are numbers and that other programs have as well."""
+
 Self = TypeVar("Self")
 Returned = TypeVar("Returned")
 

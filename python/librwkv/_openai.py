@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._objects import SAMPLING
 from ._rows import Result
 
 if TYPE_CHECKING:
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 
 PREFIX = "batch_req_"
 """What stands before a digest in the id of a line."""
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "penalty_decay", "seed")
 _HARMLESS = {
     "model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options",
     "tool_choice", "parallel_tool_calls",
 }  # fmt: skip
 """Fields that change nothing in an answer; the last two because tools are refused."""
-_TEXT = {*_HARMLESS, *_SAMPLING, "max_tokens", "stop", "logit_bias", "logprobs", "response_format"}
+_TEXT = {*_HARMLESS, *SAMPLING, "max_tokens", "stop", "logit_bias", "logprobs", "response_format"}
 _KNOWN = {
     "/v1/chat/completions": {*_TEXT, "messages", "max_completion_tokens"},
     "/v1/completions": {*_TEXT, "prompt"},
@@ -85,7 +85,7 @@ def _texts(body: dict[str, Any], model: Model) -> list[Any]:
 
 
 def _options(body: dict[str, Any]) -> dict[str, Any]:
-    options = {key: body[key] for key in _SAMPLING if body.get(key) is not None}
+    options = {key: body[key] for key in SAMPLING if body.get(key) is not None}
     if options.get("temperature") == 0:  # the most likely token, unless penalties are asked for
         options = {"presence_penalty": 0, "frequency_penalty": 0} | options
     for key in ("max_tokens", "max_completion_tokens"):

@@ -20,11 +20,11 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from ._model import Model
+from ._objects import SAMPLING
 from ._rows import MOST_ROWS
 
-_OPTIONS = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "penalty_decay", "seed")
 _LENGTHS = {"max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"}
-_UNDERSTOOD = {*_OPTIONS, *_LENGTHS, "until", "do_sample"}
+_UNDERSTOOD = {*SAMPLING, *_LENGTHS, "until", "do_sample"}
 _MEANINGLESS = {
     "dtype": "a model's file has its types; rwkv-quantize makes others",
     "tokenizer": "a model's file has its vocabulary; rwkv-quantize --tokenizer gives it another",
@@ -160,7 +160,7 @@ class RWKV(TemplateLM):  # type: ignore[misc]
         """A row of `generate_many`. The harness's default is greedy, without penalties."""
         options = normalize_gen_kwargs(given, self.max_gen_toks)
         row: dict[str, Any] = {"temperature": 0, "top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
-        row |= {key: options[key] for key in _OPTIONS if options.get(key) is not None}
+        row |= {key: options[key] for key in SAMPLING if options.get(key) is not None}
         limit, prompt = options["max_gen_toks"], [0] * self.adds_bos + self.tok_encode(context)
         if self.max_length is not None:
             if limit >= self.max_length:
