@@ -5,6 +5,7 @@
 #include "rk_isa.h"
 
 #define RK_ISA avx2
+#define RK_EXPONENTIALS 4
 #pragma STDC FP_CONTRACT OFF
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2"))), apply_to = function)
 

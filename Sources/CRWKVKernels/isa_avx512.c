@@ -5,6 +5,7 @@
 #include "rk_isa.h"
 
 #define RK_ISA avx512
+#define RK_EXPONENTIALS 8
 #define RK_COLUMN_VECTORS 4
 #pragma STDC FP_CONTRACT OFF
 #pragma clang attribute push(                                                                                \

@@ -6,6 +6,7 @@
 #include "rk_isa.h"
 
 #define RK_ISA avxvnni
+#define RK_EXPONENTIALS 4
 #define RK_AVX_VNNI
 #pragma STDC FP_CONTRACT OFF
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,bmi,bmi2,avxvnni"))), apply_to = function)
