@@ -146,7 +146,8 @@ let package = Package(
       name: "CABITests", dependencies: ["CRWKVABI", "RWKV", "RWKVQuantization", "RWKVFormat"],
       exclude: ["Programs", "exported-symbols.txt", "requirements.txt"], swiftSettings: swiftSettings),
     .testTarget(
-      name: "CommandTests", dependencies: ["rwkv-quantize", "rwkv-run", "Terminal"], exclude: ["Programs"],
+      name: "CommandTests", dependencies: ["rwkv-quantize", "rwkv-run", "Remote", "Terminal"],
+      exclude: ["Programs"],
       swiftSettings: swiftSettings),
   ]
 )

@@ -92,6 +92,10 @@ struct Container: Sendable {
       advice = "It looks like JSON; give the directory it lies in"
     } else if start.starts(with: "version https://".utf8) {
       advice = "It is a Git LFS pointer; fetch the file itself"
+    } else if start.first == UInt8(ascii: "<") {
+      advice = "It looks like a web page, which some sites send in place of a file; get the file itself"
+    } else if start.isEmpty {
+      advice = "It is empty; get it again"
     } else {
       advice = "Give a .safetensors, .pth, .gguf or rwkv.cpp .bin file, or a directory with one"
     }

@@ -35,7 +35,7 @@ extension FineTuning.LoRA {
     }
     if let initial { try addInitial(initial, to: &parts, sources) }
     let hasPairs = initial == nil && parts.values.contains { $0.a != nil || $0.b != nil }
-    let scale = hasPairs ? try scale(folder, container) : { _ in 1 }
+    let scale = hasPairs ? try scale(folder, container, parts.values.compactMap(\.a)) : { _ in 1 }
     for (name, parts) in parts.sorted(by: { $0.key < $1.key }) {
       guard var target = sources[name] else { continue }
       target.update = LowRankUpdate(terms: try terms(name, parts, of: target, scale: scale))
@@ -167,9 +167,14 @@ extension FineTuning.LoRA {
 
   /// What a product of that rank is multiplied by: alpha / rank, or what a configuration says.
   private func scale(
-    _ folder: AdapterFolder, _ container: Container
+    _ folder: AdapterFolder, _ container: Container, _ factors: [StoredTensor]
   ) throws(CheckpointError) -> @Sendable (_ rank: Int) -> Double {
     let configuration = try folder.configuration()
+    if let rank = configuration.rank, let other = factors.first(where: { $0.shape.first != rank }) {
+      throw CheckpointError(
+        .mismatch, file: path, tensor: other.name, "is of another rank than the configuration beside it",
+        found: shapeText(other.shape), expected: "r = \(rank)", advice: "Both are written by one training")
+    }
     guard let alpha = alpha ?? configuration.alpha ?? container.settings["lora_alpha"] else {
       throw CheckpointError(
         .mismatch, file: path, "does not say which lora_alpha it was trained with", advice: "Give the alpha")
@@ -244,8 +249,8 @@ private struct AdapterFolder {
     weights = folder + (Self.weightNames.first(where: names.contains) ?? "")
   }
 
-  func configuration() throws(CheckpointError) -> (alpha: Double?, isRankStabilized: Bool) {
-    guard let description else { return (nil, false) }
+  func configuration() throws(CheckpointError) -> (alpha: Double?, rank: Int?, isRankStabilized: Bool) {
+    guard let description else { return (nil, nil, false) }
     let json = try InputFile(path: description).config()
     func isSet(_ key: String) -> Bool {
       switch json[key] {
@@ -269,7 +274,7 @@ private struct AdapterFolder {
         .unsupported, file: description, "changed the checkpoint before the training", found: quoted(initial),
         advice: "Merge it with PEFT and convert the result")
     }
-    return (json["lora_alpha"]?.double, isSet("use_rslora"))
+    return (json["lora_alpha"]?.double, json["r"]?.unsigned, isSet("use_rslora"))
   }
 }
 

@@ -190,6 +190,7 @@ struct FineTuningTests {
     (#"{"peft_type": "LOHA"}"#, "LOHA"), (#"{"lora_alpha": 8, "use_dora": true}"#, "use_dora"),
     (#"{"lora_alpha": 8, "rank_pattern": {"a": 2}}"#, "rank_pattern"),
     (#"{"lora_alpha": 8, "init_lora_weights": "pissa"}"#, "pissa"), ("{}", "lora_alpha"),
+    (#"{"lora_alpha": 8, "r": 16}"#, "r = 16"),
   ])
   func foldersOfOtherRulesAreRefused(json: String, word: String) {
     let name = "base_model.model.blocks.0.att.key"

@@ -32,6 +32,7 @@ struct HostileTests {
     let marks: [([UInt8], String)] = [
       ([0x89, 0x52, 0x57, 0x4B, 0x56], "a finished .rwkv file"), ([0x80, 0x02], "looks like a pickle"),
       (Array("{".utf8), "looks like JSON"), (Array("version https://".utf8), "a Git LFS pointer"),
+      (Array("<".utf8), "a web page"),
     ]
     for (mark, advice) in marks {
       refuse(mark, advice)
@@ -41,6 +42,7 @@ struct HostileTests {
         refuse(other, "Give a .safetensors")
       }
     }
+    expectFailure(folder.write("model", []), .unsupported, "It is empty")
     for mark in ["PK\u{3}\u{4}", "fmgg", "GGUF"] {
       for index in 0..<4 {
         var other = Array(mark.utf8)

@@ -11,6 +11,11 @@ struct CompletionTests {
     for name in ["model.rwkv", "text.txt", "old.pth"] {
       try Data().write(to: URL(filePath: folder.file(name)))
     }
+    try FileManager.default.createDirectory(
+      atPath: folder.file("models"), withIntermediateDirectories: false)
+    for name in ["tiny", "two words", "$(touch made)"] {
+      try Data().write(to: URL(filePath: folder.file("models/\(name).rwkv")))
+    }
   }
 
   static let cases: [(words: [String], offered: [String], not: [String])] = [
@@ -20,6 +25,8 @@ struct CompletionTests {
     (["rwkv-run", "chat", "model.rwkv", "--te"], ["--temp", "--template"], []),
     (["rwkv-run", "model.rwkv", "-f", ""], ["text.txt"], ["chat"]),
     (["rwkv-run", "embed", "model.rwkv", "--pooling", ""], ["mean", "last", "state"], ["chat"]),
+    (["rwkv-run", "rm", "t"], ["tiny", "two words"], ["text.txt"]),
+    (["rwkv-run", "rm", ""], ["tiny", "$(touch made)"], ["text.txt", "model.rwkv"]),
     (["rwkv-quantize", "ol"], ["old.pth"], ["show"]), (["rwkv-quantize", "sh"], ["show"], ["old.pth"]),
     (["rwkv-quantize", "old.pth", "model.rwkv", "--type", "int"], ["int4", "int8"], ["fp16"]),
   ]
@@ -35,11 +42,15 @@ struct CompletionTests {
         "python3 '\(packageRoot)/tools/steps/completions.py' '\(tool.path)' \(shell) > '\(definitions)'",
       ])
     #expect(try writing.wait().status == 0)
+    // What is on this machine is asked of the program itself.
+    let programs = (tool.path as NSString).deletingLastPathComponent
     let result = try Running(
       "/usr/bin/env",
-      [shell, "-c", "cd '\(folder.path)'\nsource '\(definitions)'\n" + script(words[0])] + words
+      ["RWKV_MODELS=\(folder.file("models"))", "PATH=\(programs):/usr/bin:/bin", shell, "-c"]
+        + ["cd '\(folder.path)'\nsource '\(definitions)'\n" + script(words[0])] + words
     ).wait()
     #expect(result.status == 0, "\(result.errors)")
+    #expect(!folder.contents.contains("made"))
     return result.output.split(separator: "\n").map { String($0.prefix { $0 != "\t" }) }
   }
 

@@ -70,9 +70,10 @@ struct ValueArgument: CustomTestStringConvertible, Sendable {
       "--logprobs", "--lora-alpha", "--max-context", "--max-kl", "--max-kv-cache", "--memory-limit",
       "--min-agreeing-tokens", "--min-kv-cache", "--min-p", "--moba-chunk-size", "--moba-topk",
       "--penalty-decay",
-      "--predict", "--presence-penalty", "--prompt", "--query", "--seed", "--stop", "--streams", "--system",
+      "--name", "--predict", "--presence-penalty", "--prompt", "--query", "--seed", "--stop", "--streams",
+      "--system",
       "--temp",
-      "--think", "--threads", "--top-k", "--top-p", "--type", "-d", "-n", "-p", "-r", "-t", "rest":
+      "--think", "--threads", "--top-k", "--top-p", "--type", "-d", "-n", "-p", "-r", "-t", "names", "rest":
       return .value
     default: return nil
     }

@@ -23,6 +23,17 @@ struct PullTests {
     let object = try JSONSerialization.jsonObject(with: Data(try run("list", "--json").output.utf8))
     #expect((object as? [String: Any])?["name"] as? String == "rwkv7-docs-5m")
 
+    let other = try run(
+      "pull", "hf:owner/r/rwkv7-docs-5m.safetensors", "--type", "int8", "--name", "two words")
+    #expect(other.status == 0 && other.errors.contains("rwkv-run chat 'two words'"), "\(other.errors)")
+    #expect(try run("list").output.contains("\ntwo words      RWKV-7"))
+    // In columns, whatever the letters' width.
+    rename(hub.models + "/two words.rwkv", hub.models + "/模型.rwkv")
+    #expect(try run("list").output.contains("\n模型           RWKV-7"))
+    #expect(try run("rm", "模型").status == 0)
+    let outside = try run("pull", "hf:owner/r", "--name", "../m")
+    #expect(outside.status == 64, "\(outside.errors)")
+
     // By name, wherever a model is taken.
     let uses = [
       ["rwkv7-docs-5m", "-p", "The", "-n", "2"],
@@ -49,6 +60,26 @@ struct PullTests {
     #expect(try FileManager.default.contentsOfDirectory(atPath: hub.models) == [])
     let gone = try run("rm", "../port")
     #expect(gone.status == 1 && gone.errors.contains("no such model"), "\(gone.errors)")
+  }
+
+  /// From another server, too: what was fetched is known by its SHA-256.
+  @Test(.enabled(if: Hub.isReachable)) func aPullThatWasBrokenOffGoesOn() throws {
+    let hub = try Hub([Self.model], fault: "half")
+    let arguments = ["pull", "hf:owner/r", "--type", "int8", "--download"]
+    let broken = try hub.run("rwkv-run", arguments)
+    #expect(broken.status == 1 && broken.errors.contains("7200 s"), "\(broken.errors)")
+    let kept = hub.models + "/r.rwkv.download/r"
+    let parts = try FileManager.default.contentsOfDirectory(atPath: kept)
+    #expect(parts.count == 1 && parts[0].hasSuffix(".part"), "\(parts)")
+    let next = try Hub([Self.model])
+    let done = try next.run("rwkv-run", arguments, setup: "export RWKV_MODELS=\(hub.models)")
+    #expect(done.status == 0, "\(done.errors)")
+    #expect(!next.log.contains { $0.contains("bytes=2097152-") }, "\(next.log)")
+    #expect(try FileManager.default.contentsOfDirectory(atPath: hub.models) == ["r.rwkv"])
+    let plain = try next.run("rwkv-run", Array(arguments.dropLast()))
+    #expect(plain.status == 0, "\(plain.errors)")
+    #expect(
+      FileManager.default.contentsEqual(atPath: next.models + "/r.rwkv", andPath: hub.models + "/r.rwkv"))
   }
 
   /// A model that could not read a text would have been fetched for nothing.

@@ -15,10 +15,11 @@ struct RemoteTests {
   private static let small = case_("v7-f32-small", ["model.safetensors"])
 
   /// The bytes of the output are those of a conversion of the local files; nothing else stays; no secret is shown.
-  private func equal(
+  /// Returns what was said on stderr.
+  @discardableResult private func equal(
     _ hub: Hub, _ input: String, local: String, token: String? = nil, setup: String = "", more: [String] = [],
     location: SourceLocation = #_sourceLocation
-  ) throws {
+  ) throws -> String {
     let (near, far) = (hub.folder.file("near.rwkv"), hub.folder.file("far.rwkv"))
     let made = try Tool(name: "rwkv-quantize").run(local, near, "--no-measure", "--force")
     #expect(made.status == 0, "\(made.errors)", sourceLocation: location)
@@ -28,6 +29,7 @@ struct RemoteTests {
       FileManager.default.contentsEqual(atPath: near, andPath: far), sourceLocation: location)
     #expect(!hub.folder.contents.contains { $0.hasPrefix("rwkv-") }, sourceLocation: location)
     #expect(!result.errors.contains("secret"), sourceLocation: location)
+    return result.errors
   }
 
   /// The same, of the hub itself: large files come from another host's name, which never gets the token.
@@ -41,13 +43,20 @@ struct RemoteTests {
     #expect(other.allSatisfy { $0.contains(" - /") }, sourceLocation: location)
   }
 
-  @Test(arguments: ["none", "busy", "cut", "slow", "expired", "short", "huge-header"])
+  @Test(arguments: ["none", "busy", "cut", "slow", "expired", "short", "huge-header", "bad-chunk"])
   func bytesAreThoseOfALocalConversion(fault: String) throws {
     let hub = try Hub([Self.model], fault: fault)
     try same(hub, "hf:owner/r", local: hub.repository.path)
     // Redirections are followed once, not for every part: hubs count them.
     let asked = hub.log.filter { $0.contains("/resolve/") && !$0.contains(" bytes=0-0 ") }.count
     #expect(asked < hub.log.count / 2 || fault == "expired" || fault == "busy", "\(hub.log)")
+  }
+
+  /// People learn once why nothing comes, not for each part that is waited for.
+  @Test func aBrokenLineIsWaitedFor() throws {
+    let hub = try Hub([Self.model], fault: "break")
+    let errors = try equal(hub, "hf:owner/r", local: hub.repository.path)
+    #expect(errors.components(separatedBy: "trying again").count == 2, "\(errors)")
   }
 
   /// Old and simple ones, those behind what compresses or caches, those that send less or more than they are asked for.
@@ -209,6 +218,35 @@ struct RemoteTests {
     #expect(
       strange.status == 1 && !strange.errors.contains("secret")
         && strange.errors.contains("/cdn/model.pth: "), "\(strange.errors)")
+  }
+
+  /// Nobody knows the folder in which they are meanwhile.
+  @Test func whatIsBesideIsNamedAsItWasGiven() throws {
+    let folder = TemporaryFolder()
+    for (name, text) in [
+      ("rwkv_vocab_v20230424.txt", "1 'a' 1\n7 'b\n"), ("config.json", "{\"hidden_act\": \"silu\"}"),
+    ] {
+      try Data(text.utf8).write(to: URL(filePath: folder.file(name)))
+    }
+    let hub = try Hub(
+      Self.case_("v7-pth", ["model.pth"]) + [
+        (folder.file("rwkv_vocab_v20230424.txt"), "rwkv_vocab_v20230424.txt"),
+        (golden("v7-pth/model.pth"), "in/model.pth"), (folder.file("config.json"), "in/config.json"),
+      ])
+    let (vocabulary, local) = ("rwkv_vocab_v20230424.txt", golden("v7-pth/model.pth"))
+    let cases = [
+      (["hf:owner/r/model.pth", "--tokenizer", "hf:owner/r/\(vocabulary)"], "hf:owner/r/\(vocabulary): "),
+      ([local, "--tokenizer", "hf:owner/r/\(vocabulary)"], "hf:owner/r/\(vocabulary): "),
+      ([local, "--tokenizer", "http://localhost:\(hub.port)/cdn/\(vocabulary)"], "/cdn/\(vocabulary): "),
+      (["hf:owner/r/model.pth"], "hf:owner/r/\(vocabulary): "),
+      (["hf:owner/r/in"], "hf:owner/r/in/config.json: "),
+    ]
+    for (arguments, words) in cases {
+      let result = try hub.quantize(
+        [arguments[0], hub.folder.file("m.rwkv"), "--force"] + arguments.dropFirst())
+      #expect(result.errors.contains(words), "\(arguments): \(result.errors)")
+      #expect(!result.errors.contains(hub.folder.path + "/rwkv-"), "\(arguments): \(result.errors)")
+    }
   }
 
   /// What is in an archive is known by small parts of it: large matrices are fetched when they are converted, once.

@@ -73,6 +73,7 @@ def main(folder):
     for target in ("rwkvcpp", "gguf"):
         write_quantized(target, write)
     write_tokenizers(write)
+    write_answers(write)
 
 
 def write_quantized(target, write):
@@ -87,6 +88,50 @@ def write_quantized(target, write):
             model[name] = np.tile(value, (4, 1))
     for kind in types:
         write(target, kind, make(model, kind))
+
+
+def write_answers(write):
+    """What a server says to a request for bytes 10-49 of a file, for 0-39 of one of 40, and for a small file."""
+    data = bytes(range(32, 72))
+
+    def head(status, **headers):
+        lines = [f"HTTP/1.1 {status} x", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+        return "".join(line + "\r\n" for line in [*lines, ""]).encode()
+
+    def chunked(body, size, trailer=b""):
+        pieces = [body[start:start + size] for start in range(0, len(body), size)]
+        return b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n" + trailer + b"\r\n"
+
+    def part(first, last, total, body, **headers):
+        return head(206, Content_Range=f"bytes {first}-{last}/{total}", ETag='"a"', **headers) + body
+
+    def write_all(name, *answers):
+        write("http", name, b"\0".join(answers))
+
+    cut = {"Transfer_Encoding": "chunked"}
+    small = head(200, **cut) + chunked(b"hello", 2)
+    write_all("parts", part(10, 49, 100, data), part(0, 39, 40, data), head(200, Content_Length=5) + b"hello")
+    for size in (1, 7, 40):
+        write_all(f"chunked-{size}", part(10, 49, 100, chunked(data, size), **cut),
+                  part(0, 39, 40, chunked(data, size), **cut), small)
+    trailer = b"Content-Range: bytes 0-39/40\r\nETag: \"b\"\r\nHTTP/1.1 200 x\r\n"
+    write_all("chunked-trailer", part(10, 49, 100, chunked(data, 9, trailer), **cut),
+              part(0, 39, 40, chunked(data, 9), **cut))
+    write_all("chunked-ended-early", part(10, 49, 100, chunked(data, 9)[:20], **cut), part(15, 49, 100, data[5:]),
+              part(0, 39, 40, data), small)
+    wrong = [b"zzz\r\n", b"-1\r\nx\r\n", b"ffffffffffffffff\r\nx", b"7fffffffffffffff\r\nx\r\n0\r\n\r\n"]
+    write_all("chunked-wrongly", *(part(10, 49, 100, body, **cut) for body in wrong), part(10, 49, 100, data))
+    write_all("chunked-too-long", part(10, 49, 100, chunked(data * 3, 50), **cut), small)
+    write_all("overlapping", part(10, 29, 100, data[:20]), part(20, 49, 100, data[10:]))
+    write_all("overlapping-chunks", part(10, 29, 100, chunked(data[:20], 6), **cut),
+              part(29, 49, 100, chunked(data[19:], 6), **cut))
+    write_all("elsewhere", head(302, Location="https://cdn.example/a?b=c", X_Linked_Size=100), part(10, 49, 100, data))
+    write_all("busy", head(429, Retry_After=9), head(429, RateLimit='"api";r=0;t=55'), head(503),
+              part(10, 49, 100, data))
+    listing = {"sha": "0123456789abcdef", "siblings": [{"rfilename": "a/model.pth", "size": 5, "lfs": {
+        "sha256": "0" * 64, "size": 5, "pointerSize": 134}}, {"rfilename": "config.json", "size": 2}]}
+    write("http", "listing", json.dumps(listing).encode())
+    write("http", "place", b"hf:owner/r/folder/model.pth@refs/pr/1")
 
 
 def write_tokenizers(write):

@@ -168,13 +168,13 @@ struct Convert: ParsableCommand {
         try RemoteInput.isRemote($0) ? RemoteInput($0, isInsecure: insecure) : nil
       }
       if let vocabulary { options.tokenizer = .file(vocabulary.path) }
-      let convert = {
+      let inputs = [remote, vocabulary].compactMap { $0 }
+      let report = try RemoteInput.naming(inputs) {
         try Conversion.convert(
           remote?.path ?? input, to: output, options, progress: progress.callback("converting"))
       }
-      let report = try remote.map { try $0.naming(convert) } ?? convert()
       progress.clear()
-      for text in report.notes { note(remote?.renamed(text) ?? text) }
+      for text in report.notes { note(RemoteInput.renamed(text, inputs)) }
       show(ModelSummary(try ModelFile(path: output)), report, seconds: now() - start)
     }
   }

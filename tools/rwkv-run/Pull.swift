@@ -13,14 +13,15 @@ struct Pull: ParsableCommand {
       Without a name: the models to choose from, and which of them this machine can run. Any other checkpoint is \
       given by its place on huggingface.co.
 
-      It is read while it is converted, so that nothing but the model needs room. Models are kept in \
+      It is read while it is converted, so that nothing but the model needs room. With --download it is fetched first, \
+      and a pull that was broken off goes on where it was. Models are kept in \
       ~/.local/share/rwkv ($XDG_DATA_HOME/rwkv, or $RWKV_MODELS); 'rwkv-run list' shows them, 'rwkv-run rm' removes them.
 
       EXAMPLES
         rwkv-run pull
         rwkv-run pull rwkv7-0.4b
         rwkv-run pull hf:RWKV/RWKV7-1.5B-20260805 --type int5
-        rwkv-run pull hf:OWNER/REPO/model.pth --tokenizer rwkv_vocab_v20230424.txt
+        rwkv-run pull hf:OWNER/REPO/model.pth --tokenizer rwkv_vocab_v20230424.txt --name mine
         rwkv-run chat rwkv7-0.4b
       """)
 
@@ -34,12 +35,24 @@ struct Pull: ParsableCommand {
   var type: String?
 
   @Option(
+    name: .customLong("name"),
+    help: ArgumentHelp("What to call it (default: as its file or its repository).", valueName: "name"))
+  var ownName: String?
+
+  @Option(
     help: ArgumentHelp(
       "The model's vocabulary, where it is not beside the checkpoint: a file, hf:OWNER/REPO/FILE, or a URL.",
       valueName: "file"), completion: .file())
   var tokenizer: String?
 
   @OptionGroup var threads: ThreadOptions
+
+  @Flag(
+    help: """
+      Fetch the checkpoint before it is converted: the same command goes on where it was broken off. Takes room for \
+      both; the checkpoint is removed in the end.
+      """)
+  var download = false
 
   @Flag(help: "Get it anew if there is one of this name.")
   var force = false
@@ -52,17 +65,25 @@ struct Pull: ParsableCommand {
       let types = QuantizationType.allCases.map(\.rawValue).joined(separator: ", ")
       throw ValidationError("--type is one of \(types).")
     }
+    if let ownName, !ModelDirectory.isName(ownName) {
+      throw ValidationError("--name is the name of a file, without a folder.")
+    }
   }
 
   func run() throws {
     guard let name else { return output(Self.choice()) }
     catchInterrupts()
     try reporting("rwkv-run") {
-      let model = try Self.source(name)
+      var model = try Self.source(name)
+      if let ownName { model.name = ownName }
+      guard ModelDirectory.isName(model.name) else {
+        throw CommandError("\(model.name): no name for a model; choose one with --name")
+      }
       let target = ModelDirectory.file(named: model.name)
       if !force, access(target, F_OK) == 0 {
         throw CommandError(
-          "\(model.name) is there already: rwkv-run chat \(model.name); --force gets it anew")
+          "\(model.name) is there already: rwkv-run chat \(shellQuoted(model.name)); --force gets it anew, "
+            + "--name NAME another one beside it")
       }
       try Self.makeFolder(ModelDirectory.path)
       try requireWritable(target, besides: [])
@@ -85,7 +106,7 @@ struct Pull: ParsableCommand {
       return Source(
         name: name, checkpoint: known.checkpoint, vocabulary: known.vocabulary, type: known.type)
     }
-    guard let place = HubPlace(name), ModelDirectory.isName(place.name) else {
+    guard let place = HubPlace(name) else {
       throw CommandError(
         "\(shownAddress(name)): neither hf:OWNER/REPO[/FILE], nor its page on the hub, nor one of the models to choose from:\n\n"
           + choice())
@@ -106,18 +127,25 @@ struct Pull: ParsableCommand {
       try RemoteInput.isRemote($0) ? RemoteInput($0, isInsecure: insecure) : nil
     }
     if let vocabulary { options.tokenizer = .file(vocabulary.path) }
-    note(RemoteInput.note)
     let input = try RemoteInput(model.checkpoint, isInsecure: insecure)
     let progress = ProgressLine()
     defer { progress.clear() }
-    let report = try input.naming {
+    if download {
+      try input.keep(in: target + ".download", progress: progress)
+      progress.clear()
+    } else {
+      note(RemoteInput.note)
+    }
+    let inputs = [input, vocabulary].compactMap { $0 }
+    let report = try RemoteInput.naming(inputs) {
       try Conversion.convert(input.path, to: target, options) { share in
-        progress.update("getting \(model.name)", share)
+        progress.update(download ? "converting" : "getting \(model.name)", share)
         return !isInterrupted
       }
     }
     progress.clear()
-    for text in report.notes { note(input.renamed(text)) }
+    input.discard()
+    for text in report.notes { note(RemoteInput.renamed(text, inputs)) }
   }
 
   /// The recommended models, with what this machine can do.
@@ -194,7 +222,12 @@ struct Remove: ParsableCommand {
         rwkv-run rm rwkv7-0.4b
       """)
 
-  @Argument(help: "Names, as rwkv-run list has them.", completion: .list(ModelDirectory.names))
+  @Argument(
+    help: "Names, as rwkv-run list has them.",
+    completion: .custom { _, _, _ in
+      // Bash reads them as words of a command.
+      ModelDirectory.names.map { CompletionShell.requesting == .bash ? shellQuoted($0) : $0 }
+    })
   var names: [String]
 
   func run() throws {

@@ -49,10 +49,8 @@ def replace(text, pattern, replacement):
 
 def main():
     program, shell = sys.argv[1:]
-    # Models that are on this machine are not on another.
-    environment = {**os.environ, "RWKV_MODELS": "/nonexistent"}
     text, information = (
-        subprocess.run([program, *arguments], check=True, capture_output=True, text=True, env=environment).stdout
+        subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
         for arguments in (["--generate-completion-script", shell], ["--help"]))
     default = re.search(r"^  (\S+) \(default\)", information, re.MULTILINE)
     if default:

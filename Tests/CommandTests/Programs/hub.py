@@ -28,6 +28,7 @@ count = 0
 free = 0.0
 asked_to_wait = {}
 uses = {}
+broken_until = None
 # How servers say that they want to be left alone for a second.
 limits = {
     "limited": lambda: {"Retry-After": "1"},
@@ -78,6 +79,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def is_broken(self, number):
+        """From the fourth request on, for four seconds."""
+        global broken_until
+        with lock:
+            if number == 4:
+                broken_until = time.monotonic() + 4
+            return broken_until is not None and time.monotonic() < broken_until
+
     def do_GET(self):
         global count
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
@@ -88,6 +97,9 @@ class Handler(BaseHTTPRequestHandler):
             with open(log, "a") as file:
                 host, token = self.headers["Host"], self.headers.get("Authorization", "-")
                 file.write(f"{host} {token} {path} {self.headers.get('Range', '-')} {proxied}\n")
+        if fault == "break" and self.is_broken(number):
+            self.close_connection = True
+            return self.connection.close()
         if fault == "busy" and number % 3 == 1:
             return self.reply(429 if number % 2 == 1 else 503, b"later", {"Retry-After": "0"})
         for manner, headers in limits.items():
@@ -96,7 +108,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "for-hours" and path.startswith("/cdn/"):
             return self.reply(429, b"later", {"Retry-After": "7200"})
         if path in ("/api/models/owner/r", "/api/models/owner/r/revision/main", "/api/models/owner/r/revision/refs/pr/1"):
-            return self.list()
+            return self.list(number)
         prefix = f"/owner/r/resolve/{commit}/"
         if "same-path" in manners and self.path.endswith("?signature=secret-of-the-hub"):
             return self.send(os.path.join(folder, path[len(prefix):]), number)
@@ -128,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
             uses[self.path] = uses.get(self.path, 0) + 1
             return uses[self.path] > 3
 
-    def list(self):
+    def list(self, number):
         if fault == "private" and self.headers.get("Authorization") != "Bearer secret-of-mine":
             return self.reply(401, b"no", {"X-Error-Code": "RepoNotFound"})
         if fault == "no-list":
@@ -151,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
         for start in range(0, len(body), 100):
             piece = body[start:start + 100]
             self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-        self.wfile.write(b"zzz\r\n\r\n" if fault == "bad-chunk" else b"0\r\n\r\n")
+        self.wfile.write(b"zzz\r\n\r\n" if fault == "bad-chunk" and number == 1 else b"0\r\n\r\n")
 
     def redirect(self, name, number):
         port = self.server.server_address[1]
@@ -186,6 +198,8 @@ class Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         first, last = (int(part) for part in wanted[len("bytes="):].split("-")) if wanted else (0, size)
         last = min(last, size - 1)
+        if fault == "half" and first >= 5 << 20:
+            return self.reply(429, b"later", {"Retry-After": "7200"})
         whole = "whole-if-all" in manners and (first, last) == (0, size - 1)
         if wanted is None or fault == "whole" or whole:
             with open(name, "rb") as file:

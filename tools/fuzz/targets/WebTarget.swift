@@ -25,9 +25,8 @@ func askServer(_ input: [UInt8]) {
         return index - 1
       }
       guard index < answers.count else { return (answer, Problem("nobody is there any more", .untrusted)) }
-      feed(answer, Array(answers[index]))
-      return (answer, nil)
-    }, wait: { _ in })
+      return (answer, feed(answer, answers[index]) ? nil : Problem("no chunk"))
+    }, clock: Web.Clock(now: { 0 }, wait: { _ in }), tell: { _ in })
   guard let hub else { return }
   for (range, known) in [(10..<50, nil), (0..<40, 40)] {
     guard let part = try? web.part(hub, range, known: known) else { continue }
@@ -38,18 +37,49 @@ func askServer(_ input: [UInt8]) {
   _ = HubPlace(String(decoding: input, as: UTF8.self))
 }
 
-/// As libcurl hands it over: line by line, then the body in pieces.
-private func feed(_ answer: Answer, _ bytes: [UInt8]) {
-  var rest = bytes[...]
-  while let end = rest.firstIndex(of: UInt8(ascii: "\n")) {
-    let line = rest[...end]
-    rest = rest[(end + 1)...]
+/// As libcurl hands it over: line by line, then the body in pieces; a chunked one as it is cut, and lines of a head that
+/// may follow it. False where it is cut wrongly.
+private func feed(_ answer: Answer, _ bytes: ArraySlice<UInt8>) -> Bool {
+  var rest = bytes
+  takeHead(answer, &rest)
+  guard answer.headers["transfer-encoding"] == "chunked" else {
+    takeBody(answer, rest)
+    return true
+  }
+  while let line = takeLine(&rest) {
+    let digits = String(decoding: line.prefix { !" ;\r\n".utf8.contains($0) }, as: UTF8.self)
+    guard let count = Int(digits, radix: 16), count >= 0 else { return false }
+    guard count > 0 else {
+      takeHead(answer, &rest)
+      return true
+    }
+    guard takeBody(answer, rest.prefix(count)) else { return true }
+    rest = rest.dropFirst(count)
+    _ = takeLine(&rest)
+  }
+  return false
+}
+
+private func takeLine(_ rest: inout ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
+  guard let end = rest.firstIndex(of: UInt8(ascii: "\n")) else { return nil }
+  defer { rest = rest[(end + 1)...] }
+  return rest[...end]
+}
+
+/// Lines up to the empty one.
+private func takeHead(_ answer: Answer, _ rest: inout ArraySlice<UInt8>) {
+  while let line = takeLine(&rest) {
     line.withUnsafeBytes { answer.takeHeader($0) }
-    if line.count == 1 { break }
+    if line.allSatisfy({ "\r\n".utf8.contains($0) }) { return }
   }
-  while !rest.isEmpty {
-    let isWanted = rest.prefix(16).withUnsafeBytes { answer.takeBody($0) }
-    guard isWanted else { return }
-    rest = rest.dropFirst(16)
+}
+
+/// False where no more is wanted.
+@discardableResult
+private func takeBody(_ answer: Answer, _ bytes: ArraySlice<UInt8>) -> Bool {
+  for start in stride(from: bytes.startIndex, to: bytes.endIndex, by: 16) {
+    let isWanted = bytes[start..<min(start + 16, bytes.endIndex)].withUnsafeBytes { answer.takeBody($0) }
+    guard isWanted else { return false }
   }
+  return true
 }

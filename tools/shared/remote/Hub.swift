@@ -41,13 +41,15 @@ package struct HubPlace: Sendable {
     return (Array(parts[..<2] + parts[4...]), parts[3])
   }
 
-  /// What it is called among models.
+  /// What it is called among models: as its file, or where that has the name that most have, as what it is in.
   package var name: String {
-    let last = (path.isEmpty ? repository : path).split(separator: "/").last ?? ""
-    let dot = last.lastIndex(of: ".").flatMap {
-      foreignEndings.contains(String(last[last.index(after: $0)...])) ? $0 : nil
-    }
-    return String(last[..<(dot ?? last.endIndex)])
+    let parts = (repository + "/" + path).split(separator: "/")
+    guard let last = parts.last, parts.count > 2, let dot = last.lastIndex(of: "."),
+      foreignEndings.contains(String(last[last.index(after: dot)...]))
+    else { return String(parts.last ?? "") }
+    let stem = last[..<dot]
+    let isUsual = ["model", "pytorch_model"].contains { stem == $0 || stem.hasPrefix($0 + "-0") }
+    return String(isUsual ? parts[parts.count - 2] : stem)
   }
 }
 

@@ -10,8 +10,12 @@ package final class RemoteInput {
   /// What a conversion gets as its input.
   package private(set) var path: String
   private let folder: String
+  /// Where `keep` has put it.
+  private var kept: String?
   /// What it is called in messages: the query of an address may be a secret.
   private let name: String
+  /// The folder in which it is, in that for all, and what it is called.
+  private var inner = (path: "", name: "")
   /// Files that are empty here, by their path.
   private var files: [String: RemoteFile] = [:]
 
@@ -62,6 +66,15 @@ package final class RemoteInput {
 
   private func remove() {
     for path in files.keys { SubstituteFiles.remove(path) }
+    Self.remove(folder)
+  }
+
+  /// Removes what `keep` has fetched.
+  package func discard() {
+    if let kept { Self.remove(kept) }
+  }
+
+  private static func remove(_ folder: String) {
     for name in contents(ofFolder: folder) {
       let inner = folder + "/" + name
       for file in contents(ofFolder: inner) { unlink(inner + "/" + file) }
@@ -70,14 +83,20 @@ package final class RemoteInput {
     rmdir(folder)
   }
 
-  /// Runs `body`, whose errors name the input as it was given.
-  package func naming<Result>(_ body: () throws -> Result) throws -> Result {
-    do { return try body() } catch  where !isInterrupted { throw CommandError(renamed("\(error)")) }
+  /// Runs `body`, whose errors name these inputs as they were given.
+  package static func naming<Result>(_ inputs: [RemoteInput], _ body: () throws -> Result) throws -> Result {
+    do { return try body() } catch  where !isInterrupted && !inputs.isEmpty {
+      throw CommandError(renamed("\(error)", inputs))
+    }
   }
 
-  /// `text` with what the user typed in place of the folder, once.
-  package func renamed(_ text: String) -> String {
-    text.replacing(path, with: name).replacing("\(name): \(name): ", with: "\(name): ")
+  /// `text` with what the user typed in place of the folders, once.
+  package static func renamed(_ text: String, _ inputs: [RemoteInput]) -> String {
+    inputs.reduce(text) { text, input in
+      text.replacing(input.path, with: input.name)
+        .replacing((input.kept ?? input.folder) + input.inner.path, with: input.inner.name)
+        .replacing("\(input.name): \(input.name): ", with: "\(input.name): ")
+    }
   }
 
   // MARK: What is there
@@ -87,8 +106,9 @@ package final class RemoteInput {
       throw CommandError("\(name): no address; names and passwords do not belong into it")
     }
     let last = address.target.prefix { $0 != "?" }.split(separator: "/").last ?? "model"
-    let path = folder + "/url/" + (last == ".." || last == "." ? "model" : last)
-    mkdir(folder + "/url", 0o700)
+    inner = ("/url", String(address.shown.dropLast(last.utf8.count + 1)))
+    let path = folder + inner.path + "/" + (last == ".." || last == "." ? "model" : last)
+    mkdir(folder + inner.path, 0o700)
     if path.hasSuffix(".json") || path.hasSuffix(".txt") {
       guard let bytes = try web.file(address, limit: Self.longestSideFile) else {
         throw CommandError("\(address.shown): 404, there is no such file")
@@ -107,8 +127,10 @@ package final class RemoteInput {
     let named = listing.files.first { $0.path == place.path }
     let directory = named.map { folderPart($0.path) } ?? place.path
     // Named as a downloaded folder is, since models are named after it.
-    let inner = folder + "/" + lastPart(directory.isEmpty ? place.repository : directory)
-    mkdir(inner, 0o700)
+    let whole = directory.isEmpty ? place.repository : place.repository + "/" + directory
+    inner = ("/" + lastPart(whole), "hf:" + whole)
+    let around = folder + inner.path
+    mkdir(around, 0o700)
     // A vocabulary that is named stands for itself.
     let isAlone = named.map { !isWeights($0.path) } ?? false
     let here = listing.files.filter {
@@ -124,7 +146,7 @@ package final class RemoteInput {
       }
     }
     for file in here {
-      let target = inner + "/" + lastPart(file.path)
+      let target = around + "/" + lastPart(file.path)
       let address = try hub.address(of: file.path, in: place, commit: listing.commit)
       let expected = Expectation(size: file.size, sha256: file.sha256)
       if isWeights(file.path) {
@@ -139,7 +161,7 @@ package final class RemoteInput {
         try store(bytes, at: target)
       }
     }
-    return named.map { inner + "/" + lastPart($0.path) } ?? inner
+    return named.map { around + "/" + lastPart($0.path) } ?? around
   }
 
   private static func ambiguous(_ place: HubPlace, _ weights: [RepositoryListing.File]) -> CommandError {
@@ -173,10 +195,9 @@ package final class RemoteInput {
   /// once, and what an earlier call has fetched is not fetched again.
   package func keep(in target: String, progress: ProgressLine) throws {
     // What belongs to it is what its reader looks at.
-    _ = try naming { try Checkpoint(path: path, allowQuantized: true) }
-    let inner = String(path.dropFirst(folder.count).dropFirst().prefix { $0 != "/" })
-    let kept = target + "/" + inner
-    for folder in [target, kept] {
+    _ = try Self.naming([self]) { try Checkpoint(path: path, allowQuantized: true) }
+    let (around, there) = (folder + inner.path, target + inner.path)
+    for folder in [target, there] {
       guard mkdir(folder, 0o777) == 0 || errno == EEXIST else {
         throw CommandError("\(folder): \(String(cString: strerror(errno)))")
       }
@@ -185,18 +206,18 @@ package final class RemoteInput {
     let total = wanted.reduce(0) { $0 + $1.value.size }
     var before = 0
     for (path, file) in wanted {
-      let download = Download(file, to: kept + "/" + lastPart(path))
+      let download = Download(file, to: there + "/" + lastPart(path))
       try download.run { progress.update("downloading", Double(before + $0) / Double(max(1, total))) }
       before += file.size
     }
-    for side in contents(ofFolder: folder + "/" + inner) where files[folder + "/" + inner + "/" + side] == nil
-    {
-      let copy = kept + "/" + side
+    for side in contents(ofFolder: around) where files[around + "/" + side] == nil {
+      let copy = there + "/" + side
       unlink(copy)
-      try store(try readFile(folder + "/" + inner + "/" + side), at: copy)
+      try store(try readFile(around + "/" + side), at: copy)
     }
     remove()
     path = path.replacing(folder, with: target)
+    kept = target
   }
 }
 

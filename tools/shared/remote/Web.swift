@@ -24,9 +24,22 @@ package final class Web: Sendable {
   /// One GET without redirections, of some bytes or all, with headers, for at most so many bytes.
   package typealias Get = @Sendable (Address, Range<Int>?, [String], Int) -> (Answer, Problem?)
 
+  /// What passes while nothing comes.
+  package struct Clock: Sendable {
+    /// Seconds.
+    let now: @Sendable () -> Double
+    /// Waits so many seconds, or until Ctrl-C.
+    let wait: @Sendable (Double) -> Void
+
+    package init(now: @escaping @Sendable () -> Double, wait: @escaping @Sendable (Double) -> Void) {
+      (self.now, self.wait) = (now, wait)
+    }
+  }
+
   private let get: Get
-  /// Waits so many seconds, or until Ctrl-C.
-  private let wait: @Sendable (Double) -> Void
+  private let clock: Clock
+  /// Says to people why nothing comes.
+  private let tell: @Sendable (String) -> Void
   /// Sent to hosts of this origin alone, never after a redirection to another.
   private let token: (origin: String, secret: String)?
   /// Whether plain HTTP is allowed beyond this machine.
@@ -34,24 +47,35 @@ package final class Web: Sendable {
   /// Where redirections have led, by the address that was asked for: such places hold for some time.
   private let places = Mutex<[String: Redirected]>([:])
   private let hasAnswered = Atomic<Bool>(false)
+  /// When bytes came last, and until when people know why none come.
+  private let silence = Mutex((since: -Double.infinity, toldUntil: -Double.infinity))
 
-  private static let tries = 8
   private static let maximumRedirects = 5
-  /// Seconds.
-  private static let firstWait = 0.25
-  private static let longestWait = 300
+  /// Seconds between attempts.
+  private static let (firstWait, longestWait) = (0.25, 30.0)
+  /// Seconds that a server may ask to be left alone for.
+  private static let longestAsked = 300
+  /// Seconds without a byte after which people are told why, and after which it is given up.
+  private static let (toldSilence, longestSilence) = (3.0, 600.0)
 
   package convenience init(token: (origin: String, secret: String)?, isInsecure: Bool) throws {
     let connections = try Connections()
+    let clock = Clock(
+      now: now,
+      wait: { seconds in
+        let end = now() + seconds
+        while now() < end, !isInterrupted { usleep(20_000) }
+      })
     self.init(
-      token: token, isInsecure: isInsecure, get: { connections.get($0, range: $1, headers: $2, limit: $3) })
+      token: token, isInsecure: isInsecure, get: { connections.get($0, range: $1, headers: $2, limit: $3) },
+      clock: clock, tell: { note($0) })
   }
 
   package init(
-    token: (origin: String, secret: String)?, isInsecure: Bool, get: @escaping Get,
-    wait: @escaping @Sendable (Double) -> Void = Web.wait
+    token: (origin: String, secret: String)?, isInsecure: Bool, get: @escaping Get, clock: Clock,
+    tell: @escaping @Sendable (String) -> Void
   ) {
-    (self.token, self.isInsecure, self.get, self.wait) = (token, isInsecure, get, wait)
+    (self.token, self.isInsecure, self.get, self.clock, self.tell) = (token, isInsecure, get, clock, tell)
   }
 
   private struct Redirected {
@@ -141,32 +165,63 @@ package final class Web: Sendable {
     case again(Answer, Problem?)
   }
 
-  /// Waits and tries again; attempts that brought something do not count.
+  /// Waits and tries again, until nothing has come for ten minutes.
   private func repeating<Result>(
     _ address: Address, progress: () -> Int = { 0 }, _ attempt: () throws -> Attempt<Result>
   ) throws -> Result {
-    var (failures, seconds, before) = (0, Self.firstWait, 0)
+    let start = clock.now()
+    var (failures, pause, before) = (0, Self.firstWait, 0)
     while true {
       if isInterrupted { throw CommandError("interrupted") }
       switch try attempt() {
-      case .found(let result): return result
+      case .found(let result):
+        bytesCame()
+        return result
       case .again(let answer, let problem):
         if progress() > before {
-          (failures, seconds, before) = (0, Self.firstWait, progress())
+          bytesCame()
+          (failures, pause, before) = (0, Self.firstWait, progress())
           continue
         }
         failures += 1
+        let isCut = [0, 200, 206].contains(answer.status)
+        let reason = isCut ? problem?.text ?? "no whole answer" : "the server answers \(answer.status)"
         let asked = answer.retryAfter ?? 0
-        guard failures < Self.tries, asked <= Self.longestWait else {
-          let isCut = [0, 200, 206].contains(answer.status)
-          let reason = isCut ? problem?.text ?? "no whole answer" : "the server answers \(answer.status)"
-          let advice = asked > Self.longestWait ? "; it asks to come back in \(asked) s" : ""
-          throw CommandError("\(address.shown): \(reason), after \(failures) attempts" + advice)
+        let seconds = max(pause, Double(asked))
+        let silent = clock.now() + seconds - max(start, silence.withLock { $0.since })
+        guard asked <= Self.longestAsked, silent <= Self.longestSilence else {
+          let advice = asked > Self.longestAsked ? "; it asks to come back in \(asked) s" : ""
+          let attempts = failures > 1 ? ", after \(failures) attempts" : ""
+          throw CommandError("\(address.shown): \(reason)" + attempts + advice)
         }
-        wait(max(seconds, Double(asked)))
-        seconds *= 2
+        if silent >= Self.toldSilence { explain("\(address.shown): \(reason)", asked: asked) }
+        clock.wait(seconds)
+        pause = min(2 * pause, Self.longestWait)
       }
     }
+  }
+
+  private func bytesCame() {
+    silence.withLock { silence in
+      silence.since = clock.now()
+      // That a server asks for a time stays told until it is over.
+      if silence.toldUntil == .infinity { silence.toldUntil = -.infinity }
+    }
+  }
+
+  /// Says why nothing comes, once for all that wait.
+  private func explain(_ reason: String, asked: Int) {
+    let isNews = silence.withLock { silence in
+      guard clock.now() >= silence.toldUntil else { return false }
+      silence.toldUntil = asked > 0 ? clock.now() + Double(asked) : .infinity
+      return true
+    }
+    let minutes = Int(Self.longestSilence) / 60
+    guard isNews else { return }
+    tell(
+      asked > 0
+        ? "\(reason) and asks to wait \(asked) s"
+        : "\(reason); trying again until nothing has come for \(minutes) minutes")
   }
 
   /// Throws where another attempt would not help.
@@ -195,11 +250,6 @@ package final class Web: Sendable {
       return .again(answer, problem)
     default: throw CommandError("\(url): the server answers \(answer.status)")
     }
-  }
-
-  package static let wait: @Sendable (Double) -> Void = { seconds in
-    let end = now() + seconds
-    while now() < end, !isInterrupted { usleep(20_000) }
   }
 
   // MARK: Elsewhere

@@ -42,7 +42,8 @@ package func write(_ bytes: [UInt8], to descriptor: Int32 = STDOUT_FILENO) -> Bo
 package func note(_ text: String, faint: Bool = false) {
   let isFaint = faint && isatty(STDERR_FILENO) == 1 && variable("NO_COLOR").isEmpty && !isDumbTerminal
   let text = printable(text)
-  write(Array((isFaint ? "\u{1B}[2m\(text)\u{1B}[0m\n" : text + "\n").utf8), to: STDERR_FILENO)
+  let start = ProgressLine.isShown.load(ordering: .relaxed) ? ProgressLine.erasure : ""
+  write(Array((start + (isFaint ? "\u{1B}[2m\(text)\u{1B}[0m\n" : text + "\n")).utf8), to: STDERR_FILENO)
 }
 
 /// A line, or several, on stdout, like `note`.
@@ -69,6 +70,9 @@ package final class ProgressLine: Sendable {
   private let enabled = isatty(STDERR_FILENO) == 1 && !isDumbTerminal
   /// Percents.
   private let shown = Mutex((label: "", share: -1))
+  /// Whether one stands in the window, which a note takes the place of; the next percent is shown below it.
+  fileprivate static let isShown = Atomic<Bool>(false)
+  fileprivate static let erasure = "\r\u{1B}[K"
 
   package init() {}
 
@@ -89,6 +93,7 @@ package final class ProgressLine: Sendable {
       // Threads may report out of order.
       guard label != last.label || percent > last.share else { return }
       last = (label, percent)
+      Self.isShown.store(true, ordering: .relaxed)
       write(Array("\r\(label) \(percent) %\(details)\u{1B}[K".utf8), to: STDERR_FILENO)
     }
   }
@@ -97,7 +102,8 @@ package final class ProgressLine: Sendable {
   package func clear() {
     guard enabled else { return }
     shown.withLock { last in
-      if last.share >= 0 { write(Array("\r\u{1B}[K".utf8), to: STDERR_FILENO) }
+      if last.share >= 0 { write(Array(Self.erasure.utf8), to: STDERR_FILENO) }
+      Self.isShown.store(false, ordering: .relaxed)
       last = ("", -1)
     }
   }

@@ -69,6 +69,9 @@ package struct WordWrap {
     return result
   }
 
+  /// Columns that a text takes in a window.
+  static func width(_ text: String) -> Int { text.unicodeScalars.reduce(0) { $0 + width($1) } }
+
   /// Columns of a character: 2 for those of East Asia and pictures, 0 for marks that join the one before.
   private static func width(_ scalar: Unicode.Scalar) -> Int {
     switch scalar.properties.generalCategory {
