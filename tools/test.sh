@@ -54,8 +54,11 @@ if wait $server; then
     "$bin/rwkv-quantize" Tests/Fixtures/goldens/$part-std/model.pth .build/server-$part.rwkv --type fp32 --force \
       $([ $part = emb ] && echo --tokenizer bytes)
   done
-  $python server/Tests/texts.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" "$bin/rwkv-run" \
-    .build/server-emb.rwkv .build/server-rerank.rwkv
+  $python server/Tests/texts.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" \
+    .build/server-emb.rwkv .build/server-rerank.rwkv "$bin/rwkv-run"
+  "$bin/rwkv-quantize" Tests/Fixtures/goldens/v7b-std/model.safetensors .build/server-7b.rwkv --tokenizer bytes --force
+  $python server/Tests/starts.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" \
+    .build/server-7b.rwkv .build/server-rerank.rwkv
 else
   say "the server's dependencies cannot be fetched: its tests are skipped"
 fi

@@ -97,7 +97,7 @@ extension Session {
   public func generate(
     _ prompt: String, count: Int? = nil, options: SamplingOptions? = nil, stop: [String]? = nil
   ) throws -> GeneratedText {
-    guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
+    let tokenizer = try model.requireTokenizer()
     let choice = SamplingChoice(given: SamplingAdvice(stops: stop), model: model)
     var tokens = try tokenizer.encode(prompt)
     if tokens.isEmpty && logits.isEmpty { tokens = [0] }  // token 0 separates documents

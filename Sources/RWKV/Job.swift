@@ -48,8 +48,8 @@ final class Job: @unchecked Sendable {
       guard model.languageHead != nil else {
         throw ModelError(.wrongKind(model.configuration.kind, expected: .language), path: model.path)
       }
-      guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
-      text = DraftedText(state, nil, TextWriter(request.limit, tokenizer: tokenizer, stop: request.stop))
+      let writer = TextWriter(request.limit, tokenizer: try model.requireTokenizer(), stop: request.stop)
+      text = DraftedText(state, nil, writer)
     }
     checkpoints = request.checkpoints.filter { (1...max(1, request.prompt.count)).contains($0) }[...]
     if request.receiveEmbedding != nil { pooling = try TextPooling(model, request.embeddingOptions) }

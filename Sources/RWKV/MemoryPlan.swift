@@ -116,15 +116,17 @@ struct MemoryPlan {
   /// Tokens of RWKV-7b's cache that a session has room for, whatever the limit.
   private static let leastContext = 1024
 
-  /// The most tokens that a state of RWKV-7b remembers: as many as are wanted, or as memory is left for.
-  static func maximumContext(_ configuration: Configuration, wanted: Int?, _ plan: MemoryPlan) -> Int? {
+  /// The most tokens that each of some states of RWKV-7b remembers: as many as are wanted, or as memory is left for.
+  static func maximumContext(
+    _ configuration: Configuration, wanted: Int?, states: Int = 1, _ plan: MemoryPlan
+  ) -> Int? {
     let each = configuration.bytesPerToken
     guard each > 0 else { return nil }
     if let wanted { return min(wanted, State.maximumTokens) }
     let limit = plan.streaming?.limit ?? memoryCapacity() ?? Int.max
+    let share = min(plan.spare, limit - residentMemory()) / states
     // While one block's cache grows, there are two of it.
-    let room =
-      min(plan.spare, limit - residentMemory()) / each * configuration.layers / (configuration.layers + 1)
+    let room = share / each * configuration.layers / (configuration.layers + 1)
     return min(max(room, leastContext), State.maximumTokens)
   }
 

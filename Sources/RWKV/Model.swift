@@ -82,24 +82,27 @@ public final class Model: Sendable {
   /// - Parameters:
   ///   - memoryLimit: the most memory that the process may use with one session [bytes]. A model that needs more runs
   ///     all the same, more slowly: see `streaming`.
-  ///   - maximumContext: of RWKV-7b, the most tokens that a state remembers; by default as many as one state has
-  ///     memory for.
+  ///   - maximumContext: of RWKV-7b, the most tokens that a state remembers; by default as many as there is memory for.
+  ///   - states: among how many states that memory is shared.
+  ///   - kinds: what the model may be for. Another kind is `ModelError.wrongKind`, thrown before weights are loaded.
   ///   - requiresTokenizer: whether a file without a tokenizer is an error, which is thrown before weights are loaded.
   ///   - progress: called with the share done, 0…1, from any thread; loading stops when it returns false.
   public convenience init(
     path: String, threads: Int = processorCount(), memoryLimit: Int? = nil, maximumContext: Int? = nil,
-    requiresTokenizer: Bool = false, progress: (@Sendable (Double) -> Bool)? = nil
+    states: Int = 1, kinds: [ModelKind] = ModelKind.allCases, requiresTokenizer: Bool = false,
+    progress: (@Sendable (Double) -> Bool)? = nil
   ) throws(ModelError) {
     try self.init(
-      path: path, threads: threads, maximumContext: maximumContext, requiresTokenizer: requiresTokenizer,
-      progress: progress
+      path: path, threads: threads, maximumContext: maximumContext, states: states, kinds: kinds,
+      requiresTokenizer: requiresTokenizer, progress: progress
     ) { file, configuration throws(ModelError) in
       try MemoryPlan(file, configuration, limit: memoryLimit, threads: threads)
     }
   }
 
   init(
-    path: String, threads: Int, maximumContext: Int? = nil, requiresTokenizer: Bool = false,
+    path: String, threads: Int, maximumContext: Int? = nil, states: Int = 1,
+    kinds: [ModelKind] = ModelKind.allCases, requiresTokenizer: Bool = false,
     progress: (@Sendable (Double) -> Bool)? = nil,
     plan: (ModelFile, Configuration) throws(ModelError) -> MemoryPlan
   ) throws(ModelError) {
@@ -113,6 +116,9 @@ public final class Model: Sendable {
       let problems = Blueprint.problems(file.metadata, file.tensors.map(TensorPlan.init))
       if let problem = problems.first { throw problem }
       configuration = try Configuration(file.metadata)
+      if !kinds.contains(configuration.kind), let expected = kinds.last {
+        throw ModelError(.wrongKind(configuration.kind, expected: expected))
+      }
       tokenizer = try Self.tokenizer(in: file)
       if let size = tokenizer?.vocabularySize, size > configuration.vocabulary {
         throw ModelError(.largeTokenizer(tokens: size, vocabulary: configuration.vocabulary))
@@ -125,7 +131,8 @@ public final class Model: Sendable {
       store = try WeightStore(file, configuration, plan, threads: threads, progress: progress)
       streaming = store.streaming
       spareMemory = plan.spare
-      self.maximumContext = MemoryPlan.maximumContext(configuration, wanted: maximumContext, plan)
+      self.maximumContext = MemoryPlan.maximumContext(
+        configuration, wanted: maximumContext, states: states, plan)
       weightBytes = store.byteCount
       hiddenRowBytes = file.tensors.reduce(0) {
         $0 + ($1.name.hasSuffix("ffn.value.weight") ? $1.rawBytes : 0)
@@ -165,6 +172,20 @@ public final class Model: Sendable {
   /// The name of the model in the metadata, or the name of its file.
   public var name: String {
     metadata.string("model.name") ?? path.split(separator: "/").last.map(String.init) ?? path
+  }
+
+  /// The tokenizer, or an error that says what to do where there is none.
+  package func requireTokenizer() throws(ModelError) -> any Tokenizer {
+    if let tokenizer { return tokenizer }
+    throw ModelError(noTokenizerOf: configuration.kind, path: path)
+  }
+
+  /// The same of a file, without its weights.
+  package static func requireTokenizer(path: String) throws(ModelError) -> any Tokenizer {
+    let file: ModelFile
+    do { file = try ModelFile(path: path) } catch { throw ModelError(error) }
+    if let tokenizer = try tokenizer(in: file) { return tokenizer }
+    throw ModelError(noTokenizerOf: try Configuration(file.metadata).kind, path: path)
   }
 
   /// The tokenizer of a file, without its weights; nil if it has none.

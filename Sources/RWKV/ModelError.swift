@@ -53,6 +53,11 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     self.path = path
   }
 
+  /// Rerankers need no tokenizer: whoever asks for one means another model.
+  init(noTokenizerOf kind: ModelKind, path: String) {
+    self.init(kind == .reranker ? .wrongKind(kind, expected: .language) : .noTokenizer, path: path)
+  }
+
   init(_ error: ModelFileError) {
     self.init(.file(error), path: error.path)
   }

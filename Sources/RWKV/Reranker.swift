@@ -25,8 +25,7 @@ public final class DocumentReader {
     guard model.configuration.kind == .embedding else {
       throw ModelError(.wrongKind(model.configuration.kind, expected: .embedding), path: model.path)
     }
-    guard let tokenizer = model.tokenizer else { throw ModelError(.noTokenizer, path: model.path) }
-    self.tokenizer = tokenizer
+    tokenizer = try model.requireTokenizer()
   }
 
   /// The states after documents, each read from the start.
@@ -104,7 +103,8 @@ public final class Reranker {
 
   /// How well documents answer a query, by their states, which stay as they are: the higher the better, 0 undecided.
   ///
-  /// - Parameter progress: called with the number of states scored so far; scoring stops when it returns false.
+  /// - Parameter progress: called after each pass over the weights with the number of states scored so far; scoring
+  ///   stops when it returns false.
   public func scores(
     query: [UInt8], _ states: [State], progress: (Int) -> Bool = { _ in true }
   ) throws(ModelError) -> [Float] {
@@ -115,7 +115,9 @@ public final class Reranker {
     var scores: [Float] = []
     for start in stride(from: 0, to: states.count, by: DocumentReader.batch) {
       let copies = states[start..<min(start + DocumentReader.batch, states.count)].map { $0.copy() }
-      try documents.evaluator.read(copies.map { _ in tokens }, copies, output: .none) { _ in }
+      try documents.evaluator.read(
+        copies.map { _ in tokens }, copies, output: .none, progress: { _ in progress(start) }
+      ) { _ in }
       scores += try self.scores(after: copies)
       guard progress(scores.count) else { throw ModelError(.cancelled) }
     }
@@ -129,7 +131,8 @@ public final class Reranker {
     var scores: [Float] = []
     for start in stride(from: 0, to: texts.count, by: DocumentReader.batch) {
       let part = Array(texts[start..<min(start + DocumentReader.batch, texts.count)])
-      scores += try self.scores(query: query, documents.states(part) { _ in progress(start) })
+      func goesOn(_: Int) -> Bool { progress(start) }
+      scores += try self.scores(query: query, documents.states(part, progress: goesOn), progress: goesOn)
       guard progress(scores.count) else { throw ModelError(.cancelled) }
     }
     return scores

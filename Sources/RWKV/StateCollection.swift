@@ -25,7 +25,7 @@ public final class StateCollection {
     left = count
   }
 
-  /// How many states a file has; `.notStateFile` if it is no file of states.
+  /// How many states a file has; `.notCollection` if it is no file of states.
   public static func count(path: String) throws(StateFileError) -> Int { try open(path).count }
 
   private static func open(_ path: String) throws(StateFileError) -> (file: File, count: Int) {
@@ -33,7 +33,9 @@ public final class StateCollection {
       let file = try File(reading: path)
       let size = Int(clamping: file.size)
       let header = try file.bytes(0..<min(size, headerBytes))
-      guard header.starts(with: magic) else { throw StateFileError(.notStateFile, path: path) }
+      guard header.starts(with: magic) else {
+        throw StateFileError(.notCollection(isState: header.starts(with: StateHeader.magic)), path: path)
+      }
       guard header.count == headerBytes else {
         throw StateFileError(.wrongSize(expected: headerBytes, found: size), path: path)
       }

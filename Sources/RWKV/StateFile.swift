@@ -111,7 +111,7 @@ extension Model {
     return try state(header, frame).state
   }
 
-  /// It must be this model's state, and no longer than those can be.
+  /// It must be this model's state, and no longer than those can be, or may be here.
   private func check(_ header: StateHeader) throws(StateFileError) {
     guard header.identity == identity else {
       throw StateFileError(
@@ -124,7 +124,12 @@ extension Model {
         .invalid(
           what: "the number of logits", found: "\(header.logits)", expected: "\(configuration.vocabulary)"))
     }
-    let largest = StatePayload.largest(State.Layout(configuration), self)
+    let layout = State.Layout(configuration)
+    if let limit = maximumContext {
+      let tokens = StatePayload.cached(header, layout)
+      guard tokens <= limit else { throw StateFileError(.tooLong(tokens: tokens, limit: limit)) }
+    }
+    let largest = StatePayload.largest(layout, self)
     guard header.words <= largest, header.frameBytes <= ZstdFrame.largest(4 * header.words) else {
       throw StateFileError(
         .invalid(

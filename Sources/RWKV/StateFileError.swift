@@ -7,6 +7,10 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
   public enum Reason: Sendable {
     case file(ModelFileError)
     case notStateFile
+    /// A file of many states where a saved state is needed.
+    case isCollection
+    /// No file of many states; perhaps a saved state.
+    case notCollection(isState: Bool)
     case unsupportedVersion(found: Int)
     case unsupportedFeatures(found: UInt32)
     /// The file is shorter or longer [bytes] than it must be.
@@ -17,6 +21,8 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
     case invalid(what: String, found: String, expected: String)
     /// The state belongs to another model than the one it is loaded for.
     case wrongModel(found: String, expected: String)
+    /// The state of RWKV-7b remembers more tokens than its model was opened for.
+    case tooLong(tokens: Int, limit: Int)
     /// A value of the state is infinite or not a number.
     case notFinite(value: Float, place: String)
     case outOfMemory(bytes: Int)
@@ -43,6 +49,11 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
     switch reason {
     case .file(let error): "\(error)"
     case .notStateFile: "not a saved state (its first bytes are others); save one with --save-state"
+    case .isCollection:
+      "a file of states of documents, for rwkv-run rerank --states; a saved state is made with --save-state"
+    case .notCollection(let isState):
+      (isState ? "one saved state" : "its first bytes are those of another file")
+        + ", expected states of documents; make such a file with rwkv-run embed --keep-states"
     case .unsupportedVersion(let found):
       "state format version \(found), this program reads version 1; use a newer program"
     case .unsupportedFeatures(let found):
@@ -55,6 +66,9 @@ public struct StateFileError: Error, Sendable, CustomStringConvertible {
       "\(what) is \(found), expected \(expected). Save the state again"
     case .wrongModel(let found, let expected):
       "the state belongs to \(found), not to \(expected); open the model that it was saved with"
+    case .tooLong(let tokens, let limit):
+      "the state remembers \(tokens) tokens, the model was opened for \(limit); allow more (--max-context), as far as "
+        + "there is memory"
     case .notFinite(let value, let place):
       "\(place) is \(value), expected a finite number: the state or its model is broken"
     case .isModel: "is the model's own file; choose another name for the state"

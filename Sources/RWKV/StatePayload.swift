@@ -56,7 +56,9 @@ struct StateHeader {
 
   /// Reads and checks the header of a file of `size` bytes; `bytes` are its first, all or enough for any name.
   init(_ bytes: [UInt8], size: Int) throws(StateFileError) {
-    guard bytes.starts(with: Self.magic) else { throw StateFileError(.notStateFile) }
+    guard bytes.starts(with: Self.magic) else {
+      throw StateFileError(bytes.starts(with: StateCollection.magic) ? .isCollection : .notStateFile)
+    }
     guard bytes.count >= Self.size else {
       throw StateFileError(.wrongSize(expected: Self.size, found: size))
     }
@@ -140,6 +142,12 @@ struct StatePayload {
     return StatePayload(
       layout: layout, tokens: State.maximumTokens, cached: cached, logits: model.configuration.vocabulary
     ).words
+  }
+
+  /// Tokens that each cache of a state has, by the number of its words.
+  static func cached(_ header: StateHeader, _ layout: State.Layout) -> Int {
+    let others = header.tokens + header.logits + layout.attentionBlocks + layout.count
+    return (header.words - others) / (layout.attentionBlocks * layout.cachedPerToken)
   }
 
   /// The most tokens of a cache. RWKV-7b: those that the model was opened for. RWKV-X: one more than where compression

@@ -133,6 +133,14 @@ public final class Checkpoint: Sendable {
       version: version, kind: kind, sources: sources, claims: container.claims, file: path)
     (layers, attentionLayers, embedding) = (model.layers, model.attentionLayers, model.embedding)
     (vocabulary, ffn, headSize) = (model.vocabulary, model.ffn, model.headSize)
+    if kind == .reranker, let stateLayers,
+      stateLayers.count != layers || !stateLayers.allSatisfy((-4096...4095).contains)
+    {
+      throw CheckpointError(
+        .mismatch, file: path, tensor: "reranker_layer_idx", "does not name a layer for each block",
+        found: "\(stateLayers.prefix(8))", expected: "\(layers) layers",
+        advice: "The file may be incomplete; get it again")
+    }
     groupNormEpsilon = version == .v4 ? nil : container.claims.groupNormEpsilon ?? 64e-5
     self.tensors = model.tensors
     (tokenizer, generation) = (container.vocabulary, container.generation)
@@ -146,8 +154,8 @@ public final class Checkpoint: Sendable {
 /// The parts by what their names begin with.
 private func remark(leftOut names: [String]) -> String {
   let parts = Set(names.map { name in "'" + name.prefix { $0 != "." } + ".…'" }).sorted()
-  return
-    "left out, as the model does without them: \(names.count) tensors of other parts, \(parts.joined(separator: ", "))"
+  let count = names.count == 1 ? "1 tensor" : "\(names.count) tensors"
+  return "left out, as the model does without them: \(count) of other parts, \(parts.joined(separator: ", "))"
 }
 
 /// Norms that were trained without a bias, all of a kind: with one of zeros they compute the same.

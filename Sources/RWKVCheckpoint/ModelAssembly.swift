@@ -31,7 +31,7 @@ struct ModelAssembly {
     // A reranker has a single token, whose row may have lost its axis.
     let isReranker = kind == .reranker
     (vocabulary, embedding) =
-      isReranker ? (1, sources["emb.weight"]?.count ?? 0) : try matrixSize("emb.weight")
+      isReranker ? (1, try required("emb.weight", "a vector").count) : try matrixSize("emb.weight")
     guard kind != .embedding || vocabulary > EmbeddingTask.endOfText else {
       throw CheckpointError(
         .unsupported, file: file, tensor: "emb.weight",
@@ -58,7 +58,8 @@ struct ModelAssembly {
     for name in sources.keys where name.hasPrefix(prefix) {
       let digits = name.dropFirst(prefix.count).prefix { $0 != "." }
       guard let number = Int(digits), number >= 0, String(number) == digits else {
-        throw CheckpointError(.mismatch, file: file, tensor: name, "has no block number")
+        throw CheckpointError(
+          .mismatch, file: file, tensor: name, "has no block number", expected: "\(prefix)N.…")
       }
       numbers.insert(number)
     }
@@ -71,10 +72,16 @@ struct ModelAssembly {
     return numbers.count
   }
 
+  /// What sizes are taken from.
+  private func required(_ name: String, _ expected: String) throws(CheckpointError) -> StoredTensor {
+    if let source = sources[name] { return source }
+    throw CheckpointError(
+      .mismatch, file: file, tensor: name, "is missing", expected: expected,
+      advice: "The file may be incomplete; get it again")
+  }
+
   private func matrixSize(_ name: String) throws(CheckpointError) -> (rows: Int, columns: Int) {
-    guard let shape = sources[name]?.shape else {
-      throw CheckpointError(.mismatch, file: file, tensor: name, "is missing", expected: "a matrix")
-    }
+    let shape = try required(name, "a matrix").shape
     guard shape.count == 2 else { throw wrongShape(name, shape, expected: "a matrix") }
     return (shape[0], shape[1])
   }
@@ -86,17 +93,14 @@ struct ModelAssembly {
     switch version {
     case .v4: return 0
     case .v50, .v51:
-      let heads = sources["blocks.0.att.time_decay"]?.count ?? 0
+      let heads = try required("blocks.0.att.time_decay", "a decay of each head").count
       size = heads > 0 && embedding % heads == 0 ? embedding / heads : 0
     case .v52, .v6, .v7, .v7a, .v7b, .x:
-      let names = version.isRWKV7 ? ["r_k"] : ["time_faaaa", "time_first", "time_decay"]
-      guard let name = names.map({ "blocks.0.att." + $0 }).first(where: { sources[$0] != nil }),
-        var shape = sources[name]?.shape
-      else {
-        throw CheckpointError(
-          .mismatch, file: file, tensor: "blocks.0.att.\(names[0])", "is missing",
-          expected: "[heads, head size]")
+      let names = (version.isRWKV7 ? ["r_k"] : ["time_faaaa", "time_first", "time_decay"]).map {
+        "blocks.0.att." + $0
       }
+      let name = names.first { sources[$0] != nil } ?? names[0]
+      var shape = try required(name, "[heads, head size]").shape
       if shape.count > 1 {
         while shape.count > 1, shape.last == 1 { shape.removeLast() }
         size = shape.last ?? 0
@@ -154,7 +158,7 @@ struct ModelAssembly {
 
   private mutating func addTimeMix6(_ att: String) throws(CheckpointError) {
     for name in ["x", "w", "k", "v", "r", "g"] { try addVector(att + "time_maa_" + name) }
-    let rank = (sources[att + "time_maa_w1"]?.count ?? 0) / (5 * embedding)
+    let rank = rank(att + "time_maa_w") / 5
     try addLowRank(att + "time_maa_w1", 5 * rank, embedding)
     try addLowRank(att + "time_maa_w2", embedding, rank, groups: 5)
     try addVector(att + "time_decay")
@@ -262,9 +266,14 @@ struct ModelAssembly {
     try add(name, .vector, 1, count ?? embedding)
   }
 
+  /// Of `name1` [D, rank] and `name2` [rank, D], or of the one that is there.
+  private func rank(_ name: String) -> Int {
+    ((sources[name + "1"] ?? sources[name + "2"])?.count ?? 0) / embedding
+  }
+
   /// `name1` [D, rank] and `name2` [rank, D]; the rank is whatever the first has.
   private mutating func addLowRankPair(_ name: String) throws(CheckpointError) {
-    let rank = (sources[name + "1"]?.count ?? 0) / embedding
+    let rank = rank(name)
     try addLowRank(name + "1", rank, embedding)
     try addLowRank(name + "2", embedding, rank)
   }

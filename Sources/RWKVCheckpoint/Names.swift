@@ -153,7 +153,7 @@ enum Names {
       if tensor.name.hasPrefix(part) {
         // Those of RWKV-X and EmbeddingRWKV are a spelling of names.
         if part != "rwkv." { tensor.name = tensor.name.removing(prefix: part) }
-      } else if !besidesModel.contains(where: tensor.name.hasPrefix) {
+      } else if !belongsToModel(tensor.name) {
         leftOut.append(tensor.name)
         continue
       }
@@ -165,8 +165,15 @@ enum Names {
   /// What the names of the model's tensors begin with beside those of other parts: VisualRWKV, RWKV-X and
   /// EmbeddingRWKV; ModRWKV; RWKVReRanker.
   private static let parts = ["rwkv.", "llm.", "reranker."]
-  /// Of the model, and yet without its prefix.
-  private static let besidesModel = ["head.", "lm_head.", "moba.", "reranker_layer_idx"]
+
+  /// Whether a name without the model's prefix is one of the model yet.
+  private static func belongsToModel(_ name: String) -> Bool {
+    if ["head.", "lm_head.", "reranker_layer_idx"].contains(where: name.hasPrefix) { return true }
+    // An attention block of RWKV-X: other models may have a part of that name.
+    let words = name.split(separator: ".", maxSplits: 3)
+    return words.count == 4 && words[0] == "moba" && Int(words[1]) != nil
+      && ["ln1", "att", "ln2", "ffn"].contains(words[2])
+  }
 
   /// Of whole models and of adapters.
   private static let wrappers = ["module.", "base_model.model."]

@@ -149,12 +149,7 @@ public func rwkv_get_metadata(
 
 extension ContextObject {
   func tokenizer() throws -> any Tokenizer {
-    guard let tokenizer = model.tokenizer else {
-      throw Failure(
-        RWKV_ERROR_MODEL, RWKV_ERROR_PARAM_MISSING,
-        "\(model.path): the file has no tokenizer; convert the checkpoint again with --tokenizer FILE")
-    }
-    return tokenizer
+    try model.requireTokenizer()
   }
 }
 

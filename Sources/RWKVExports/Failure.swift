@@ -38,6 +38,7 @@ struct Failure: Error {
         (RWKV_ERROR_ARGS, RWKV_ERROR_NONE)
       case .file(let error): (RWKV_ERROR_FILE, error.flag)
       case .tokenizer: (RWKV_ERROR_MODEL, RWKV_ERROR_DATA)
+      case .noTokenizer: (RWKV_ERROR_MODEL, RWKV_ERROR_PARAM_MISSING)
       case .missingMetadata, .missingTensor: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_PARAM_MISSING)
       case .invalidMetadata: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_DIMENSION)
       case .unknownTensor: (RWKV_ERROR_MODEL_PARAMS, RWKV_ERROR_KEY)
@@ -46,7 +47,7 @@ struct Failure: Error {
       case .unsupportedVersion, .wrongKind, .missingHead, .wrongPair:
         (RWKV_ERROR_MODEL, RWKV_ERROR_UNSUPPORTED)
       case .notFinite: (RWKV_ERROR_MODEL, RWKV_ERROR_DATA)
-      case .noTokenizer, .largeTokenizer, .wrongState, .cancelled: (RWKV_ERROR_MODEL, RWKV_ERROR_NONE)
+      case .largeTokenizer, .wrongState, .cancelled: (RWKV_ERROR_MODEL, RWKV_ERROR_NONE)
       }
     self.init(place, what, "\(error)")
   }
@@ -94,11 +95,11 @@ extension StateFileError {
   fileprivate var flag: rwkv_error_flags {
     switch reason {
     case .file(let error): error.flag
-    case .notStateFile: RWKV_ERROR_FILE_MAGIC
+    case .notStateFile, .isCollection, .notCollection: RWKV_ERROR_FILE_MAGIC
     case .unsupportedVersion, .unsupportedFeatures: RWKV_ERROR_FILE_VERSION
     case .wrongModel: RWKV_ERROR_KEY
     case .wrongSize, .damaged, .invalid, .notFinite: RWKV_ERROR_DATA
-    case .outOfMemory: RWKV_ERROR_ALLOC
+    case .outOfMemory, .tooLong: RWKV_ERROR_ALLOC
     case .isModel: RWKV_ERROR_FILE_WRITE
     }
   }

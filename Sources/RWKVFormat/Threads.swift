@@ -55,8 +55,8 @@ package func onThreads(_ count: Int, _ body: (Int) -> Void) {
   }
 }
 
-/// Starts `body` on a thread of its own, one of Dispatch's.
-package func apart(_ body: @escaping @Sendable () -> Void) { ownQueue().async(execute: body) }
+/// Starts `body` on a thread of its own, one of Dispatch's, also where /proc is not mounted.
+public func apart(_ body: @escaping @Sendable () -> Void) { ownQueue().async(execute: body) }
 
 /// A queue that is not shared, which gets a thread at once.
 ///

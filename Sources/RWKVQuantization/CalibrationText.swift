@@ -118,7 +118,8 @@ public enum CalibrationText: Sendable {
 extension Model {
   /// Tokens of a text, after the token that starts a document.
   func tokens(of bytes: [UInt8]) throws(QuantizationError) -> [Int] {
-    guard let tokenizer else { throw .model(ModelError(.noTokenizer, path: path)) }
+    let tokenizer: any Tokenizer
+    do { tokenizer = try requireTokenizer() } catch { throw .model(error) }
     let tokens: [Int]
     do { tokens = try tokenizer.encode(bytes) } catch { throw .tokenizer(path: path, error) }
     if let outside = tokens.first(where: { $0 >= configuration.vocabulary }) {

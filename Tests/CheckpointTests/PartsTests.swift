@@ -43,6 +43,21 @@ struct PartsTests {
     expectFailure(folder.write("m", safetensors(more)), .mismatch, "1 unknown: 'blocks.0.att.q'")
   }
 
+  /// RWKV-X's attention stands beside the prefix of the others; what is only called so makes no RWKV-X.
+  @Test(
+    arguments: ["moba.gate.weight", "moba.0.weight", "moba.0.conv.weight", "moba.layers.0.att.key.weight"])
+  func aPartThatIsNamedLikeAttentionIsLeftOut(_ name: String) throws {
+    let drafts = try NamesTests.drafts("v7-f32-small/model.safetensors").map { $0.renamed("rwkv." + $0.name) }
+    let checkpoint = try Checkpoint(
+      path: folder.write("m", safetensors(drafts + [Draft(name, [2], [1, 2])])))
+    try expectSame(checkpoint, Checkpoint(path: goldens + "/v7-f32-small/model.safetensors"))
+    #expect(
+      checkpoint.remarks == ["left out, as the model does without them: 1 tensor of other parts, 'moba.…'"])
+    // A block of attention that lacks the rest is no other part.
+    let block = Draft("moba.0.att.key.weight", [2], [1, 2])
+    expectFailure(folder.write("m", safetensors(drafts + [block])), .mismatch, "moba.0.")
+  }
+
   @Test func embeddingModelsReadTheSameFromSafetensors() throws {
     let torch = try Checkpoint(path: goldens + "/emb-std/model.pth")
     #expect(torch.kind == .embedding && torch.version == .v7 && torch.vocabulary == 65_536)
@@ -123,6 +138,13 @@ struct PartsTests {
       var list = Draft("reranker_layer_idx", [2], [])
       (list.type, list.bytes) = (type, bytes)
       try check(drafts + [list], [-1, 0])
+    }
+    for layers: [Int64] in [[2], [2, 0, 1], [], [5000, 0]] {
+      var list = Draft("reranker_layer_idx", [layers.count], [])
+      (list.type, list.bytes) = ("I64", layers.flatMap { littleEndian($0) })
+      expectFailure(
+        folder.write("m", safetensors(drafts + [list])), .mismatch, "'reranker_layer_idx'", "\(layers)",
+        "2 layers")
     }
     let wrong = Draft("reranker_layer_idx", [2], [1, 0])
     expectFailure(folder.write("m", safetensors(drafts + [wrong])), .malformed, "no list of integers")

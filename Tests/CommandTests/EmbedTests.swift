@@ -86,6 +86,18 @@ struct EmbedTests {
     }
   }
 
+  /// An empty text is a text, however it is given: its vector is that of the token that ends it.
+  @Test func anEmptyTextHasAVector() throws {
+    let empty = folder.file("empty")
+    try "".write(toFile: empty, atomically: true, encoding: .utf8)
+    let given = try objects(["embed", embedder, "-p", ""])
+    #expect(given.count == 1 && given[0]["tokens"] as? Int == 0)
+    #expect((given[0]["embedding"] as? [Double])?.count == 64)
+    let read = try objects(["embed", embedder, "-f", empty])
+    #expect(read[0]["embedding"] as? [Double] == given[0]["embedding"] as? [Double])
+    #expect(try tool.run("embed", embedder, "-f", empty, "--lines").status == 1)
+  }
+
   @Test func keptStatesGiveTheSameScores() throws {
     let states = folder.file("documents.states")
     let vectors = try tool.run("embed", embedder, "-f", documents, "--lines")
@@ -120,7 +132,22 @@ struct EmbedTests {
     try refuses(1, "language model", "rerank", embedder, plain, "-q", "a", "-f", documents)
     try refuses(
       64, "-f or --states", "rerank", embedder, reranker, "-q", "a", "-f", documents, "--states", "s")
-    try refuses(1, "not a saved state", "rerank", embedder, reranker, "-q", "a", "--states", documents)
+    try refuses(1, "--keep-states", "rerank", embedder, reranker, "-q", "a", "--states", documents)
+    // In the other order, and where there is no use of one.
+    try refuses(1, "\(reranker): is a reranker", "rerank", reranker, embedder, "-q", "a", "-f", documents)
+    try refuses(1, "\(embedder): is an embedding", "rerank", embedder, embedder, "-q", "a", "-f", documents)
+    for arguments in [[], ["chat"], ["perplexity"], ["embed"], ["tokenize"]] {
+      let result = try tool.run(arguments + [reranker, arguments == ["perplexity"] ? "-f" : "-p", documents])
+      #expect(result.status == 1 && result.errors.contains("is a reranker"), "\(arguments) \(result.errors)")
+    }
+    // A saved state where those of documents are wanted, and these where a saved one is.
+    let (saved, states) = (folder.file("a.state"), folder.file("d.states"))
+    #expect(try tool.run(plain, "-p", "a", "-n", "1", "--save-state", saved).status == 0)
+    #expect(
+      try tool.run("embed", embedder, "-f", documents, "--lines", "--keep-states", states).status == 0)
+    try refuses(1, "one saved state", "rerank", embedder, reranker, "-q", "a", "--states", saved)
+    try refuses(1, "a file of states of documents", plain, "-p", "a", "--load-state", states)
+    try refuses(1, "something else", plain, "-p", "a", "--save-state", states)
     try refuses(1, "no such file", "rerank", embedder, reranker, "-q", "a", "--states", folder.file("none"))
     #expect(!folder.contents.contains("s"))
   }

@@ -98,13 +98,20 @@ struct DeepEmbedTests {
     #expect(try session.state.encoded() == before)
     // Such a state has no room in a model that was opened for less.
     let small = try Model(path: path, threads: 1, maximumContext: 19)
-    #expect(throws: StateFileError.self) { try small.loadState(bytes: before) }
+    #expect { try small.loadState(bytes: before) } throws: { error in
+      guard case .tooLong(tokens: 20, limit: 19)? = (error as? StateFileError)?.reason else { return false }
+      return "\(error)".contains("remembers 20 tokens") && "\(error)".contains("--max-context")
+    }
     // What is left of memory is the bound where none is given.
     #expect(try #require(golden.model(.int4).maximumContext) >= 1024)
     #expect(try Golden.cases("v7-std")[0].model(.int4).maximumContext == nil)
     let limited = try Model(path: path, threads: 1, memoryLimit: residentMemory() + (64 << 20))
     let most = try #require(limited.maximumContext) * limited.configuration.bytesPerToken
     #expect(limited.streaming == nil && most < 64 << 20)
+    // Among several states it is shared.
+    let shared = try Model(path: path, threads: 1, memoryLimit: residentMemory() + (64 << 20), states: 3)
+    let share = try #require(shared.maximumContext) * shared.configuration.bytesPerToken
+    #expect(share * 2 < most && share > 1024)
   }
 
   /// The cache grows by what the configuration says; a copy has one of its own.

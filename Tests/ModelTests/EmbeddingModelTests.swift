@@ -109,6 +109,13 @@ struct EmbeddingModelTests {
     let reranker = try RerankerTests.reranker.model()
     refuses(.reranker) { _ = try Session(reranker, threads: 1).embedding([]) }
     refuses(.reranker) { _ = try DocumentReader(reranker) }
+    // It has no tokenizer; that is not what is wrong.
+    refuses(.reranker) { _ = try Session(reranker, threads: 1).generate("a") }
+    refuses(.reranker) { _ = try Model.requireTokenizer(path: reranker.path) }
+    for kinds: [ModelKind] in [[.language], [.embedding], [.embedding, .language]] {
+      refuses(.reranker) { _ = try Model(path: reranker.path, kinds: kinds, requiresTokenizer: true) }
+    }
+    #expect(try Model(path: embedder.path, kinds: [.language, .embedding]).configuration.kind == .embedding)
     let language = try Golden.cases("v7-std")[0].model(.int4)
     refuses(.language) { _ = try DocumentReader(language) }
     let reader = try DocumentReader(Self.embedder.withBytes(), threads: 1)
@@ -183,6 +190,31 @@ struct RerankerTests {
     #expect(distance(scores, try Self.reranker.expected("scores")) <= (try Self.reranker.tolerance))
   }
 
+  /// Scoring ends after any pass: over documents, and over the query behind them.
+  @Test func scoringEndsAfterAnyPass() throws {
+    let reader = try DocumentReader(EmbeddingModelTests.embedder.withBytes(), threads: 1)
+    let reranker = try Reranker(reader, Self.reranker.model(), threads: 1)
+    let query = [UInt8](repeating: UInt8(ascii: "a"), count: 500)
+    let texts = ["b", "c"].map { Array($0.utf8) }
+    func scores(passes most: Int) throws -> (passes: Int, scores: [Float]) {
+      var passes = 0
+      let scores = try reranker.scores(query: query, texts: texts) { _ in
+        passes += 1
+        #expect(passes <= most)
+        return passes < most
+      }
+      return (passes, scores)
+    }
+    let whole = try scores(passes: .max)
+    #expect(whole.passes >= 2 * 500 / 64)
+    for most in 1...whole.passes {
+      #expect { try scores(passes: most) } throws: {
+        if case .cancelled? = ($0 as? ModelError)?.reason { true } else { false }
+      }
+    }
+    #expect(try scores(passes: .max).scores == whole.scores)
+  }
+
   /// With states made once, in company, saved and loaded: the same scores.
   @Test func keptStatesGiveTheSameBits() throws {
     let model = try EmbeddingModelTests.embedder.withBytes()
@@ -233,6 +265,17 @@ struct RerankerTests {
     }
     func list(_ state: [UInt8]) -> Data {
       whole.prefix(12) + Data(bytes(UInt32(1)) + bytes(UInt64(state.count)) + state)
+    }
+    // What it is instead is said.
+    func says(_ words: String, _ body: () throws -> Void) {
+      #expect { try body() } throws: { "\($0)".contains(words) && "\($0)".contains("--keep-states") }
+    }
+    try Data(model.newState().encoded()).write(to: URL(filePath: file))
+    says("one saved state, expected states of documents") { _ = try StateCollection(path: file, model) }
+    try Data("something".utf8).write(to: URL(filePath: file))
+    says("those of another file, expected states of documents") { _ = try StateCollection(path: file, model) }
+    #expect { try model.loadState(bytes: Array(whole)) } throws: {
+      "\($0)".contains("a file of states of documents, for rwkv-run rerank --states")
     }
     try list(model.newState().encoded()).write(to: URL(filePath: file))
     #expect(try StateCollection(path: file, model).next(8).count == 1)

@@ -51,6 +51,13 @@ struct GuidedJSONTests {
     let some = try grammar(
       #"{"type":"array","minItems":2.0,"maxItems":2e0,"items":{"enum":[1,2.0,2.5,"x"],"type":"integer"}}"#)
     #expect(accepts("[1,2.0]", some) && !accepts("[1]", some) && !accepts("[1,2.5]", some))
+    // Of any size, and to the last digit.
+    let large = try grammar(
+      #"{"items":{"type":"integer","enum":[9007199254740993,123456789012345678901234567890,1e30,1.5e0]}}"#)
+    #expect(accepts("[9007199254740993,123456789012345678901234567890,1e30]", large))
+    for text in ["[9007199254740992]", "[123456789012345678901234567891]", "[1.5e0]"] {
+      #expect(!accepts(text, large), "\(text)")
+    }
     for (schema, place) in [
       (#"{"pattern":"x"}"#, "s.pattern"), (#"{"type":"string"}"#, "s"), ("false", "s"), ("3", "s"),
       (#"{"properties":{"a":{"type":"decimal"}}}"#, "s.properties.a.type"),

@@ -75,12 +75,19 @@ def errors(server):
         ("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "xml"}}, "response_format.type"),
         ("/v1/chat/completions", {"messages": HELLO, "response_format": {"type": "json_schema"}},
          "response_format.json_schema.schema"),
-        ("/v1/embeddings", {}, "input"), ("/tokenize", {}, "content"),
+        ("/v1/embeddings", {}, "input"), ("/v1/embeddings", {"input": []}, "input"),
+        ("/v1/embeddings", {"input": ["a"] * 2049}, "input"), ("/v1/completions", {"prompt": ["a"] * 2049}, "prompt"),
+        ("/v1/completions", {"prompt": []}, "prompt"), ("/v1/responses", {"input": []}, "input"),
+        ("/tokenize", {}, "content"),
         ("/v1/states", {"prompt": "a", "name": "a" * 1025}, "name"),
     ]:
         status, answer, _ = server.ask("POST", path, body)
         assert status == 400, (path, body, status, answer)
         assert answer["error"]["param"] == parameter and answer["error"]["message"], (body, answer)
+        # What is there and empty is not called missing.
+        assert not ([] in body.values() if isinstance(body, dict) else False) or "empty" in answer["error"]["message"]
+    # Whole numbers in any form, as JSON has one kind of them alone.
+    assert server.ask("POST", "/v1/completions", b'{"prompt": [97.0, 9.7e1], "max_tokens": 2.0}')[0] == 200
     assert server.ask("POST", "/v1/completions", {"prompt": "a", "state": "none"})[0] == 404
 
 
@@ -184,6 +191,16 @@ def schemas(server):
             if seed == 0:
                 chunks = events(server, request, "/v1/chat/completions")
                 assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == text
+    # Numbers keep their digits.
+    for number in ["9007199254740993", "123456789012345678901234567890", "0.1000000000000000055511", "-1.50", "1e400"]:
+        for kind in ["const", "enum"]:
+            value = number if kind == "const" else f"[{number}]"
+            schema_ = b'{"type": "array", "items": {"%s": %s}, "minItems": 1, "maxItems": 1}' % (
+                kind.encode(), value.encode())
+            answer = server.ask("POST", "/v1/chat/completions", b"""{"messages": [{"role": "user", "content": "a"}],
+                "max_tokens": 200, "seed": 1, "response_format": {"type": "json_schema", "json_schema": {"schema": %s}}}
+                """ % schema_)[1]["choices"][0]["message"]["content"]
+            assert "".join(answer.split()) == f"[{number}]", (number, answer)
     for seed in range(5):
         answer = server.ask("POST", "/v1/chat/completions", {
             "messages": HELLO, "seed": seed, "temperature": 1, "max_tokens": 9,
@@ -282,9 +299,15 @@ def framing(server):
 
 def leaving(server):
     """A client that goes away frees its place: in its prompt and in its answer, streamed or not."""
-    for fields in [{"stream": True}, {"stream": False}, {"stream": True, "prompt": "word " * 20000, "no_cache": True},
-                   {"stream": False, "prompt": "word " * 20000, "no_cache": True}]:
-        connection = send(server, **{**ENDLESS, **fields})
+    long = "word " * 20000
+    for path, fields in [
+        ("/v1/completions", {**ENDLESS, "stream": True}), ("/v1/completions", {**ENDLESS, "stream": False}),
+        ("/v1/completions", {**ENDLESS, "stream": True, "prompt": long, "no_cache": True}),
+        ("/v1/completions", {**ENDLESS, "stream": False, "prompt": long, "no_cache": True}),
+        ("/v1/embeddings", {"input": [long, long]}), ("/v1/states", {"prompt": long + long}),
+        ("/v1/responses", {"input": long, "no_cache": True}),
+    ]:
+        connection = send(server, path, **fields)
         wait(lambda: server.metric("requests_active") == 1)
         connection.close()
         wait(lambda: server.metric("requests_active") == 0, seconds=2)

@@ -63,9 +63,7 @@ struct Compare: ParsableCommand {
       for path in [reference, model] { try requireFile(path, ending: ".rwkv") }
       let lines = try prompts.map { try readFile($0) }
       let content = try text.map { try readFile($0) } ?? lines ?? []
-      guard let tokenizer = try Model.tokenizer(path: reference) ?? Model.tokenizer(path: model) else {
-        throw ModelError(.noTokenizer, path: reference)
-      }
+      let tokenizer = try Model.tokenizer(path: reference) ?? Model.requireTokenizer(path: model)
       let first = try Model(path: reference, threads: threads.count, progress: progress.callback("loading"))
       let second = try Model(path: model, threads: threads.count, progress: progress.callback("loading"))
       // Token 0 starts a document, so that the first token of the text is predicted too.

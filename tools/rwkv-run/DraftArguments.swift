@@ -33,7 +33,7 @@ struct DraftArguments: ParsableArguments {
     guard draft != "ngram" else { return Drafts(RepetitionDrafter(), limit: limit) }
     let path = ModelDirectory.resolve(draft)
     try checkModelPath(path)
-    let smaller = try Model(path: path, threads: threads, requiresTokenizer: true)
+    let smaller = try Model(path: path, threads: threads, kinds: [.language], requiresTokenizer: true)
     return Drafts(try ModelDrafter(smaller, for: model, threads: threads), limit: limit)
   }
 }

@@ -83,7 +83,8 @@ struct Embed: ParsableCommand {
         }
       }
       let bytes = try givenText(prompt, file)
-      let texts = lines ? linesOf(bytes) : bytes.isEmpty ? [] : [bytes]
+      // An empty text has a vector too: that of the token that ends it.
+      let texts = lines ? linesOf(bytes) : [bytes]
       guard !texts.isEmpty else { throw CommandError("there is no text to embed") }
       let model = try options.open(kinds: [.language, .embedding], requiresTokenizer: true)
       let how = try embeddingOptions(model)

@@ -34,7 +34,7 @@ extension Model {
 /// holds something else than a state.
 /// - Parameters:
 ///   - forcing: what to type for `force`.
-///   - read: fails with `.notStateFile` if a file is none of those that may be replaced.
+///   - read: says by its error if a file is none of those that may be replaced.
 func requireStateFile(
   _ path: String, force: Bool, besides inputs: [String?], forcing: String = "--force",
   read: (String) throws(StateFileError) -> Void = { _ = try StateSummary(path: $0) }
@@ -46,7 +46,10 @@ func requireStateFile(
   do {
     try read(file)
   } catch {
-    guard case .notStateFile = error.reason else { return }
+    switch error.reason {
+    case .notStateFile, .isCollection, .notCollection: break
+    default: return
+    }
     throw CommandError("\(path): holds something else than a saved state; choose another name, or \(forcing)")
   }
 }

@@ -56,16 +56,13 @@ struct MemoryOptions: ParsableArguments {
     defer { progress.clear() }
     let limit = memoryLimit?.bytes ?? memoryCapacity()
     let model = try Model(
-      path: path, threads: threads, memoryLimit: limit, maximumContext: maxContext,
+      path: path, threads: threads, memoryLimit: limit, maximumContext: maxContext, kinds: kinds,
       requiresTokenizer: requiresTokenizer
     ) { share in
       progress.update("loading", share)
       return !isInterrupted
     }
     progress.clear()
-    if !kinds.contains(model.configuration.kind), let expected = kinds.last {
-      throw ModelError(.wrongKind(model.configuration.kind, expected: expected), path: path)
-    }
     if let most = model.maximumContext {
       let each = model.configuration.bytesPerToken
       note(

@@ -2,7 +2,6 @@
 import ArgumentParser
 import RWKV
 import RWKVFormat
-import RWKVTokenizer
 import Terminal
 
 /// Arguments that all commands with a model share.
@@ -19,13 +18,5 @@ struct ModelOptions: ParsableArguments {
   /// Opens the model with a line of progress.
   func open(kinds: [ModelKind] = [.language], requiresTokenizer: Bool = false) throws -> Model {
     try memory.open(model, threads: threadCount, kinds: kinds, requiresTokenizer: requiresTokenizer)
-  }
-}
-
-extension Model {
-  /// The tokenizer, or an error that says how to get one.
-  func requireTokenizer() throws -> any Tokenizer {
-    guard let tokenizer else { throw ModelError(.noTokenizer, path: path) }
-    return tokenizer
   }
 }

@@ -40,9 +40,7 @@ struct Tokenize: ParsableCommand {
   func run() throws {
     try reporting("rwkv-run") {
       try checkModelPath(model)
-      guard let tokenizer = try Model.tokenizer(path: model) else {
-        throw ModelError(.noTokenizer, path: model)
-      }
+      let tokenizer = try Model.requireTokenizer(path: model)
       guard let ids else {
         let text = try givenText(prompt, file)
         return output(try tokenizer.encode(text).map(String.init).joined(separator: ","))

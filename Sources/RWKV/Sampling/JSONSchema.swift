@@ -138,9 +138,15 @@ public struct JSONSchema {
     case ("object", .object), ("array", .array), ("string", .string), ("number", .number), ("boolean", .bool),
       ("null", .null):
       true
-    case ("integer", _): integer(value) != nil
+    case ("integer", .number(let text)): isInteger(text)
     default: false
     }
+  }
+
+  /// Also 2.0 and 2e3, of any size.
+  private static func isInteger(_ text: String) -> Bool {
+    guard text.utf8.contains(where: { ".eE".utf8.contains($0) }), let number = Double(text) else { return true }
+    return number.rounded() == number
   }
 
   /// Also of 2.0 and 2e3.

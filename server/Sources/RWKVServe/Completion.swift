@@ -85,7 +85,7 @@ struct Completion: Sendable {
       generations = [base]
     } else {
       let prompts = try Self.prompts(fields, "prompt", engine)
-      guard !prompts.isEmpty else { throw APIError.invalid("'prompt' is missing.", "prompt") }
+      guard !prompts.isEmpty else { throw fields.absent("prompt") }
       generations = prompts.map { prompt in
         var generation = base
         generation.prompt = prompt
@@ -154,7 +154,7 @@ struct Completion: Sendable {
   static func prompts(_ fields: Fields, _ name: String, _ engine: Engine) throws -> [[Int]] {
     func ids(_ values: [JSON]) throws -> [Int] {
       try values.map { value in
-        guard case .integer(let id) = value, (0..<engine.model.configuration.vocabulary).contains(id) else {
+        guard let id = value.integer, (0..<engine.model.configuration.vocabulary).contains(id) else {
           throw fields.wrong(
             name, "a string, token ids below \(engine.model.configuration.vocabulary), or a list of either")
         }
@@ -162,8 +162,8 @@ struct Completion: Sendable {
       }
     }
     let values = fields.list(name)
-    if case .integer? = values.first { return [try ids(values)] }
-    return try values.map { value in
+    if values.first?.integer != nil { return [try ids(values)] }
+    return try fields.texts(name).map { value in
       switch value {
       case .string(let text): try engine.encode(text)
       case .array(let list): try ids(list)

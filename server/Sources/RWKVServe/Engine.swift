@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-import Dispatch
 import RWKV
 import RWKVChat
 import RWKVFormat
@@ -167,17 +166,38 @@ final class Engine: Sendable {
       }
     let rest = Array(tokens[(found?.count ?? 0)...])
     let start = found?.state.copy() ?? generation.start?.copy()
-    let state: UncheckedState = try await withCheckedThrowingContinuation { continuation in
-      var request = Request(prompt: rest, limit: 0) { result in
-        continuation.resume(with: result.map { UncheckedState(state: $0.1) })
-      }
-      request.state = start
-      do { try scheduler.submit(request) } catch { continuation.resume(throwing: error) }
-    }
+    var request = Request(prompt: rest, limit: 0) { _ in }
+    request.state = start
+    let state = try await self.state(after: request)
     return try await apart { [states] in
       try states.add(
         state.state, tokens: (generation.start?.tokens ?? []) + tokens, name: name, owner: generation.owner,
         answered: answered)
+    }
+  }
+
+  /// The state after a request, which ends before the next pass if the task does: where the client has left.
+  private func state(after request: Request) async throws -> UncheckedState {
+    let ticket = Mutex<Scheduler.Ticket?>(nil)
+    return try await withTaskCancellationHandler {
+      try await withCheckedThrowingContinuation { continuation in
+        var request = request
+        request.finish = { result in
+          continuation.resume(
+            with: result.flatMap { reason, state in
+              reason == .cancelled
+                ? .failure(CancellationError()) : .success(UncheckedState(state: state))
+            })
+        }
+        do {
+          let taken = try scheduler.submit(request)
+          ticket.withLock { $0 = taken }
+          // Before there was a ticket.
+          if Task.isCancelled { scheduler.cancel(taken) }
+        } catch { continuation.resume(throwing: error) }
+      }
+    } onCancel: {
+      if let ticket = ticket.withLock({ $0 }) { scheduler.cancel(ticket) }
     }
   }
 
@@ -194,13 +214,9 @@ final class Engine: Sendable {
 
   private func embedding(_ tokens: [Int]) async throws -> [Float] {
     let vector = Mutex([Float]())
-    let _: Bool = try await withCheckedThrowingContinuation { continuation in
-      var request = Request(prompt: tokens + [model.endOfText], limit: 0) { result in
-        continuation.resume(with: result.map { _ in true })
-      }
-      request.receiveEmbedding = { found in vector.withLock { $0 = found } }
-      do { try scheduler.submit(request) } catch { continuation.resume(throwing: error) }
-    }
+    var request = Request(prompt: tokens + [model.endOfText], limit: 0) { _ in }
+    request.receiveEmbedding = { found in vector.withLock { $0 = found } }
+    _ = try await state(after: request)
     return vector.withLock { $0 }
   }
 
@@ -226,7 +242,7 @@ final class Engine: Sendable {
 /// Runs what may take long, or wait for a disk, apart from the threads that serve the network.
 func apart<Result: Sendable>(_ body: @escaping @Sendable () throws -> Result) async throws -> Result {
   try await withCheckedThrowingContinuation { continuation in
-    DispatchQueue.global().async { continuation.resume(with: Swift.Result { try body() }) }
+    RWKVFormat.apart { continuation.resume(with: Swift.Result { try body() }) }
   }
 }
 

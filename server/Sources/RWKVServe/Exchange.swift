@@ -20,6 +20,7 @@ struct Exchange: Sendable {
     case .array?: messages += try fields.objects("input").compactMap(Self.message)
     default: throw fields.wrong("input", "a string or a list of items")
     }
+    guard !messages.isEmpty else { throw fields.absent("input") }
     self.messages = messages
     var chat: [String: JSON] = [:]
     for name in [

@@ -83,8 +83,8 @@ struct Fields: Sendable {
     let number: Double
     switch self[name] {
     case nil: return nil
-    case .integer(let value): number = Double(value)
-    case .number(let value): number = value
+    case .integer(let value)?: number = Double(value)
+    case .numeral(let text)?: number = Double(text) ?? .nan
     default: throw wrong(name, "a number")
     }
     guard range.contains(number) else {
@@ -95,7 +95,7 @@ struct Fields: Sendable {
 
   func integer(_ name: String, in range: ClosedRange<Int>) throws -> Int? {
     guard let value = self[name] else { return nil }
-    guard case .integer(let number) = value, range.contains(number) else {
+    guard let number = value.integer, range.contains(number) else {
       throw wrong(name, "an integer between \(range.lowerBound) and \(range.upperBound)")
     }
     return number
@@ -106,6 +106,25 @@ struct Fields: Sendable {
     guard let value = self[name] else { return [] }
     if case .array(let values) = value { return values }
     return [value]
+  }
+
+  /// Texts of a request at most: as many as OpenAI's interface takes.
+  static let mostTexts = 2048
+
+  /// A list of texts of which each is work of its own, or one.
+  func texts(_ name: String) throws -> [JSON] {
+    let values = list(name)
+    guard values.count <= Self.mostTexts else {
+      throw APIError.invalid(
+        "'\(place)\(name)' has \(values.count) elements, of which a request may have \(Self.mostTexts); send them in "
+          + "several requests.", place + name)
+    }
+    return values
+  }
+
+  /// What is wrong where there must be something.
+  func absent(_ name: String) -> APIError {
+    .invalid("'\(place)\(name)' is \(self[name] == nil ? "missing" : "empty").", place + name)
   }
 
   func strings(_ name: String) throws -> [String] {

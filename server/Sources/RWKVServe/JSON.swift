@@ -6,6 +6,8 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
   ExpressibleByArrayLiteral, ExpressibleByBooleanLiteral
 {
   case null, bool(Bool), integer(Int), number(Double), string(String), array([JSON]), object([(String, JSON)])
+  /// A number that was read: as it is written, so that nothing of it is lost.
+  case numeral(String)
 
   init(dictionaryLiteral elements: (String, JSON)...) { self = .object(elements) }
   init(arrayLiteral elements: JSON...) { self = .array(elements) }
@@ -29,9 +31,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     switch value {
     case .null: self = .null
     case .bool(let flag): self = .bool(flag)
-    case .number(let text):
-      let number = Double(text) ?? .nan
-      self = (Int(text) ?? Int(exactly: number)).map { .integer($0) } ?? .number(number)
+    case .number(let text): self = Int(text).map { .integer($0) } ?? .numeral(text)
     case .string(let text): self = .string(text)
     case .array(let values): self = .array(values.map { JSON($0) })
     case .object(let members, let order): self = .object(order.map { ($0, JSON(members[$0] ?? .null)) })
@@ -45,10 +45,20 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     case .bool(let flag): .bool(flag)
     case .integer(let number): .number("\(number)")
     case .number(let number): .number("\(number)")
+    case .numeral(let text): .number(text)
     case .string(let text): .string(text)
     case .array(let values): .array(values.map(\.value))
     case .object(let members):
       .object(Dictionary(members.map { ($0, $1.value) }) { $1 }, order: members.map(\.0))
+    }
+  }
+
+  /// Also of 2.0 and 2e3.
+  var integer: Int? {
+    switch self {
+    case .integer(let number): number
+    case .numeral(let text): Int(exactly: Double(text) ?? .nan)
+    default: nil
     }
   }
 
@@ -79,6 +89,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     case .integer(let value): text += "\(value)"
     // JSON has nothing for what is not finite.
     case .number(let value): text += value.isFinite ? "\(value)" : "null"
+    case .numeral(let value): text += value
     case .string(let value): Self.write(value, to: &text)
     case .array(let values):
       Self.write("[", values, "]", to: &text, indent) { $0.write(to: &$1, indent: $2) }

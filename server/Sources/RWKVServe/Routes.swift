@@ -58,7 +58,7 @@ struct Routes: Sendable {
       router.post("\(prefix)/chat/completions") { try await complete($0, $1, chat: true) }
       router.post("\(prefix)/completions") { try await complete($0, $1, chat: false) }
       router.post("\(prefix)/responses") { try await respond($0, $1) }
-      router.post("\(prefix)/embeddings") { try await embed($0, $1) }
+      router.post("\(prefix)/embeddings") { request, _ in try await embed(request) }
       router.post("\(prefix)/rerank") { request, _ in try await rerank(request) }
       router.post("\(prefix)/tokenize") { request, _ in try tokenize(try await fields(request)) }
       router.post("\(prefix)/detokenize") { request, _ in try detokenize(try await fields(request)) }
@@ -91,22 +91,22 @@ struct Routes: Sendable {
     try await answer(request) { fields in
       let completion = try Completion(
         fields, chat: chat, engine: engine, owner: context.owner, maximum: maximum, separates: separates)
-      return Answer(streams: completion.streams, whole: completion.answer, stream: completion.stream)
+      return Answer(whole: completion.answer, stream: completion.streams ? completion.stream : nil)
     }
   }
 
   private func respond(_ request: Request, _ context: Context) async throws -> Response {
     try await answer(request) { fields in
       let exchange = try Exchange(fields, engine: engine, owner: context.owner, maximum: maximum)
-      return Answer(streams: exchange.completion.streams, whole: exchange.answer, stream: exchange.stream)
+      return Answer(whole: exchange.answer, stream: exchange.completion.streams ? exchange.stream : nil)
     }
   }
 
-  /// What is answered, whole or as server-sent events.
+  /// What is answered, whole, or as server-sent events where there are any.
   private struct Answer: Sendable {
-    let streams: Bool
+    var status = HTTPResponse.Status.ok
     let whole: @Sendable () async throws -> JSON
-    let stream: @Sendable ((String) async throws -> Void) async throws -> Void
+    var stream: (@Sendable ((String) async throws -> Void) async throws -> Void)?
   }
 
   /// Answers until the client has left.
@@ -119,11 +119,12 @@ struct Routes: Sendable {
     let answer = try await apart { try make(try Fields(body)) }
     try gate.enter()
     let source = request.body
-    guard answer.streams else {
+    guard let stream = answer.stream else {
       defer { gate.leave() }
       return try await translating {
         var response = reply(
-          try await source.consumeWithCancellationOnInboundClose { _ in try await answer.whole() })
+          try await source.consumeWithCancellationOnInboundClose { _ in try await answer.whole() },
+          answer.status)
         // The library closes the connection after it has looked for the end of it.
         response.headers[.connection] = "close"
         return response
@@ -144,7 +145,9 @@ struct Routes: Sendable {
         let box = UncheckedWriter(writer)
         try await source.consumeWithCancellationOnInboundClose { _ in
           do {
-            try await answer.stream { try await box.writer.write(ByteBuffer(string: $0)) }
+            try await translating {
+              try await stream { try await box.writer.write(ByteBuffer(string: $0)) }
+            }
           } catch is CancellationError {
             throw CancellationError()
           } catch {
@@ -170,6 +173,9 @@ struct Routes: Sendable {
     } catch let error as ModelError {
       switch error.reason {
       case .wrongKind, .missingHead: throw APIError.invalid("\(error)")
+      case .contextFull:
+        throw APIError(status: .badRequest, message: "\(error)", code: "context_length_exceeded")
+      case .cancelled: throw CancellationError()
       default: throw APIError(status: .internalServerError, message: "\(error)")
       }
     } catch let error as StateFileError {
@@ -177,41 +183,12 @@ struct Routes: Sendable {
     }
   }
 
-  private func embed(_ request: Request, _ context: Context) async throws -> Response {
-    let fields = try await fields(request)
-    let inputs = try Completion.prompts(fields, "input", engine)
-    guard !inputs.isEmpty else { throw APIError.invalid("'input' is missing.", "input") }
-    let task = try fields.string("task").map { name in
-      guard let task = EmbeddingTask(rawValue: name) else {
-        throw fields.wrong("task", EmbeddingTask.allCases.map(\.rawValue).joined(separator: ", "))
+  private func embed(_ request: Request) async throws -> Response {
+    try await answer(request) { fields in
+      let vectors = try Vectors(fields, engine)
+      return Answer {
+        vectors.answer(try await engine.embeddings(vectors.inputs, vectors.task), model: engine.name)
       }
-      return task
-    }
-    let format = try fields.string("encoding_format") ?? "float"
-    guard ["float", "base64"].contains(format) else {
-      throw fields.wrong("encoding_format", "float or base64")
-    }
-    if try fields.integer("dimensions", in: 1...(1 << 20)) ?? engine.model.configuration.embedding
-      != engine.model.configuration.embedding
-    {
-      throw fields.wrong("dimensions", "\(engine.model.configuration.embedding), which is what the model has")
-    }
-    try gate.enter()
-    defer { gate.leave() }
-    return try await translating {
-      var data: [JSON] = []
-      for (index, vector) in try await engine.embeddings(inputs, task).enumerated() {
-        let embedding: JSON =
-          format == "float"
-          ? .array(vector.map { .number(Double($0)) })
-          : .string(vector.withUnsafeBytes { Data($0) }.base64EncodedString())
-        data.append(["object": "embedding", "index": .integer(index), "embedding": embedding])
-      }
-      let count = inputs.reduce(0) { $0 + $1.count }
-      return reply([
-        "object": "list", "data": .array(data), "model": .string(engine.name),
-        "usage": ["prompt_tokens": .integer(count), "total_tokens": .integer(count)],
-      ])
     }
   }
 
@@ -220,11 +197,11 @@ struct Routes: Sendable {
       throw APIError(
         status: .notFound, message: "There is no reranker; the server is started with --reranker FILE.")
     }
-    let wanted = try Reranking(try await fields(request))
-    try gate.enter()
-    defer { gate.leave() }
-    return try await translating {
-      reply(wanted.answer(try await texts.scores(wanted.query, wanted.documents), model: engine.name))
+    return try await answer(request) { fields in
+      let wanted = try Reranking(fields)
+      return Answer {
+        wanted.answer(try await texts.scores(wanted.query, wanted.documents), model: engine.name)
+      }
     }
   }
 
@@ -265,6 +242,7 @@ struct Routes: Sendable {
       "meta": [
         "template": .string(template.name), "thinking": .array(template.thinking.map { .string($0.name) }),
         "state_bytes": .integer(engine.model.newState().byteCount),
+        "max_context": engine.model.maximumContext.map { .integer($0) } ?? .null,
         "sampling": [
           "temperature": .number(sampling.temperature), "top_p": .number(sampling.topP),
           "top_k": .integer(sampling.topK),
@@ -285,13 +263,13 @@ struct Routes: Sendable {
       return reply(["object": "list", "data": .array(list.map(\.json))])
     }
     router.post(path) { request, context in
-      let fields = try await fields(request)
-      let (generation, answered) = try await apart { try reading(fields, context.owner) }
-      let name = try fields.string("name")
-      guard name?.utf8.count ?? 0 <= 1024 else { throw fields.wrong("name", "at most 1024 bytes") }
-      return try await translating {
-        reply(
-          try await engine.keep(generation, "", name: name, answered: answered).description.json, .created)
+      try await answer(request) { fields in
+        let (generation, answered) = try reading(fields, context.owner)
+        let name = try fields.string("name")
+        guard name?.utf8.count ?? 0 <= 1024 else { throw fields.wrong("name", "at most 1024 bytes") }
+        return Answer(status: .created) {
+          try await engine.keep(generation, "", name: name, answered: answered).description.json
+        }
       }
     }
     router.get(one) { _, context in reply(try await state(context).description.json) }
@@ -370,6 +348,7 @@ struct Routes: Sendable {
 
   private func metrics() -> String {
     let scheduler = engine.scheduler.statistics
+    let texts = engine.texts?.statistics ?? (waiting: 0, active: 0)
     let cache = engine.cache.statistics
     let rows: [(name: String, type: String, help: String, value: String)] = [
       ("prompt_tokens_total", "counter", "Tokens of prompts that were read.", "\(scheduler.promptTokens)"),
@@ -378,8 +357,8 @@ struct Routes: Sendable {
       ("accepted_tokens_total", "counter", "Guesses that were right.", "\(scheduler.acceptedTokens)"),
       ("passes_total", "counter", "Passes over the weights.", "\(scheduler.passes)"),
       ("pass_seconds_total", "counter", "Time in passes.", "\(Double(scheduler.nanoseconds) / 1e9)"),
-      ("requests_waiting", "gauge", "Requests without a place.", "\(scheduler.waiting)"),
-      ("requests_active", "gauge", "Requests that are read or written.", "\(scheduler.active)"),
+      ("requests_waiting", "gauge", "Requests without a place.", "\(scheduler.waiting + texts.waiting)"),
+      ("requests_active", "gauge", "Requests that are read or written.", "\(scheduler.active + texts.active)"),
       ("state_cache_entries", "gauge", "States in the cache.", "\(cache.entries)"),
       ("state_cache_bytes", "gauge", "Bytes of the cache.", "\(cache.bytes)"),
       ("state_cache_hits_total", "counter", "Prompts whose beginning was in the cache.", "\(cache.hits)"),

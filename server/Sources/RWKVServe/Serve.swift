@@ -5,6 +5,7 @@ import Foundation
 import Hummingbird
 import HummingbirdCore
 import Logging
+import NIOCore
 import RWKV
 import RWKVChat
 import RWKVFormat
@@ -38,6 +39,11 @@ struct Serve: AsyncParsableCommand {
     Int?
   @Option(help: ArgumentHelp("Memory for the model at most, as 300M or 2G.", valueName: "size"))
   var memoryLimit: Size?
+  @Option(
+    help: ArgumentHelp(
+      "RWKV-7b: tokens that a request's state remembers at most (default: as many as --parallel states have memory for). "
+        + "All others need none.", valueName: "tokens"))
+  var maxContext: Int?
   @Option(help: "Requests that are read or written together.") var parallel = 16
   @Option(help: "Requests that wait at most; more are answered with 429.") var queue = 64
   @Option(help: "Tokens of an answer at most.") var maxTokens = 4096
@@ -88,22 +94,19 @@ struct Serve: AsyncParsableCommand {
     if queue < 0 || maxTokens < 1 || drain < 0 {
       throw ValidationError("--queue, --max-tokens and --drain cannot be negative.")
     }
+    if let maxContext, maxContext < 1 { throw ValidationError("--max-context must be at least 1.") }
     if let threads, threads < 1 { throw ValidationError("--threads must be at least 1.") }
     if !(0...65535).contains(port) { throw ValidationError("--port must be 0 to 65535.") }
   }
 
   mutating func run() async throws {
-    do { try await serve() } catch let error where !(error is ExitCode) {
-      note("rwkv-serve: \(error)")
-      throw ExitCode(1)
-    }
+    do { try await serve() } catch { fail(error) }
   }
 
   private func serve() async throws {
     let keys = try apiKeyFile.map { path in
-      let keys = try String(contentsOfFile: path, encoding: .utf8).split(whereSeparator: \.isNewline).map(
-        String.init)
-      guard !keys.isEmpty else { throw ValidationError("\(path): there is no key") }
+      let keys = try contents(of: path, "--api-key-file").split(whereSeparator: \.isNewline).map(String.init)
+      guard !keys.isEmpty else { throw ValidationError("--api-key-file: there is no key in \(path)") }
       return keys.map { (key: $0, owner: String(sha256($0).prefix(32))) }
     }
     let front = Front()
@@ -123,25 +126,47 @@ struct Serve: AsyncParsableCommand {
     let options = self
     application.addServices(
       Life(seconds: drain) { gate in
-        let routes = try await apart { try options.routes(keys, gate) }
+        let routes = try await options.load(keys, gate)
         front.open(routes.router().buildResponder())
         for await port in port.prefix(1) { note("listening on http://\(options.host):\(port)") }
         return routes.engine
       })
-    try await application.runService()
+    do { try await application.runService() } catch let error as IOError {
+      let problem = String(cString: strerror(error.errnoCode))
+      throw ValidationError("\(host):\(self.port): \(problem); choose another --port or --host")
+    }
   }
 
-  /// Loads the model.
-  private func routes(_ keys: [(key: String, owner: String)]?, _ gate: Gate) throws -> Routes {
+  /// Loads the model, unless the server ends before.
+  ///
+  /// Where it cannot be loaded that is the end of the process: the library would tell of what else ends with it.
+  private func load(_ keys: [(key: String, owner: String)]?, _ gate: Gate) async throws -> Routes {
+    let isOver = Mutex(false)
+    return try await withTaskCancellationOrGracefulShutdownHandler {
+      do { return try await apart { try routes(keys, gate) { !isOver.withLock { $0 } } } } catch {
+        if isOver.withLock({ $0 }) { throw CancellationError() }
+        fail(error)
+      }
+    } onCancelOrGracefulShutdown: {
+      isOver.withLock { $0 = true }
+    }
+  }
+
+  private func routes(
+    _ keys: [(key: String, owner: String)]?, _ gate: Gate, goesOn: @escaping @Sendable () -> Bool
+  ) throws -> Routes {
     let model = try Model(
       path: model, threads: threads ?? processorCount(), memoryLimit: memoryLimit?.bytes,
-      requiresTokenizer: true)
-    if reranker != nil, model.configuration.kind != .embedding {
+      maximumContext: maxContext, states: parallel, kinds: [.embedding, .language], requiresTokenizer: true
+    ) { _ in goesOn() }
+    let isEmbedder = model.configuration.kind == .embedding
+    if reranker != nil, !isEmbedder {
       throw ValidationError("--reranker: needs the embedding model that it was trained with")
     }
+    if draft != nil, isEmbedder { throw ValidationError("--draft: an embedding model writes no text") }
     let texts =
-      model.configuration.kind == .language
-      ? nil : try TextModels(model, reranker: reranker, threads: threads ?? processorCount())
+      isEmbedder
+      ? try TextModels(model, reranker: reranker, threads: threads ?? processorCount(), queue: queue) : nil
     let engine = try Engine(
       model, try chosenTemplate(model), name: alias ?? name(of: self.model),
       try Scheduler(
@@ -160,7 +185,7 @@ struct Serve: AsyncParsableCommand {
     if draft == "ngram" { return { RepetitionDrafter() } }
     let threads = threads ?? processorCount()
     let smaller = try Model(
-      path: ModelDirectory.resolve(draft), threads: threads, requiresTokenizer: true)
+      path: ModelDirectory.resolve(draft), threads: threads, kinds: [.language], requiresTokenizer: true)
     // Every text has a drafter of its own; one thread uses them all.
     nonisolated(unsafe) let first = try ModelDrafter(smaller, for: model, threads: threads)
     return { ModelDrafter(beside: first) }
@@ -184,7 +209,14 @@ struct Serve: AsyncParsableCommand {
   private func chosenTemplate(_ model: Model) throws -> ChatTemplate {
     let name = template ?? ChatTemplate.name(for: model)
     if let builtIn = ChatTemplate.builtIn(name) { return builtIn }
-    return try ChatTemplate(parsing: String(contentsOfFile: name, encoding: .utf8), name: name)
+    return try ChatTemplate(parsing: contents(of: name, "--template"), name: name)
+  }
+
+  /// A text that an option names.
+  private func contents(of path: String, _ option: String) throws -> String {
+    do { return try String(contentsOfFile: path, encoding: .utf8) } catch {
+      throw ValidationError("\(option): \(error.localizedDescription)")
+    }
   }
 }
 
@@ -206,6 +238,12 @@ struct Size: ExpressibleByArgument {
 }
 
 func note(_ line: String) { FileHandle.standardError.write(Data((line + "\n").utf8)) }
+
+/// Ends the process with what is wrong.
+func fail(_ error: any Error) -> Never {
+  note("rwkv-serve: \(error)")
+  exit(1)
+}
 
 /// Whether new requests are taken, and how many run.
 final class Gate: Sendable {
@@ -242,14 +280,16 @@ final class Front: HTTPResponder {
   }
 }
 
-/// From the loading of the model to the end. After SIGTERM: nothing new, and what runs has some seconds.
+/// From the loading of the model to the end. After SIGTERM: nothing new, and what runs has some seconds; a model that is
+/// being loaded, none.
 struct Life: Service {
   let seconds: Int
   let begin: @Sendable (Gate) async throws -> Engine
 
   func run() async throws {
     let gate = Gate()
-    let engine = try await begin(gate)
+    let engine: Engine
+    do { engine = try await begin(gate) } catch is CancellationError { return }
     try? await gracefulShutdown()
     gate.close()
     let deadline = ContinuousClock.now + .seconds(seconds)

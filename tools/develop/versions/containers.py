@@ -124,6 +124,8 @@ def rename(name, pairs):
 def version(model):
     if any("moba." in name for name in model):
         return "x"
+    if "blocks.0.ffn.s_emb.weight" in model:
+        return "7b" if "blocks.0.qkv.qq.weight" in model else "7a"
     if "blocks.0.att.r_k" in model:
         return "7"
     if "blocks.0.att.time_maa_x" in model:

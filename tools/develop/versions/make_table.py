@@ -24,7 +24,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 GOLDENS = ROOT / "Tests/Fixtures/goldens"
 DOCUMENT = ROOT / "docs/versions.md"
 CASES = {"4": "v4-hf", "5.0": "v50-std", "5.1": "v51-std", "5.2": "v52-hf", "6": "v6-hf", "7": "v7-f32-small",
-         "x": "x-one"}
+         "7a": "v7a-pth", "7b": "v7b-std", "x": "x-one"}
+# Published under BlinkDL's names alone, and by his trainer and others like it.
+OWN_NAMES = ["7a", "7b", "x"]
 TYPES = ["fp32", "fp16", "int8", "int5", "int4"]
 CPP_TYPES = ["F16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"]
 GGUF_TYPES = ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"]
@@ -53,15 +55,16 @@ def plain_sources(model, folder):
     def directory(name, names, write, file):
         path = folder / name
         path.mkdir()
-        if version != "x":
+        if version not in OWN_NAMES:
             (path / "config.json").write_bytes(containers.config(model))
         containers.sharded(names, path, write, file)
         return path
 
     version = containers.version(model)
     own = containers.published(model)
-    theirs = own if version == "x" else containers.to_huggingface(model)
-    style = {"4": "transformers", "7": "fla", "x": "RWKV-X"}.get(version, "Hugging Face")
+    theirs = own if version in OWN_NAMES else containers.to_huggingface(model)
+    style = {"4": "transformers", "7": "fla", "7a": "BlinkDL's", "7b": "BlinkDL's", "x": "RWKV-X"}.get(
+        version, "Hugging Face")
     yield "safetensors", file("m.safetensors", containers.safetensors(own)), True, True
     yield f"safetensors, 2 shards, {style} names", directory(
         "shards", theirs, containers.safetensors, "model.safetensors"), True, True
@@ -72,14 +75,14 @@ def plain_sources(model, folder):
     if version != "x":
         yield "Lightning's checkpoint", file("last.ckpt", containers.lightning(own)), True, True
         yield "DeepSpeed's `mp_rank_00_model_states.pt`", file("ds.pt", containers.deepspeed(own)), True, True
-    if version not in ("5.0", "x"):
+    if version not in ["5.0", *OWN_NAMES]:
         yield "`.st` of web-rwkv, Ai00, RWKV-Runner", file("m.st", containers.st(model)), False, True
     if version == "7":
         for style, theirs in [("transformers' own", containers.to_transformers(model)),
                               ("transformers-rwkv", containers.to_transformers_rwkv(model))]:
             yield f"safetensors, 2 shards, {style} names", directory(
                 style, theirs, containers.safetensors, "model.safetensors"), True, True
-    if version != "x":
+    if version not in OWN_NAMES:
         yield "rwkv.cpp `.bin` FP32", file("m.bin", containers.rwkv_cpp(model)), True, True
         for kind in CPP_TYPES:
             name = "FP16" if kind == "F16" else kind
@@ -138,7 +141,7 @@ def rows(programs):
                     if exact and type_ == "fp32" and largest > runner.about["abs_tolerance_fp32"]:
                         sys.exit(f"{version} from {name}: off by {largest}")
                     cells.append(f"{rms:.1g}" if comparable else "runs")
-                yield f"| {version.upper()} | {name} | " + " | ".join(cells) + " |"
+                yield f"| {'X' if version == 'x' else version} | {name} | " + " | ".join(cells) + " |"
 
 
 def main():
