@@ -58,7 +58,7 @@ if wait $server; then
     .build/server-emb.rwkv .build/server-rerank.rwkv "$bin/rwkv-run"
   "$bin/rwkv-quantize" Tests/Fixtures/goldens/v7b-std/model.safetensors .build/server-7b.rwkv --tokenizer bytes --force
   $python server/Tests/starts.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" \
-    .build/server-7b.rwkv .build/server-rerank.rwkv
+    .build/server-7b.rwkv .build/server-rerank.rwkv .build/server-test.rwkv
 else
   say "the server's dependencies cannot be fetched: its tests are skipped"
 fi

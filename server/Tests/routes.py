@@ -12,6 +12,8 @@ import base64
 import json
 import os
 import pathlib
+import re
+import socket
 import struct
 import tempfile
 import threading
@@ -40,6 +42,14 @@ def operations(server):
     for path in ["/v1/models", "/models"]:
         assert server.ask("GET", path)[1]["data"][0]["object"] == "model"
     assert b"<!doctype html>" in server.ask("GET", "/")[1]
+    for line in server.ask("GET", "/metrics")[1].decode().splitlines():
+        assert re.fullmatch(r"# (HELP|TYPE) rwkv_\w+ .+|rwkv_\w+ [\d.e+-]+", line), line
+    # Only this machine may ask, unless all may.
+    try:
+        socket.create_connection(("127.0.0.2", server.port), timeout=5)
+        raise AssertionError("bound to all addresses")
+    except ConnectionRefusedError:
+        pass
     description = server.ask("GET", "/openapi.json")[1]
     for path, methods in description["paths"].items():
         for method in set(methods) - {"parameters"}:
@@ -176,7 +186,7 @@ def schemas(server):
         {"type": "array", "items": {"enum": ["a", "größer", 12, 1.5, None, {"x": [1]}]}, "minItems": 3, "maxItems": 3},
         {"type": "object", "properties": {"list": {"type": "array", "items": {"type": "number"}, "maxItems": 2},
                                           "kind": {"const": "q\"\n"}}, "required": ["kind"]},
-        {"$ref": "#/$defs/node", "$defs": {"node": node}},
+        {"$ref": "#/$defs/node", "$defs": {"node": node}}, {"type": "array", "items": {"const": "größer 🙂 大"}, "maxItems": 3},
         {"anyOf": [{"type": "object", "additionalProperties": {"type": "integer"}}, {"type": "array", "maxItems": 0}]},
     ]:
         for seed in range(4):
@@ -190,7 +200,9 @@ def schemas(server):
             assert answer["finish_reason"] == "stop" or seed, answer
             if seed == 0:
                 chunks = events(server, request, "/v1/chat/completions")
-                assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == text
+                pieces = [c["choices"][0]["delta"].get("content", "") for c in chunks]
+                # No character is cut in two.
+                assert "".join(pieces) == text and "\ufffd" not in text
     # Numbers keep their digits.
     for number in ["9007199254740993", "123456789012345678901234567890", "0.1000000000000000055511", "-1.50", "1e400"]:
         for kind in ["const", "enum"]:

@@ -15,8 +15,8 @@ ENDLESS = {"prompt": "a", "max_tokens": 4000, "logit_bias": {"0": -100}}
 
 
 class Server:
-    def __init__(self, *options, before=()):
-        command = [*before, PROGRAM, MODEL, "--port", "0", *options]
+    def __init__(self, *options, before=(), model=MODEL):
+        command = [*before, PROGRAM, model, "--port", "0", *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         line = self.process.stderr.readline()
         assert line.startswith("listening on http://"), line

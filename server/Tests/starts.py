@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Starts that fail, a start without /proc, and the bound of a model that remembers every token.
+"""Starts that fail, a start without /proc, the bound of a model that remembers every token, and states of two models.
 
-    server/Tests/starts.py rwkv-serve 7B.rwkv RERANKER.rwkv [TEST]...
+    server/Tests/starts.py rwkv-serve 7B.rwkv RERANKER.rwkv OTHER.rwkv [TEST]...
 
-7B.rwkv is an RWKV-7b with a tokenizer of bytes.
+7B.rwkv is an RWKV-7b with a tokenizer of bytes, OTHER.rwkv another model.
 """
 
 import json
@@ -17,7 +17,7 @@ import tempfile
 
 from server import MODEL, PROGRAM, Server, events, run
 
-RERANKER = sys.argv.pop(3)
+RERANKER, OTHER = sys.argv.pop(3), sys.argv.pop(3)
 
 
 def failed():
@@ -101,4 +101,20 @@ def unmounted():
         assert events(server, {"prompt": "a", "max_tokens": 4})
 
 
-run([failed, remembered, unmounted])
+def two_models():
+    """A state of another model is refused, and in a folder for both each finds its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--template", "none", "--state-dir", folder]
+        with Server(*options) as one, Server(*options, model=OTHER) as two:
+            states = [server.ask("POST", "/v1/states", {"prompt": "The database"})[1]["id"] for server in (one, two)]
+            files = [server.ask("GET", f"/v1/states/{state}/file")[1] for server, state in zip((one, two), states)]
+            for server, own, other, file in [(one, *states, files[1]), (two, *reversed(states), files[0])]:
+                assert [entry["id"] for entry in server.ask("GET", "/v1/states")[1]["data"]] == [own]
+                assert server.ask("GET", f"/v1/states/{other}")[0] == 404
+                status, answer, _ = server.ask("POST", "/v1/completions", {"prompt": "a", "state": other})
+                assert status == 404 and answer["error"]["code"] == "state_not_found", answer
+                status, answer, _ = server.ask("PUT", "/v1/states/mine/file", file)
+                assert status == 400 and "belongs to" in answer["error"]["message"], answer
+
+
+run([failed, remembered, unmounted, two_models])

@@ -114,7 +114,7 @@ struct Serve: AsyncParsableCommand {
     let (port, found) = AsyncStream<Int>.makeStream()
     var logger = Logger(label: "rwkv-serve")
     logger.logLevel = .error
-    var application = Application(
+    let application = Application(
       responder: front,
       server: .http1(
         configuration: .init(
@@ -124,14 +124,17 @@ struct Serve: AsyncParsableCommand {
         availableConnectionsDelegate: MaximumAvailableConnections(Self.mostConnections())),
       onServerRunning: { found.yield($0.localAddress?.port ?? 0) }, logger: logger)
     let options = self
-    application.addServices(
-      Life(seconds: drain) { gate in
-        let routes = try await options.load(keys, gate)
-        front.open(routes.router().buildResponder())
-        for await port in port.prefix(1) { note("listening on http://\(options.host):\(port)") }
-        return routes.engine
-      })
-    do { try await application.runService() } catch let error as IOError {
+    let life = Life(seconds: drain) { gate in
+      let routes = try await options.load(keys, gate)
+      front.open(routes.router().buildResponder())
+      for await port in port.prefix(1) { note("listening on http://\(options.host):\(port)") }
+      return routes.engine
+    }
+    // The last one is the first to end: connections are taken and kept until requests have ended.
+    let group = ServiceGroup(
+      configuration: .init(
+        services: [application, life], gracefulShutdownSignals: [.sigterm, .sigint], logger: logger))
+    do { try await group.run() } catch let error as IOError {
       let problem = String(cString: strerror(error.errnoCode))
       throw ValidationError("\(host):\(self.port): \(problem); choose another --port or --host")
     }
@@ -297,5 +300,10 @@ struct Life: Service {
     engine.scheduler.close()
     engine.cache.finishWriting()
     if gate.running > 0 { exit(0) }
+    // Answers are still on their way; who does not take them is not waited for.
+    Task.detached {
+      try? await Task.sleep(for: .seconds(5))
+      exit(0)
+    }
   }
 }
