@@ -145,8 +145,8 @@ public struct JSONSchema {
 
   /// Also 2.0 and 2e3, of any size.
   private static func isInteger(_ text: String) -> Bool {
-    guard text.utf8.contains(where: { ".eE".utf8.contains($0) }), let number = Double(text) else { return true }
-    return number.rounded() == number
+    let isWhole = !text.utf8.contains { ".eE".utf8.contains($0) }
+    return isWhole || Double(text).map { $0.rounded() == $0 } ?? false
   }
 
   /// Also of 2.0 and 2e3.

@@ -357,7 +357,10 @@ struct Routes: Sendable {
       ("passes_total", "counter", "Passes over the weights.", "\(scheduler.passes)"),
       ("pass_seconds_total", "counter", "Time in passes.", "\(Double(scheduler.nanoseconds) / 1e9)"),
       ("requests_waiting", "gauge", "Requests without a place.", "\(scheduler.waiting + texts.waiting)"),
-      ("requests_active", "gauge", "Requests that are read or written.", "\(scheduler.active + texts.active)"),
+      (
+        "requests_active", "gauge", "Requests that are read or written.",
+        "\(scheduler.active + texts.active)"
+      ),
       ("state_cache_entries", "gauge", "States in the cache.", "\(cache.entries)"),
       ("state_cache_bytes", "gauge", "Bytes of the cache.", "\(cache.bytes)"),
       ("state_cache_hits_total", "counter", "Prompts whose beginning was in the cache.", "\(cache.hits)"),
