@@ -112,7 +112,7 @@ def abandoned(server):
 def drains():
     """After SIGTERM nothing new is taken, what runs ends or is cut, and the exit status is 0; before, it loads."""
     server = Server("--drain", "60")
-    running = send(server, **{**ENDLESS, "max_tokens": 1500})
+    running = send(server, **{**ENDLESS, "max_tokens": 800})
     wait(lambda: server.metric("requests_active") == 1)
     server.process.send_signal(signal.SIGTERM)
     wait(lambda: server.ask("GET", "/health")[:2] == (503, {"status": "draining"}))
@@ -124,7 +124,7 @@ def drains():
     data = b""
     while piece := running.recv(1 << 16):
         data += piece
-    assert json.loads(data.partition(b"\r\n\r\n")[2])["usage"]["completion_tokens"] == 1500, data
+    assert json.loads(data.partition(b"\r\n\r\n")[2])["usage"]["completion_tokens"] == 800, data
     assert server.process.wait(30) == 0
     # More than can be written in this time; and somebody who has not asked yet.
     server = Server("--drain", "1", "--max-tokens", "1000000")

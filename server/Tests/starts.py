@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 
 from server import MODEL, PROGRAM, Server, events, run
 
@@ -96,8 +97,14 @@ def unmounted():
     if os.geteuid() or subprocess.run([*before, "true"], capture_output=True).returncode:
         return print("skipped: /proc cannot be unmounted here")
     with Server("--template", "none", before=before) as server:
-        for _ in range(3):
-            assert server.complete(prompt="a", max_tokens=4)
+        found = []
+        threads = [threading.Thread(target=lambda: found.append(server.complete(prompt="a", max_tokens=9)["choices"]))
+                   for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 30 and all(choices == found[0] for choices in found)
         assert events(server, {"prompt": "a", "max_tokens": 4})
 
 
