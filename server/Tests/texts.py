@@ -105,10 +105,13 @@ def leaving():
 
 
 def refused():
-    """An embedding model guesses nothing."""
-    command = [PROGRAM, EMBEDDER, "--port", "0", "--draft", "ngram"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert result.returncode == 1 and "--draft" in result.stderr, result
+    """An embedding model guesses nothing, and the two models have their places."""
+    for arguments, words in [([EMBEDDER, "--draft", "ngram"], "--draft"),
+                             ([RERANKER, "--reranker", EMBEDDER], f"{RERANKER}: is a reranker"),
+                             ([EMBEDDER, "--reranker", EMBEDDER], f"{EMBEDDER}: is an embedding model")]:
+        command = [PROGRAM, *arguments, "--port", "0"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 1 and words in result.stderr, result
 
 
 with Server("--template", "none", "--reranker", RERANKER) as server:
