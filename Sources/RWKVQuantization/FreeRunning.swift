@@ -13,16 +13,19 @@ public struct FreeRunning: Sendable {
   /// Tokens that the reference writes after a prompt at most. It writes fewer where it ends the text (token 0).
   public let length: Int
 
-  /// The median over prompts of the tokens that both models write before they part; of two middle ones the mean.
+  /// The median over prompts of the tokens that both models write before they part; of two middle ones the mean. An
+  /// answer that both write the same to its end counts as one of `length` tokens, however short: they do not part there.
   public var medianAgreeingTokens: Double {
-    let sorted = agreeingTokens.sorted()
+    let sorted = tokensBeforeParting.sorted()
     return Double(sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2
   }
 
-  /// The mean over prompts of the tokens that both models write before they part.
+  /// The mean over prompts of the tokens that both models write before they part, counted in the same way.
   public var meanAgreeingTokens: Double {
-    Double(agreeingTokens.reduce(0, +)) / Double(agreeingTokens.count)
+    Double(tokensBeforeParting.reduce(0, +)) / Double(agreeingTokens.count)
   }
+
+  private var tokensBeforeParting: [Int] { zip(agreeingTokens, isWhole).map { $1 ? length : $0 } }
 
   /// The share of prompts after which both models write the same to the end.
   public var wholeShare: Double { Double(isWhole.count { $0 }) / Double(isWhole.count) }

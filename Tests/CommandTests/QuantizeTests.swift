@@ -112,6 +112,16 @@ struct QuantizeTests {
     #expect(try tool.start(["compare", exact, model, "--prompts", prompts]).wait().status == 64)
   }
 
+  @Test func aConversionThatAnswersOtherwiseIsRefused() throws {
+    let refused = try tool.run(input, model, "--min-agreeing-tokens", "64")
+    #expect(refused.status == 1 && refused.errors.contains("not written: answers part from the original's"))
+    #expect(folder.contents == [])
+    let made = try tool.run(input, model, "--min-agreeing-tokens", "0", "--json")
+    let loss = try #require(try object(made.output)["loss"] as? [String: Any])
+    #expect(try #require(loss["agreeing_tokens"] as? Double) < 64 && loss["length"] as? Int == 64)
+    #expect(made.errors.contains("answers of up to 64 tokens are the same as the original's for"))
+  }
+
   @Test func anExistingOutputIsKeptWithoutForce() throws {
     try Data([1, 2, 3]).write(to: URL(fileURLWithPath: model))
     let refused = try tool.run(input, model)

@@ -208,6 +208,9 @@ struct RemoteTests {
       (["http://127.0.0.1.example.com/model.pth"], "--insecure"),
       (["http://127.0.0.1:secret@example.com/model.pth"], "no address"),
       (["hf:owner/r/model.pth", "--calibrate", "auto"], "--download"),
+      (
+        ["hf:owner/r/model.pth", "--min-agreeing-tokens", "9"], "--min-agreeing-tokens read the weights twice"
+      ),
     ]
     for (arguments, words) in cases {
       let result = try hub.quantize([arguments[0], output] + arguments.dropFirst())

@@ -47,6 +47,23 @@ import Testing
     #expect(FreeRunning.prompts(of: [1, 2], count: 40) == [[1, 2]])
   }
 
+  /// A model that ends every text at once, and does so in four bits too.
+  @Test func answersThatEndEarlyDoNotPart() throws {
+    let input = folder.write(
+      "ending.safetensors",
+      smallModel { name, values in
+        if name == "ln_out.bias" { values = values.map { _ in 1 } }
+        if name == "head.weight" { for column in 0..<64 { values[column] = 10 } }
+      })
+    var options = ConversionOptions()
+    options.type = .int4
+    options.minimumAgreeingTokens = 64
+    let report = try Conversion.convert(input, to: folder.file("m.rwkv"), options)
+    let answers = try #require(report.answers)
+    #expect(answers.agreeingTokens.allSatisfy { $0 == 1 } && answers.wholeShare == 1)
+    #expect(answers.medianAgreeingTokens == 64 && answers.meanAgreeingTokens == 64)
+  }
+
   @Test func answersThatPartTooEarlyLeaveNoOutput() throws {
     var options = ConversionOptions()
     options.type = .int4

@@ -92,8 +92,8 @@ struct Convert: ParsableCommand {
 
   @Flag(
     help: """
-      Keep what is read over the network, in OUTPUT.download: --calibrate and --measure read the weights twice. What an \
-      interrupted run has fetched is not fetched again.
+      Keep what is read over the network, in OUTPUT.download: --calibrate, --measure and limits read the weights \
+      twice. What an interrupted run has fetched is not fetched again.
       """)
   var download = false
 
@@ -185,7 +185,8 @@ struct Convert: ParsableCommand {
     let isReadOnce = calibrate == nil && maxKl == nil && minAgreeingTokens == nil && measure != true
     guard download || isReadOnce else {
       throw CommandError(
-        "--calibrate, --measure and --max-kl read the weights twice: add --download, which keeps \(input) beside the output"
+        "--calibrate, --measure, --max-kl and --min-agreeing-tokens read the weights twice: add --download, which "
+          + "keeps \(input) beside the output"
       )
     }
     let remote = try RemoteInput(input, isInsecure: insecure)
