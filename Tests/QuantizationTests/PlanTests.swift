@@ -115,12 +115,15 @@ struct PlanTests {
       func read(_ tensor: Int, rows: Range<Int>, into values: UnsafeMutableBufferPointer<Float>) {
         values.update(repeating: 0)
         let number = source.read.add(1, ordering: .relaxed).oldValue
-        // Until nothing moves any more.
-        var (last, still) = (-1, 0)
-        while number == 0 && still < 50 {
+        // Until nothing has moved for long, compared with the time that a chunk takes here.
+        let clock = ContinuousClock()
+        var (last, since, longest) = (0, clock.now, Duration.milliseconds(50))
+        while number == 0, since.duration(to: clock.now) < longest * 8 {
           let now = source.read.load(ordering: .relaxed)
-          still = now == last ? still + 1 : 0
-          last = now
+          if now != last {
+            longest = max(longest, since.duration(to: clock.now))
+            (last, since) = (now, clock.now)
+          }
           usleep(1000)
         }
         if number == 0 { source.atRest.store(last, ordering: .relaxed) }

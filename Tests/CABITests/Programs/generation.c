@@ -140,6 +140,10 @@ static void test_generation(struct rwkv_context * ctx) {
     }
     CHECK(rwkv_state_reset(state) && rwkv_state_eval(ctx, state, hello, 5, NULL, NULL, NULL));
     FAILS(ctx, rwkv_generate(ctx, state, same, NULL, 0, 5, NULL, 0, receive, &first) == RWKV_FINISH_ERROR);
+    /* Logits of before are not those of what the state has read since. */
+    CHECK(rwkv_state_eval(ctx, state, hello, 5, logits, NULL, NULL));
+    CHECK(rwkv_state_eval(ctx, state, hello, 1, NULL, NULL, NULL));
+    FAILS(ctx, rwkv_generate(ctx, state, same, NULL, 0, 5, NULL, 0, receive, &first) == RWKV_FINISH_ERROR);
 
     /* After a batch, without a prompt: of its states the last one goes on, the others and those of batches without
        logits have none to begin with. */
