@@ -134,7 +134,8 @@ struct NamesTests {
     for name in ["blocks.1.att.w1", "blocks.1.att.w2", "blocks.0.att.g1"] {
       check(drafts.filter { $0.name != name }, .mismatch, "1 missing: '\(name)'", "RWKV-7")
     }
-    check(drafts.map { $0.name == "blocks.1.att.w2" ? $0.transposed : $0 }, .mismatch, "att.w2", "axes exchanged")
+    check(
+      drafts.map { $0.name == "blocks.1.att.w2" ? $0.transposed : $0 }, .mismatch, "att.w2", "axes exchanged")
     for (name, model) in [
       ("blocks.0.att.rosa_q.weight", "RWKV-8 (ROSA)"), ("emb_ROSA.weight", "RWKV-8 (ROSA)"),
       ("blocks.0.qkv.ennk.weight", "RWKV-8"), ("blocks.0.qkv.kkup.weight", "RWKV-8"),
