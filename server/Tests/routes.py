@@ -111,6 +111,11 @@ def texts(server):
     assert server.complete(prompt=ids, max_tokens=20)["choices"][0]["text"] == text
     both = server.complete(prompt=["The database", "The"], max_tokens=5)["choices"]
     assert [choice["index"] for choice in both] == [0, 1] and both[0]["text"] == text[:5]
+    # A text that grows costs what is new.
+    grown = server.complete(prompt="The database" + text, max_tokens=5)
+    assert grown["usage"]["prompt_tokens_details"]["cached_tokens"] == 12, grown["usage"]
+    alone = server.complete(prompt="The database" + text, max_tokens=5, no_cache=True)
+    assert grown["choices"] == alone["choices"] and alone["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     cut = server.complete(prompt="The database", max_tokens=20, stop=text[4:7])["choices"][0]
     assert cut["text"] == text[:text.index(text[4:7])] and cut["finish_reason"] == "stop"
     echo = server.complete(prompt="The database", max_tokens=0, echo=True, logprobs=1)["choices"][0]

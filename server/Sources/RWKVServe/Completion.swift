@@ -89,6 +89,8 @@ struct Completion: Sendable {
       generations = prompts.map { prompt in
         var generation = base
         generation.prompt = prompt
+        // A text that grows begins with all of it. Lists, and texts that are scored, seldom grow.
+        if prompts.count == 1 && !base.reportsPrompt { generation.border = prompt.count }
         return generation
       }
       if streams && generations.count > 1 {

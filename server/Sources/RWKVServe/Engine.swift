@@ -33,7 +33,7 @@ struct Generation: Sendable {
   var logprobs: Int?
   var reportsPrompt = false
   var usesCache = true
-  /// Number of prompt tokens that the next turn of a conversation will begin with.
+  /// Number of prompt tokens that the next turn of a conversation, or the text as it goes on, will begin with.
   var border: Int?
   /// Whose states may be used.
   var owner: String
