@@ -46,19 +46,19 @@ if wait $server; then
   echo "== server"
   swift build --package-path server --product rwkv-serve
   bin=$(swift build --show-bin-path)
+  serve=$(swift build --package-path server --show-bin-path)/rwkv-serve
   "$bin/rwkv-quantize" examples/model/rwkv7-docs-5m.safetensors .build/server-test.rwkv --type int4 --no-measure --force
   python=python3
   [ ! -x .build/venv/bin/python ] || python=.build/venv/bin/python
-  $python server/Tests/routes.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" .build/server-test.rwkv
+  $python server/Tests/routes.py "$serve" .build/server-test.rwkv
   for part in emb rerank; do
     "$bin/rwkv-quantize" Tests/Fixtures/goldens/$part-std/model.pth .build/server-$part.rwkv --type fp32 --force \
       $([ $part = emb ] && echo --tokenizer bytes)
   done
-  $python server/Tests/texts.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" \
-    .build/server-emb.rwkv .build/server-rerank.rwkv "$bin/rwkv-run"
+  $python server/Tests/texts.py "$serve" .build/server-emb.rwkv .build/server-rerank.rwkv "$bin/rwkv-run"
   "$bin/rwkv-quantize" Tests/Fixtures/goldens/v7b-std/model.safetensors .build/server-7b.rwkv --tokenizer bytes --force
-  $python server/Tests/starts.py "$(swift build --package-path server --show-bin-path)/rwkv-serve" \
-    .build/server-7b.rwkv .build/server-rerank.rwkv .build/server-test.rwkv
+  $python server/Tests/starts.py "$serve" .build/server-7b.rwkv .build/server-rerank.rwkv \
+    .build/server-test.rwkv
 else
   say "the server's dependencies cannot be fetched: its tests are skipped"
 fi

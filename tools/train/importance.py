@@ -28,8 +28,8 @@ def importance(path, text):
 
     def watching(x, weight, half):
         # Parts of a parameter, like RWKV-6's five of its token shift, have no name of their own.
-        name = names.get(weight.data_ptr())
-        found[name] = x.square().flatten(0, -2).mean(0).numpy()
+        if name := names.get(weight.data_ptr()):
+            found[name] = x.square().flatten(0, -2).mean(0).numpy()
         return linear(x, weight, half)
 
     model.linear = model6.linear = watching
