@@ -159,6 +159,15 @@ struct ChatTests {
     #expect(chat.output.split(separator: "\n", omittingEmptySubsequences: false).count >= 3)
   }
 
+  @Test func theEndTypedDuringAnAnswerIsNotLost() throws {
+    let chat = try chat("-n", "400")
+    chat.expect("/help")
+    chat.type("hello\n")
+    chat.waitForOutput()
+    chat.type("\u{4}")  // Ctrl-D, while the system edits lines
+    #expect(chat.wait() == 0)
+  }
+
   @Test func linesOfAPipeAreMessagesWhereThatIsAskedFor() throws {
     let messages = folder.file("messages")
     try "hello\n/save \(folder.file("a.state"))\n".write(toFile: messages, atomically: true, encoding: .utf8)

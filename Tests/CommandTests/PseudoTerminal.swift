@@ -7,6 +7,8 @@ final class PseudoTerminal {
   private var master: Int32
   private let process: pid_t
   private let folder = TemporaryFolder()
+  /// The beginning of a character whose other bytes have not come yet.
+  private var partial: [UInt8] = []
   private var seen = ""
   private var searched: String.Index
 
@@ -75,9 +77,21 @@ final class PseudoTerminal {
 
   func send(_ signal: Int32) { kill(process, signal) }
 
+  /// Types all of it. The terminal takes less at a time, or nothing, while the system is short of memory.
   func type(_ text: String) {
-    let bytes = Array(text.utf8)
-    #expect(write(master, bytes, bytes.count) == bytes.count)
+    var rest = Array(text.utf8)[...]
+    for _ in 0..<6000 where !rest.isEmpty {
+      let count = rest.withUnsafeBytes { write(master, $0.baseAddress, $0.count) }
+      if count > 0 {
+        rest = rest.dropFirst(count)
+      } else if count < 0, errno != EAGAIN, errno != EINTR {
+        break
+      } else {
+        receive()
+        usleep(10_000)
+      }
+    }
+    #expect(rest.isEmpty, "\(rest.count) bytes of '\(text)' could not be typed")
   }
 
   /// Waits until this text has appeared on the terminal after what was expected before; false after a minute.
@@ -122,8 +136,19 @@ final class PseudoTerminal {
       let count = read(master, &buffer, buffer.count)
       guard count > 0 else { return }
       let place = seen.utf8.distance(from: seen.startIndex, to: searched)
-      seen += String(decoding: buffer[..<count], as: UTF8.self)
+      partial += buffer[..<count]
+      let whole = partial.count - Self.unfinished(partial)
+      seen += String(decoding: partial[..<whole], as: UTF8.self)
+      partial.removeFirst(whole)
       searched = seen.utf8.index(seen.startIndex, offsetBy: place)
     }
+  }
+  /// How many bytes at the end begin a character of UTF-8 that goes on.
+  private static func unfinished(_ bytes: [UInt8]) -> Int {
+    for (back, byte) in bytes.suffix(3).reversed().enumerated() where byte & 0xC0 != 0x80 {
+      let length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1
+      return length > back + 1 ? back + 1 : 0
+    }
+    return 0
   }
 }

@@ -75,7 +75,8 @@ struct Keyboard {
     var buffer = [UInt8](repeating: 0, count: 4096)
     let count = read(STDIN_FILENO, &buffer, buffer.count)
     guard count > 0 else { return false }
-    bytes += buffer[..<count]
+    // Ctrl-D that was typed before this line was asked for: the system, which edited lines then, hands it over as 0.
+    bytes += buffer[..<count].map { $0 == 0 ? 4 : $0 }
     return true
   }
 
