@@ -398,11 +398,10 @@ private struct Draft {
     _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) -> [PlannedTensor] {
     var exactness = [Exactness](repeating: Exactness(), count: source.tensors.count)
-    let weights = source.tensors.reduce(0) { $1.role == .table ? $0 : $0 + $1.weights }
     try options.recipe?.check(against: source.tensors)
-    let formats = source.tensors.map { tensor in
+    let formats = zip(source.tensors, type.formats(of: source.tensors)).map { tensor, format in
       options.inSixteenBits.contains(tensor.name)
-        ? .half : options.recipe?.format(of: tensor) ?? type.format(of: tensor, amongWeights: weights)
+        ? .half : options.recipe?.format(of: tensor) ?? format
     }
     let undecided = formats.enumerated().filter { $1 == .half }.map { source.tensors[$0.offset].name }
     if !undecided.isEmpty {

@@ -161,17 +161,19 @@ struct PlanTests {
     }
   }
 
-  private func tensor(_ role: TensorRole) -> SourceTensor {
-    SourceTensor(name: "\(role)", role: role, rows: 64, columns: 64, transposed: false, isF16: false)
+  private func tensor(_ role: TensorRole, _ name: String = "", rows: Int = 64) -> SourceTensor {
+    SourceTensor(name: name, role: role, rows: rows, columns: 64, transposed: false, isF16: false)
+  }
+
+  /// The format of a tensor of 64 times 64 in a model of this many times 64 weights.
+  private func format(_ type: QuantizationType, _ role: TensorRole, among rows: Int = 64 * 64) -> FormatChoice
+  {
+    type.formats(of: [tensor(role, "blocks.0"), tensor(.matrix, "blocks.1", rows: rows - 64)])[0]
   }
 
   @Test func onlyBigMatricesGetFewBits() {
-    func format(_ type: QuantizationType, _ role: TensorRole) -> FormatChoice {
-      type.format(of: tensor(role), amongWeights: 1 << 20)
-    }
     for type in [QuantizationType.int4, .int5] {
       #expect(format(type, .matrix) == (type == .int4 ? .int4 : .int5))
-      #expect(format(type, .rows) == (type == .int4 ? .int4 : .int5))
       for role in [TensorRole.embedding, .head, .lowRank] {
         #expect(format(type, role) == .int8)
       }
@@ -184,14 +186,26 @@ struct PlanTests {
     }
   }
 
+  /// In the order in which they are executed, not that of the checkpoint.
+  @Test(arguments: QuantizationType.allCases) func theLastLayersValueGetsEightBits(type: QuantizationType) {
+    let values = [2, 10, 0].map { tensor(.rows, "blocks.\($0).ffn.value.weight") }
+    let formats = type.formats(
+      of: values + [tensor(.head, "head.weight"), tensor(.matrix, "blocks.10.att.key.weight")])
+    let big = formats[4]
+    let expected: FormatChoice = type == .int4 || type == .int5 ? .int8 : big
+    #expect(Array(formats[..<3]) == [big, expected, big])
+  }
+
+  /// Small is what has at most 1/32 of the weights; tables do not count.
   @Test func smallEmbeddingsAndHeadsGetMoreBits() {
     for (role, large) in [(TensorRole.embedding, FormatChoice.int8), (.head, .int5)] {
-      #expect(QuantizationType.int4.format(of: tensor(role), amongWeights: 32 * 64 * 64) == .int8)
-      #expect(QuantizationType.int4.format(of: tensor(role), amongWeights: 32 * 64 * 64 - 1) == large)
+      #expect(format(.int4, role, among: 32 * 64) == .int8)
+      #expect(format(.int4, role, among: 32 * 64 - 1) == large)
+      #expect(QuantizationType.int4.formats(of: [tensor(role), tensor(.table, rows: 1 << 20)])[0] == large)
     }
     for (role, small) in [(TensorRole.embedding, FormatChoice.half), (.head, .half), (.matrix, .int8)] {
-      #expect(QuantizationType.int8.format(of: tensor(role), amongWeights: 32 * 64 * 64) == small)
-      #expect(QuantizationType.int8.format(of: tensor(role), amongWeights: 32 * 64 * 64 - 1) == .int8)
+      #expect(format(.int8, role, among: 32 * 64) == small)
+      #expect(format(.int8, role, among: 32 * 64 - 1) == .int8)
     }
   }
 
