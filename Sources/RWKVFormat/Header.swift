@@ -5,7 +5,7 @@ struct Header {
   static let size = 64
   static let magic: [UInt8] = [0x89, 0x52, 0x57, 0x4B, 0x56, 0x0D, 0x0A, 0x1A]
   static let version = 1
-  /// Bits of `required features` that are known: 0, a tokenizer of the kind "vocabulary".
+  /// Bits of `required features` that are known: 0, a tokenizer of the kind "vocabulary"; 1, a `rwkv.kind`.
   static let knownFeatures: UInt32 = 3
 
   var features: UInt32
