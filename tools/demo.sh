@@ -36,5 +36,6 @@ if [ $serve = yes ]; then
   say "building the server (the first time takes some minutes)"
   swift build -c release --package-path server --product rwkv-serve >/dev/null
   say "the page is at http://127.0.0.1:$port; Ctrl-C ends it"
-  exec "$(swift build -c release --package-path server --show-bin-path)/rwkv-serve" "$model" --port "$port" --template none
+  programs=$(swift build -c release --package-path server --show-bin-path)
+  exec "$programs/rwkv-serve" "$model" --port "$port" --template none
 fi

@@ -8,8 +8,8 @@
 #   rwkv-VERSION-source.tar.gz, rwkv.rb      the sources, and a Homebrew formula that builds them
 #   rwkv-VERSION.spdx.json, SHA256SUMS       what all of this consists of, and its checksums
 #
-# Built twice from one commit, with the same compiler, it is the same but for some instructions (docs/hub-and-packages.md):
-# times are the commit's.
+# Built twice from one commit, with the same compiler, it is the same but for some instructions
+# (docs/hub-and-packages.md): times are the commit's.
 set -eu
 serve=
 folder=.build/release-files

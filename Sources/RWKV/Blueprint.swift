@@ -250,7 +250,7 @@ package struct Blueprint {
     }
   }
 
-  /// Of state-tuned files: [H, N, N].
+  /// The initial state [H, N, N] of a layer, which state-tuned files have.
   private mutating func initialState(_ att: String) {
     add(att + "time_state", .count(D), .count(N), .floats, optional: !hasInitialState)
   }

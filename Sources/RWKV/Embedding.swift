@@ -58,7 +58,7 @@ extension Model {
 /// What is gathered of a text's hidden vectors, of which its vector is made in the end.
 struct TextPooling {
   private let model: Model
-  /// Nil: an embedding model's.
+  /// How a model of language pools; nil for an embedding model, which has a pooling of its own.
   private let pooling: Pooling?
   private var sums: [Double]
   private var count = 0.0

@@ -12,17 +12,17 @@ package final class Evaluator {
   let blocks: any BlockStack
   let sums: HiddenSums
   private let embeddings = RowTable.Reader()
-  /// Of 7a and 7b.
+  /// Rows of the tables by token; nil but in 7a and 7b.
   let tokenRows: TokenRows?
-  /// Of a streamed model, one for each member of the team.
+  /// A reader of chunks for each member of the team, if weights are streamed.
   let readers: [ChunkReader]
   private let arena = Arena()
   private let headInput: Activations
   private let headRows: UnsafeMutablePointer<Int>
-  /// Of embedding models and rerankers.
+  /// Scratch of the heads of embedding models and rerankers; nil for models of language.
   let headScratch: HeadScratch?
   let blockCount: Int
-  /// Of a team of several, once it has read a long prompt.
+  /// Reads long prompts on several threads; made for the first of them.
   var wave: Wave?
   /// Rows whose logits were wanted last.
   package internal(set) var headCount = 0
@@ -40,7 +40,7 @@ package final class Evaluator {
   /// Which rows' logits are wanted.
   package enum Output: Equatable {
     case none, lastOfEachRun, all
-    /// Of each run its own, none of which is `eachRun`.
+    /// An output for each run, none of which is `eachRun`.
     case eachRun([Output])
 
     /// What is wanted of run `index`.
@@ -243,8 +243,9 @@ package final class Evaluator {
     }
   }
 
-  /// Weights turned out to be unreadable, or the reading was stopped, in the middle of a pass: there are no logits, and
-  /// the states that it was changing remember nothing.
+  /// Resets what a pass has left half done when weights turned out to be unreadable, such as a chunk with a wrong
+  /// checksum, or when the reading was stopped: there are no logits, and the states that it was changing remember
+  /// nothing.
   func forget(_ states: [State]) {
     headCount = 0
     for state in states { state.reset() }
@@ -312,7 +313,7 @@ package final class Evaluator {
     hasLogits = logits
   }
 
-  /// Of 7b: throws where a state has no room for the tokens of its run.
+  /// Throws where a state of 7b has no room for the tokens of its run.
   private func checkContext(_ pieces: [Piece]) throws(ModelError) {
     guard let limit = model.maximumContext else { return }
     for piece in pieces {
@@ -322,7 +323,7 @@ package final class Evaluator {
     }
   }
 
-  /// Of 7a and 7b: reads the rows of the frame's tokens that some blocks need.
+  /// Reads the table rows of the frame's tokens that some blocks of 7a and 7b need.
   private func loadRows(_ input: Input, _ stages: ClosedRange<Int>) throws(ModelError) {
     guard let tokenRows, case .tokens(let tokens) = input else { return }
     try tokenRows.load(tokens, frame, positions: stages.clamped(to: 0...blockCount - 1), team)
@@ -382,7 +383,7 @@ package final class Evaluator {
     }
   }
 
-  /// What the head made them of: the normed output of the last block, [D].
+  /// What the head made logits `index` of: the normed output of the last block, [D].
   package func hidden(_ index: Int) -> UnsafeBufferPointer<Float> {
     UnsafeBufferPointer(start: headInput.row(index), count: model.configuration.embedding)
   }

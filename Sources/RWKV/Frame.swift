@@ -9,9 +9,9 @@ struct Run {
   /// Rows that the state reads; those after them are read by a copy of it, `ahead`.
   let kept: Int
   let ahead: UnsafeMutablePointer<Float>?
-  /// Whose values these are.
+  /// The state that `state` belongs to.
   unowned(unsafe) let owner: State
-  /// RWKV-X: what the attention blocks remember.
+  /// What the attention blocks of RWKV-7b and RWKV-X remember.
   let caches: [AttentionCache]
 
   init(first: Int, count: Int, _ state: State) {
@@ -24,8 +24,8 @@ struct Run {
     caches = state.caches
   }
 
-  /// `state` reads the first `kept` of the rows, and `ahead`, which takes over what `state` remembers then, the others.
-  /// For states without caches.
+  /// A run with drafts: `state` reads the first `kept` rows. `ahead` takes over what `state` remembers then, and reads
+  /// the others. The states must have no caches.
   init(first: Int, count: Int, _ state: State, kept: Int, ahead: State) {
     precondition(state.caches.isEmpty && (1..<count).contains(kept))
     self.init(first: first, count: count, state.values, kept: kept, ahead: ahead.values, state)
@@ -110,9 +110,9 @@ final class Frame {
   private(set) var origin = 0
   /// Rows of the current piece.
   private(set) var rows = 0
-  /// They belong to these runs.
+  /// The runs that the rows of the current piece belong to.
   private(set) var runs: [Run] = []
-  /// Run of each row.
+  /// The number of each row's run.
   private let runOfRow: UnsafeMutablePointer<Int>
   /// Where each row stood among the tokens that were read: other than here in a frame of ends.
   private let sourceOfRow: UnsafeMutablePointer<Int>

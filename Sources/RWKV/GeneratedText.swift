@@ -88,8 +88,8 @@ extension Session {
   ///     }
   ///
   /// - Parameters:
-  ///   - prompt: what to read first. If it is empty, the text goes on from what the session has read, or starts as a new
-  ///     document.
+  ///   - prompt: what to read first. If it is empty, the text goes on from what the session has read, or starts as a
+  ///     new document.
   ///   - count: tokens to write at most; nil: until the model ends the text.
   ///   - options: nil: what the model's file recommends, else temperature 1 and top-p 0.85.
   ///   - stop: strings that end the text and are not part of it; nil: those that the model's file has.

@@ -30,16 +30,16 @@ extension Session {
   /// Writes up to `count` tokens after what the session has read, and hands out their text piece by piece.
   ///
   /// Pieces are whole characters, stop strings never show, and every written token has been read by the state when its
-  /// piece arrives, so that the session can go on from there. With drafts, guessed tokens are read together in one pass:
-  /// the same text, state, logits and choices to the bit, but the state may be behind until this returns.
+  /// piece arrives, so that the session can go on from there. With drafts, guessed tokens are read together in one
+  /// pass. Text, state, logits and choices are the same to the bit, but the state may be behind until this returns.
   ///
   /// - Parameters:
   ///   - count: tokens at most; nil for no limit.
   ///   - stop: strings that end the text.
   ///   - drafts: guesses of what follows, once they `follow` what the session has read; nil: none.
   ///   - observe: called with each token that was chosen, before the state reads it.
-  ///   - receive: gets UTF-8 text; returns false to stop. What was held back, an unfinished character or the beginning of
-  ///     a stop string, then comes in one more call, so that all text together is what the state has read.
+  ///   - receive: gets UTF-8 text; returns false to stop. What was held back, an unfinished character or the beginning
+  ///     of a stop string, then comes in one more call, so that all text together is what the state has read.
   /// - Returns: why it ended.
   public func generate(
     _ count: Int?, with sampler: inout Sampler, tokenizer: any Tokenizer, stop: [String] = [],

@@ -6,7 +6,7 @@ struct InitialState: Sendable {
   /// [layers][H, N key, N value]
   private let layers: [[Float]]
 
-  /// Of a file's tensors `blocks.N.att.time_state`; nil if it has none.
+  /// Reads the tensors `blocks.N.att.time_state` of a file; nil if it has none.
   init?(_ file: ModelFile, _ configuration: Configuration) throws(ModelError) {
     guard (0..<configuration.layers).contains(where: { file[Self.name($0)] != nil }) else { return nil }
     var stored: [[Float]] = []

@@ -10,9 +10,9 @@ final class Job: @unchecked Sendable {
   /// Tokens of the prompt that the state has read.
   private var read = 0
   private var checkpoints: ArraySlice<Int>
-  /// What tokens are chosen from, [V] each, in the evaluator's memory until its next pass: after all that was read before
-  /// the drafts, and after each of them; none before the prompt is read. Every text that is being written takes part in
-  /// every pass.
+  /// The logits from which tokens are chosen, [V] each: after all that was read before the drafts, and after each
+  /// draft; none before the prompt is read. They stay in the evaluator's memory until its next pass, in which every
+  /// text that is being written takes part.
   private var logits: [UnsafeBufferPointer<Float>] = []
   /// The text that is being written.
   private var text: DraftedText?
@@ -22,7 +22,7 @@ final class Job: @unchecked Sendable {
   /// Tokens that were drafted for the last pass, and those of them that were right.
   private(set) var drafted = 0
   private(set) var accepted = 0
-  /// Those of the request's targets so far.
+  /// The scores of the request's targets so far.
   var scores: [TokenScore] = []
   private var pooling: TextPooling?
   private var vector: [Float] = []

@@ -21,7 +21,7 @@ public struct Streaming: Sendable, Equatable {
 /// Where the weights of a model go: which blocks stay in memory, and which pass through it.
 struct MemoryPlan {
   let groups: TensorGroups
-  /// By position.
+  /// Whether the block at each position is streamed.
   let isStreamed: [Bool]
   private(set) var streaming: Streaming?
   /// What a model that stays in memory leaves of the memory that it may use [bytes].
@@ -78,7 +78,8 @@ struct MemoryPlan {
       streamedFileBytes: streamed.joined().reduce(0) { $0 + file.storedBytes(of: $1) })
   }
 
-  /// As many blocks as there is room for stay, spread evenly: while they are evaluated, the next one is inflated.
+  /// Chooses which blocks are streamed. As many as there is room for stay in memory, spread evenly: while they are
+  /// evaluated, the next streamed one is inflated.
   private static func choose(_ sizes: [Int], room: Int) -> [Bool] {
     for kept in stride(from: sizes.count - 1, to: 0, by: -1) {
       let isStreamed = sizes.indices.map { ($0 + 1) * kept / sizes.count == $0 * kept / sizes.count }

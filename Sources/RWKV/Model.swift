@@ -157,8 +157,8 @@ public final class Model: Sendable {
   /// What the names of each block's tensors begin with, in the order of evaluation.
   package var blockPrefixes: [String] { configuration.blocks.map(\.prefix) }
 
-  /// Of a streamed model: the seconds that `threads` threads need for one pass over the streamed blocks with nothing
-  /// else to do. Reads, inflates and puts into order what a token needs, to where it needs it, without checksums.
+  /// How long `threads` threads need for one pass over the blocks of a streamed model with nothing else to do [s]; nil
+  /// if it is not streamed. Reads what a token needs and puts it where the token needs it, without checksums.
   package func secondsPerPass(threads: Int) throws(ModelError) -> Double? {
     try store.secondsPerPass(threads: threads)
   }
@@ -180,7 +180,7 @@ public final class Model: Sendable {
     throw ModelError(noTokenizerOf: configuration.kind, path: path)
   }
 
-  /// The same of a file, without its weights.
+  /// The tokenizer of a file, whose weights are not loaded, or an error that says what to do where there is none.
   package static func requireTokenizer(path: String) throws(ModelError) -> any Tokenizer {
     let file: ModelFile
     do { file = try ModelFile(path: path) } catch { throw ModelError(error) }

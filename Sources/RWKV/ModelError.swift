@@ -102,7 +102,8 @@ public struct ModelError: Error, Sendable, CustomStringConvertible {
     case .wrongKind(let found, let expected):
       "is \(Self.description(of: found)); what was asked for takes \(Self.description(of: expected))"
     case .missingHead(let task, let others):
-      "has no head for the task \(task.rawValue), only for \(others.map(\.rawValue).joined(separator: ", ")): name the task"
+      "has no head for the task \(task.rawValue), only for "
+        + "\(others.map(\.rawValue).joined(separator: ", ")): name the task"
     case .wrongPair(let reranker, let embedder):
       "the reranker is for states of \(reranker), the embedding model has \(embedder): do the two belong together?"
     case .tokenOutOfRange(let token, let vocabulary):

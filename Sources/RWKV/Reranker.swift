@@ -70,7 +70,7 @@ public final class Reranker {
   public let model: Model
   private let evaluator: Evaluator
   private let head: ScoreHead
-  /// For each block the layer of the embedding model whose state it reads.
+  /// The layer of the embedding model whose state each block reads, 0….
   private let layers: [Int]
 
   /// - Parameters:

@@ -90,11 +90,11 @@ public final class Scheduler: Sendable {
 
   private let thread = DispatchQueue(label: "rwkv.scheduler")
   private let waiting: Mutex<Waiting>
-  /// Only touched on `thread`.
+  // These are only touched on `thread`.
   private nonisolated(unsafe) let evaluator: Evaluator
   private nonisolated(unsafe) var active: [Job] = []
   private let drafter: (@Sendable () -> any Drafter)?
-  /// Nil: as many drafts as may be, always.
+  /// Decides how many drafts a pass reads; nil: always as many as may be.
   private nonisolated(unsafe) var pace: DraftPace?
   private let mostDrafts: Int
   /// What the last pass took, if it read nothing but texts that go on.
@@ -191,8 +191,8 @@ public final class Scheduler: Sendable {
     }
   }
 
-  /// Ends a request before the next pass; its `finish` gets `.cancelled`. A state that is behind its text because drafts
-  /// were wrong takes part in that pass. Nothing happens if the request has ended.
+  /// Ends a request before the next pass; its `finish` gets `.cancelled`. A state that is behind its text because
+  /// drafts were wrong takes part in that pass. Nothing happens if the request has ended.
   public func cancel(_ ticket: Ticket) {
     waiting.withLock { if $0.isRunning { _ = $0.cancelled.insert(ticket.id) } }
   }
@@ -202,8 +202,8 @@ public final class Scheduler: Sendable {
     waiting.withLock { $0.isClosed = true }
   }
 
-  /// Takes no more requests, ends those that were taken before the next pass, and returns when they have ended. Not to be
-  /// called by a closure of a request.
+  /// Takes no more requests, ends those that were taken before the next pass, and returns when they have ended. A
+  /// closure of a request must not call it.
   public func stop() {
     waiting.withLock {
       $0.isClosed = true
@@ -264,8 +264,8 @@ public final class Scheduler: Sendable {
     return goesOn
   }
 
-  /// One pass: what each text that is being written has chosen, the others for prompts, the oldest first; drafts where no
-  /// prompt waits.
+  /// One pass. It reads what each text that is being written has chosen; the other rows are for prompts, the oldest
+  /// first, and, where no prompt waits, for drafts.
   private func step() -> (prompt: Int, written: Int, drafted: Int, accepted: Int) {
     let writing = active.filter { $0.isWriting }
     evaluator.team.each(writing.count) { writing[$0].choose() }

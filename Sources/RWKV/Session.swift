@@ -78,7 +78,7 @@ public final class Session {
 
   /// Reads a sequence of tokens and says how well each of them predicted its target.
   ///
-  /// The same numbers for any number of threads.
+  /// The numbers are the same for any number of threads.
   /// - Parameter progress: called with the tokens read so far; reading stops when it returns false.
   public func scores(
     _ tokens: [Int], targets: [Int], progress: (Int) -> Bool = { _ in true }

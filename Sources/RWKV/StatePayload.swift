@@ -11,10 +11,11 @@ struct StateHeader {
   private static let hasLogits: UInt32 = 1
 
   let identity: UInt64
-  /// Of the model, for people.
+  /// The model's name, for people.
   let name: String
+  /// How many tokens the payload has.
   let tokens: Int
-  /// Logits in the payload, 0 or V.
+  /// How many logits the payload has, 0 or V.
   let logits: Int
   /// Words of the payload.
   let words: Int

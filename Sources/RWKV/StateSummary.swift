@@ -48,7 +48,7 @@ extension StateHeader {
     } catch { preconditionFailure("\(error)") }
   }
 
-  /// The same of a state that is this part of a file.
+  /// Reads header and frame of a state that is this part of a file.
   static func read(
     _ file: File, _ range: Range<Int>, check: (StateHeader) throws(StateFileError) -> Void
   ) throws -> (StateHeader, [UInt8]) {

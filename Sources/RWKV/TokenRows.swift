@@ -17,9 +17,9 @@ final class TokenRows {
   let rows: [Rows]
   /// The vectors that entered the first block: the embeddings after their layer norm, [span, D].
   private let entered: Rows
-  /// Those of the current piece.
+  /// The vectors of `entered` that belong to the current piece.
   let embeddings: Activations
-  /// One for each member of the team.
+  /// A reader for each member of the team.
   private let readers: [RowTable.Reader]
 
   init(_ tables: [Table], _ frame: Frame, teamSize: Int, arena: Arena) throws(ModelError) {

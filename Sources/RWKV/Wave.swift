@@ -7,8 +7,8 @@ import Synchronization
 /// Threads share no phase, and none reads activations that another one has just written. The order of operations is
 /// that of one thread; the weights are read once for each piece.
 ///
-/// For models whose layers change nothing but the values of a state: not 7a and 7b, whose rows come from the file, and
-/// not those whose caches grow.
+/// It serves models whose layers change nothing but the values of a state: not 7a and 7b, whose rows come from the
+/// file, and not models whose caches grow.
 final class Wave {
   /// What one thread works with.
   private struct Lane {

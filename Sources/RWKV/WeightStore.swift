@@ -20,14 +20,14 @@ final class WeightStore: @unchecked Sendable {
 
   /// Bytes of weights that a token needs.
   let byteCount: Int
-  /// Stored matrices are used in place.
+  /// The file in memory, whose stored matrices are used in place; nil if the file is not mapped.
   private let mapping: FileMapping?
   /// Chunks of the mapping, by the position of the block that uses them; last: those outside of blocks.
   private var mapped: [[ChunkPlace]]
   /// Whether their checksums have been compared, which the first evaluation does.
   private let isVerified = Atomic<Bool>(false)
   private let failure = Mutex<ModelError?>(nil)
-  /// Blocks that are not kept in memory.
+  /// Brings blocks that are not kept in memory there; nil if all are.
   private var stream: WeightStream?
   private(set) var streaming: Streaming?
 
@@ -128,7 +128,7 @@ final class WeightStore: @unchecked Sendable {
     }
   }
 
-  /// See `Model`.
+  /// How long a pass over the streamed blocks takes: see `Model.secondsPerPass`.
   func secondsPerPass(threads: Int) throws(ModelError) -> Double? {
     try stream?.secondsPerPass((0..<availableThreads(threads)).map { _ in ChunkReader() })
   }

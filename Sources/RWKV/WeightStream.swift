@@ -30,13 +30,14 @@ final class WeightStream: @unchecked Sendable {
   }
 
   private let file: ModelFile
-  /// By position; nil: the block is always in memory.
+  /// What is streamed of the block at each position; nil if that block is always in memory.
   private let groups: [Group?]
+  /// The positions of the blocks that are streamed.
   private let streamed: [Int]
   /// Where each block's matrices are at present: what their locations refer to.
   private let regions: UnsafeMutablePointer<UnsafeRawPointer>
   private let buffers: [UnsafeMutableRawPointer]
-  /// Theirs: the background thread may still fill one when nothing else holds the model any more.
+  /// Keeps the buffers alive: the background thread may still fill one when nothing else holds the model any more.
   private let arena: Arena
   private let queue = DispatchQueue(label: "rwkv.weights")
   private let backgroundReader = ChunkReader()

@@ -82,7 +82,7 @@ public struct ChatTemplate: Sendable {
 }
 
 extension StringProtocol {
-  /// Without white space at both ends.
+  /// The text without white space at its ends.
   var trimmed: SubSequence {
     guard let first = firstIndex(where: { !$0.isWhitespace }),
       let last = lastIndex(where: { !$0.isWhitespace })
@@ -164,7 +164,8 @@ extension ChatTemplate {
       "tools",
       #"""
       # RWKV-7 from G1h on, for calls of tools.   rwkv-rs/transformers-rwkv, rwkv_chat_template.jinja
-      # Tools are described in the instructions, each under ### `name` with **Description:**, **Parameters:** and fenced JSON.
+      # Tools are described in the instructions, each under ### `name` with **Description:**, **Parameters:** and \#
+      fenced JSON.
       system = "### System\n{text}\n"
       user = "### User\n{text}\n"
       tool = "### Tool Output\n{text}\n"
@@ -183,7 +184,8 @@ extension ChatTemplate {
       #"""
       # World models of all versions.   BlinkDL/ChatRWKV, API_DEMO_CHAT.py
       system = "System: {text}\n\n"
-      greeting = "User: hi\n\nAssistant: Hi. I am your assistant and I will provide expert full response in full details. Please feel free to ask any question and I will always answer it.\n\n"
+      greeting = "User: hi\n\nAssistant: Hi. I am your assistant and I will provide expert full response in full \#
+      details. Please feel free to ask any question and I will always answer it.\n\n"
       user = "User: {text}\n\n"
       assistant = "Assistant:"
       end = "\n\n"

@@ -7,11 +7,13 @@ extension ChatTemplate {
     let content = cleans ? "clean(message.content)" : "message.content"
     let way = thinking.first
     var lines = [
-      "{%- macro clean(text) -%}{{ text.replace('\\r', '').split('\\n') | select | join('\\n') | trim }}{%- endmacro -%}"
+      "{%- macro clean(text) -%}{{ text.replace('\\r', '').split('\\n') | select | join('\\n') | trim }}"
+        + "{%- endmacro -%}"
     ]
     let instructions =
       system.map { pattern in
-        "{%- if \(content) -%}{{ \(Self.quoted(pattern.before)) ~ \(content) ~ \(Self.quoted(pattern.after)) }}{%- endif -%}"
+        "{%- if \(content) -%}{{ \(Self.quoted(pattern.before)) ~ \(content) ~ \(Self.quoted(pattern.after)) }}"
+          + "{%- endif -%}"
       } ?? "{{- raise_exception('this template has no place for a system message') -}}"
     lines += [
       "{%- if messages[0].role == 'system' -%}{%- set message = messages[0] -%}\(instructions){%- endif -%}",
@@ -19,7 +21,8 @@ extension ChatTemplate {
       "{%- for message in messages -%}",
       "{%- if message.role == 'system' -%}{%- if not loop.first -%}\(instructions){%- endif -%}",
       "{%- elif message.role == 'assistant' and loop.last -%}",
-      "{%- if message.content -%}{{ \(Self.quoted(assistant)) \(separator("message.content", "message.content[0].strip()")) ~ message.content }}{%- endif -%}",
+      "{%- if message.content -%}{{ \(Self.quoted(assistant)) "
+        + separator("message.content", "message.content[0].strip()") + " ~ message.content }}{%- endif -%}",
       "{%- elif message.role == 'assistant' -%}",
       "{{- \(Self.quoted(assistant)) \(separator(content, "true")) ~ \(content) ~ \(Self.quoted(end)) -}}",
       "{%- else -%}",

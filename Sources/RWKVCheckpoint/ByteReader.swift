@@ -2,7 +2,7 @@
 /// Reads a file from front to back through a small window: headers of GGUF and rwkv.cpp files.
 struct ByteReader {
   let file: InputFile
-  /// Of the next byte, in the file.
+  /// Where the next byte stands in the file.
   private(set) var position: Int
   private var window: [UInt8] = []
   private var windowStart = 0

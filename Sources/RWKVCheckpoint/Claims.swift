@@ -21,8 +21,8 @@ struct Claims: Sendable {
 extension Claims {
   /// The entries of a Hugging Face config.json that matter. All are optional; null counts as absent.
   ///
-  /// What changes the computation is honoured or refused. Sizes are those of the tensors: a contradiction is an error, a
-  /// value that is no number of any kind is passed over. Nothing else is looked at.
+  /// What changes the computation is honoured or refused. Sizes are those of the tensors: a contradiction is an error,
+  /// and a value that is no number of any kind is passed over. Nothing else is looked at.
   init(config: JSON, file: String) throws(CheckpointError) {
     origin = "config.json"
     func size(_ keys: String...) throws(CheckpointError) -> Int? {

@@ -4,7 +4,7 @@ import RWKVFormat
 
 /// What a container reader returns: tensors under the file's own names, and what it knows beside them.
 struct Container: Sendable {
-  /// For people: "safetensors", "PyTorch", …
+  /// What people call this kind of file: "safetensors", "PyTorch", …
   var kind: String
   var tensors: [StoredTensor]
   var claims = Claims()
@@ -86,8 +86,8 @@ struct Container: Sendable {
       advice = "This is a finished .rwkv file"
     } else if start.starts(with: [0x80, 0x02]) {
       advice =
-        "It looks like a pickle, but neither like torch's own nor like a torch file from before version 1.6; load it and "
-        + "save its weights with torch.save"
+        "It looks like a pickle, but neither like torch's own nor like a torch file from before version 1.6; load it "
+        + "and save its weights with torch.save"
     } else if start.first == UInt8(ascii: "{") {
       advice = "It looks like JSON; give the directory it lies in"
     } else if start.starts(with: "version https://".utf8) {
@@ -127,8 +127,8 @@ struct Container: Sendable {
     try readConfig(directory: directory)
   }
 
-  /// The folder of DeepSpeed's newest step, which the file `latest` beside it names; nil: there is none. It must be there
-  /// where no other choice is.
+  /// The folder of DeepSpeed's newest step, which the file `latest` beside it names; nil: there is none. It must be
+  /// there where no other choice is.
   private static func latest(
     in directory: String, _ names: [String], _ choice: CheckpointChoice
   ) throws(CheckpointError) -> String? {

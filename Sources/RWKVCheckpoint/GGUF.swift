@@ -36,7 +36,7 @@ enum GGUF {
     var vocabulary: Vocabulary?
   }
 
-  /// Of one file: a model may be split into several, of which only the first describes it.
+  /// What one file holds: a model may be split into several, of which only the first describes it.
   private struct Part {
     let file: InputFile
     var metadata: [String: Value] = [:]

@@ -7,7 +7,7 @@ extension FineTuning.LoRA {
     var a: StoredTensor?
     var b: StoredTensor?
     var disha: StoredTensor?
-    /// Of a PiSSA.
+    /// The factors of a PiSSA from before the training; nil for any other adapter.
     var initialA: StoredTensor?
     var initialB: StoredTensor?
   }

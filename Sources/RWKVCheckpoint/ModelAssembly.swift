@@ -266,7 +266,7 @@ struct ModelAssembly {
     try add(name, .vector, 1, count ?? embedding)
   }
 
-  /// Of `name1` [D, rank] and `name2` [rank, D], or of the one that is there.
+  /// The rank of a low-rank pair, `name1` [D, rank] and `name2` [rank, D], of which one may be missing.
   private func rank(_ name: String) -> Int {
     ((sources[name + "1"] ?? sources[name + "2"])?.count ?? 0) / embedding
   }
@@ -278,7 +278,7 @@ struct ModelAssembly {
     try addLowRank(name + "2", embedding, rank)
   }
 
-  /// Optional, in state-tuned files.
+  /// Adds the initial state of a layer, if there is one: state-tuned files have them.
   private mutating func addInitialState(_ att: String) throws(CheckpointError) {
     guard let source = sources[att + "time_state"] else { return }
     try add(att + "time_state", .state, embedding, headSize)

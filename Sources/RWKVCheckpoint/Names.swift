@@ -175,9 +175,9 @@ enum Names {
       && ["ln1", "att", "ln2", "ffn"].contains(words[2])
   }
 
-  /// Of whole models and of adapters.
+  /// Prefixes that wrappers of whole models and of adapters add.
   private static let wrappers = ["module.", "base_model.model."]
-  /// Of compilation, of sharding and of checkpointing of activations.
+  /// Parts of names that compilation, sharding and checkpointing of activations add.
   private static let innerWrappers = [
     "_forward_module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.",
   ]
@@ -206,7 +206,7 @@ enum Names {
     }
   }
 
-  /// For people: whose names these are.
+  /// Whose names these are, as people are told.
   static func style(of tensors: [StoredTensor]) -> String {
     let styles = [
       ("moba.0.ln1.weight", "RWKV-X"), ("rwkv.emb.weight", "prefixed"), ("emb.weight", "BlinkDL"),

@@ -69,7 +69,7 @@ struct Pickle {
       }
     }
 
-    /// Of `typedTensor`'s argument.
+    /// The type that the argument of `typedTensor` names.
     var elementType: SourceType? {
       switch self {
       case .e4m3: .f8e4m3
@@ -88,7 +88,7 @@ struct Pickle {
     case text(String)
     case tuple([Int])
     case list([Int])
-    /// Of no use here: what a trainer keeps beside the weights.
+    /// Something that a trainer keeps beside the weights, and that is of no use here.
     case bystander
     case dictionary([(key: Int, value: Int)])
     case global(Global)
@@ -105,7 +105,7 @@ struct Pickle {
   /// Members of all tuples and dictionaries.
   private var members = 0
 
-  /// Of objects, of names that the memo keeps, and of members.
+  /// The most objects, names that the memo keeps, and members.
   private static let maximumObjects = 1 << 20
   private static let maximumStack = 100_000
 

@@ -59,7 +59,8 @@ extension Pickle {
     return settings
   }
 
-  /// Of a dictionary, and of those within it under names joined by dots. Other things beside tensors are passed over.
+  /// The tensors of a dictionary, and those of dictionaries within it, whose names are joined by dots. Other things are
+  /// passed over.
   private func tensors(
     of entries: [(key: Int, value: Int)]
   ) throws(Failure) -> [(name: String, tensor: Tensor)] {

@@ -7,7 +7,7 @@ package struct RepositoryListing: Sendable {
   package struct File: Sendable {
     package let path: String
     package let size: Int?
-    /// Of large files, in hexadecimal.
+    /// The file's SHA-256 in hexadecimal, which hubs give for large files only.
     package let sha256: String?
   }
   /// The commit that a revision stands for.

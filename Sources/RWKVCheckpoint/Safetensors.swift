@@ -41,7 +41,7 @@ enum Safetensors {
     return order.map { tensors[$0] }
   }
 
-  /// Without values; nothing needs such a tensor.
+  /// Whether an entry describes a tensor without values, which nothing needs.
   private static func isEmpty(_ value: JSON) -> Bool {
     guard let axes = value["shape"]?.array, let offsets = value["data_offsets"]?.array, offsets.count == 2,
       let begin = offsets[0].unsigned

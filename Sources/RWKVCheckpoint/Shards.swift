@@ -4,7 +4,7 @@ import RWKVFormat
 
 /// The name of a file that is one of several, as every writer numbers them: `model-00001-of-00003.safetensors`.
 struct ShardName: Equatable {
-  /// With its slash; empty: the working directory.
+  /// The folder of the shards, with its slash; empty for the working directory.
   let directory: String
   private let prefix: String
   private let suffix: String

@@ -6,7 +6,7 @@ struct StoredTensor: Sendable {
   var shape: [Int]
   var type: SourceType
   var file: InputFile
-  /// Of the first value, in bytes.
+  /// Where the first value stands in the file [bytes].
   var offset: Int
   /// True for a 2-D tensor whose values lie column by column (a transposed view in a torch file).
   var isColumnMajor = false

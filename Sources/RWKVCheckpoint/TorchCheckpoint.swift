@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /// Reader of what torch.save writes since version 1.6: a ZIP archive `NAME/` with `data.pkl` (which tensors
-/// there are) and one entry `data/KEY` for every storage.
+/// there are) and one entry `data/KEY` for every storage. It only says where the tensors' values are; what becomes of
+/// them is in ARCHITECTURE.md, "The path of one tensor".
 enum TorchCheckpoint {
   private static let sideEntries: Set<String> = [
     "data.pkl", "byteorder", "version", ".format_version", ".storage_alignment", ".data/serialization_id",

@@ -12,7 +12,7 @@ enum ValueTransform: Sendable, Equatable {
   case decay
   /// Stored x divided by a power of two.
   case divided(by: Float)
-  /// Not stored: all are zero.
+  /// The file does not have the tensor; all of its values are zero.
   case absent
 
   /// Gives back the checkpoint's own values. Stored results that lost their argument (exp(−exp(x)) rounded to

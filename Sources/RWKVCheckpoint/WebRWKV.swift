@@ -75,7 +75,8 @@ enum WebRWKV {
       ? lowRank.contains(leaf) : name[..<dot].hasSuffix(".qkv") && ["v1", "v2"].contains(leaf)
   }
 
-  /// By the shapes of the low-rank matrices, as a whole: BlinkDL's first factors are [D, rank], the second [rank, D].
+  /// Whether the low-rank matrices are transposed, judged by all their shapes together: BlinkDL's first factors are
+  /// [D, rank], the second [rank, D].
   private static func hasExchangedAxes(
     _ sources: [String: StoredTensor], file: String
   ) throws(CheckpointError) -> Bool {

@@ -4,7 +4,7 @@
 struct Zip {
   struct Entry {
     var name: String
-    /// Of the data, in the archive.
+    /// Where the data begins in the archive.
     var offset: Int
     var size: Int
     var crc: UInt32

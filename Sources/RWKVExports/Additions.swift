@@ -45,7 +45,7 @@ public func rwkv_open_with_memory_limit(
   }
 }
 
-/// Nil for no limit; a size_t beyond Int is none.
+/// What a limit of C means [bytes]: 0 is what the machine has, and a size_t beyond Int no limit, which is nil here.
 private func bytes(ofLimit limit: Int) -> Int? { limit == 0 ? memoryCapacity() : limit < 0 ? nil : limit }
 
 @c @implementation
@@ -316,7 +316,7 @@ extension ContextObject {
 }
 
 extension FinishReason {
-  /// As C sees it.
+  /// The value that C gets for it.
   var flag: rwkv_finish {
     switch self {
     case .length: RWKV_FINISH_LENGTH

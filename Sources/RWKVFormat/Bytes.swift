@@ -36,7 +36,7 @@ struct ByteCursor {
     Int(try integer(type))
   }
 
-  /// Bytes that must be zero.
+  /// Takes bytes that must be zero.
   mutating func zeros(_ count: Int, of name: String) throws(ModelFileError) {
     let at = offset
     guard isZero(try take(count)) else {

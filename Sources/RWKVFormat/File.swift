@@ -4,7 +4,7 @@ import Glibc
 /// An open file descriptor, closed with the object. Reads and writes at offsets, so any thread may use it.
 package final class File: Sendable {
   let descriptor: Int32
-  /// When it was opened [bytes].
+  /// The size of the file when it was opened [bytes].
   package let size: UInt64
   /// When it was opened: to notice that another program writes to it.
   private let modified: timespec

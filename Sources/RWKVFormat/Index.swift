@@ -45,7 +45,7 @@ enum Index {
   static let maxNames = 16 << 20
   static let maxChunkBytes = 16 << 20
   static let chunkBytes = 1 << 20
-  /// For tables that are read by row.
+  /// Chunks of tables that are read by row have at most this many bytes, unless a group of records has more.
   static let tableChunkBytes = 16 << 10
   static let tensorRecordBytes = 48
   static let chunkRecordBytes = 24

@@ -6,7 +6,7 @@ public enum JSONValue: Sendable, Equatable {
   case number(String)
   case string(String)
   case array([JSONValue])
-  /// With the names in the order in which they first occur.
+  /// An object: its members, and their names in the order in which they first occur.
   case object([String: JSONValue], order: [String])
 
   /// The member of an object; nil if there is none, or the value is no object.

@@ -72,7 +72,8 @@ public final class ModelFile: Sendable {
   }
 
   /// Reads one chunk of a tensor: its records, of `rawLength(ofChunk:of:)` bytes. Checks its checksum, unless the
-  /// caller has had it checked before and makes sure that the file is what it was (`checkUnchanged`).
+  /// caller has had it checked before and makes sure that the file is what it was (`checkUnchanged`). A wrong checksum
+  /// is `ModelFileError.Reason.damaged`; ARCHITECTURE.md, "The path of one tensor", says what then becomes of states.
   public func readChunk(
     _ chunk: Int, of tensor: TensorInfo, into destination: UnsafeMutableRawBufferPointer,
     using reader: ChunkReader, verifying: Bool = true

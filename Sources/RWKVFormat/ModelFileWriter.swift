@@ -56,7 +56,7 @@ public struct EncodedChunk: Sendable {
 /// Nothing is left behind without `finish` (OutputFile.swift). The same input gives the same file whatever the number
 /// of threads. `tensors` and `encode` may be used from any thread; memory is that of the chunks in flight.
 public final class ModelFileWriter: Sendable {
-  /// In file order, without checksums.
+  /// The tensors in file order; their checksums are not known yet.
   public let tensors: [TensorInfo]
 
   private let path: String

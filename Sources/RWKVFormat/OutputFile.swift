@@ -19,7 +19,7 @@ package final class OutputFile: Sendable {
     case stream
   }
 
-  /// Nil for a stream.
+  /// The path that the file gets in the end; nil for a stream, which has no file.
   private let path: String?
   private let partialPath: String
   private let overwrite: Bool

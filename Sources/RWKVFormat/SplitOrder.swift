@@ -130,7 +130,7 @@ package final class Scratch {
 
   deinit { buffer.deallocate() }
 
-  /// At least one byte, uninitialised.
+  /// Uninitialised memory of `count` bytes, or of one byte for 0; valid until the next call.
   package func bytes(_ count: Int) -> UnsafeMutableRawBufferPointer {
     if buffer.count < count || buffer.count == 0 {
       buffer.deallocate()

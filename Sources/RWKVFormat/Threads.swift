@@ -2,7 +2,7 @@
 import Dispatch
 import Glibc
 
-/// Of `wanted` threads, this one included, how many the system lets this process have now.
+/// How many of `wanted` threads, this one included, the system lets this process have now.
 ///
 /// Dispatch waits without end for a thread that it cannot get. So as many are started for a moment, each with the room
 /// of a stack and of the memory that the allocator reserves for it: limits of address space, data or processes show

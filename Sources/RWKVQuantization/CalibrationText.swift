@@ -71,10 +71,11 @@ public enum CalibrationText: Sendable {
   /// What the loss is measured on where no text is given: prose in several languages, a dialogue, code, numbers. Short
   /// and plain English alone would understate what is lost.
   static let builtIn = """
-    The lighthouse keeper wrote the weather into the log every evening, even when nobody asked for it. On the third of \
-    November the wind turned to the north-west, the barometer fell by eleven millibars within four hours, and the supply \
-    boat, which should have arrived before noon, lay at anchor behind the island until the following Tuesday. "There is \
-    flour for nine days," she noted, "and oil for twenty, so nothing needs to be hurried."
+    The lighthouse keeper wrote the weather into the log every evening, even when nobody asked for it. On the \
+    third of November the wind turned to the north-west, the barometer fell by eleven millibars within four \
+    hours, and the supply boat, which should have arrived before noon, lay at anchor behind the island until the \
+    following Tuesday. "There is flour for nine days," she noted, "and oil for twenty, so nothing needs to be \
+    hurried."
 
     User: Why does ice float on water?
 
@@ -88,15 +89,15 @@ public enum CalibrationText: Sendable {
         equal = [v for v in values if v == pivot]
         return smaller, equal, [v for v in values if v > pivot]
 
-    Die Werkstatt lag im Hof hinter der Bäckerei. Wer morgens früh kam, roch zuerst das Brot und dann den Leim; gegen \
-    Mittag war es umgekehrt. Der alte Meister sprach wenig, aber was er sagte, konnte man sich merken: "Miss zweimal, säge \
-    einmal, und wenn du unsicher bist, miss noch einmal."
+    Die Werkstatt lag im Hof hinter der Bäckerei. Wer morgens früh kam, roch zuerst das Brot und dann den Leim; \
+    gegen Mittag war es umgekehrt. Der alte Meister sprach wenig, aber was er sagte, konnte man sich merken: \
+    "Miss zweimal, säge einmal, und wenn du unsicher bist, miss noch einmal."
 
     Le marché ouvre à sept heures. Les premières clientes choisissent les poireaux, les pommes de terre et un peu de \
     persil ; les autres attendent que les prix baissent. À midi, on plie les tables et la place redevient silencieuse.
 
-    En el año 1862 la compañía contaba con 14 barcos, 230 marineros y una deuda de 48.500 pesos. Ocho años después había \
-    pagado todo y no debía nada a nadie.
+    En el año 1862 la compañía contaba con 14 barcos, 230 marineros y una deuda de 48.500 pesos. Ocho años \
+    después había pagado todo y no debía nada a nadie.
 
     春天来了，河边的柳树发了芽。孩子们放学以后在草地上放风筝，老人坐在长椅上下棋。
 
@@ -110,8 +111,8 @@ public enum CalibrationText: Sendable {
     SELECT customer.name, SUM(invoice.total) AS total FROM customer JOIN invoice ON invoice.customer_id = customer.id \
     WHERE invoice.year = 2021 GROUP BY customer.name HAVING SUM(invoice.total) > 1000 ORDER BY total DESC;
 
-    The theorem follows by induction on n. For n = 1 both sides equal 1. Suppose that the sum of the first n odd numbers is \
-    n^2; adding the next one, 2n + 1, gives n^2 + 2n + 1 = (n + 1)^2, which completes the step.
+    The theorem follows by induction on n. For n = 1 both sides equal 1. Suppose that the sum of the first n odd \
+    numbers is n^2; adding the next one, 2n + 1, gives n^2 + 2n + 1 = (n + 1)^2, which completes the step.
     """
 }
 

@@ -104,7 +104,7 @@ public struct Comparison: Sendable {
   }
 }
 
-/// Only models of one version, shape and vocabulary can be compared.
+/// Throws unless both models have the same version, shape and vocabulary: only such models can be compared.
 func requireSameShape(_ reference: Model, _ model: Model) throws(QuantizationError) {
   let (a, b) = (reference.configuration, model.configuration)
   guard (a.version, a.layers, a.embedding, a.vocabulary) == (b.version, b.layers, b.embedding, b.vocabulary)

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 import Glibc
 
-/// From the second moments of a block of inputs to what error-compensating rounding needs (rk_kernels.h, `factor`).
+/// Makes what error-compensating rounding needs (rk_kernels.h, `factor`) of the second moments of a block of inputs.
 ///
-/// With H⁻¹ = UᵀU, U upper triangular: an error e of input j costs least if the later inputs k take over −e·U_jk/U_jj
-/// of it, and then still e²/U_jj² (GPTQ, arXiv:2210.17323). U is the inverse of R in H = R Rᵀ, R upper triangular.
-/// In double precision and in one order of operations: the same numbers on every machine.
+/// Let H be the moments and H⁻¹ = UᵀU with U upper triangular. An error e of input j costs least if each later input k
+/// takes over −e·U_jk/U_jj of it; it still costs e²/U_jj² then (GPTQ, arXiv:2210.17323). U is the inverse of R in
+/// H = R Rᵀ, R upper triangular. All is computed in double precision and in one order of operations, so that every
+/// machine gets the same numbers.
 struct CompensationFactor {
   /// Share of the mean second moment that is added to each, so that inputs which always go together, or are always
   /// zero, do no harm.

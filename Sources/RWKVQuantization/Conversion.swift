@@ -83,8 +83,8 @@ public enum Conversion {
           options.inSixteenBits.insert(tensor).inserted
         else { throw error }
         notes.append(
-          "tensor '\(tensor)' is in 16 bits: its weights, of magnitude \(magnitude), are outside the range of \(format.name)"
-        )
+          "tensor '\(tensor)' is in 16 bits: its weights, of magnitude \(magnitude), are outside the range of "
+            + format.name)
       }
     }
   }
@@ -229,13 +229,13 @@ private struct Draft {
   var metadata: Metadata
   var tensors: [PlannedTensor] = []
   let source: (any WeightSource)?
-  /// Those that hold a checkpoint's tensors.
+  /// The files that hold a checkpoint's tensors.
   private(set) var files: [String] = []
   /// The vocabulary in the checkpoint itself.
   private var ownVocabulary: Vocabulary?
   var notes: [String] = []
 
-  /// From any input, with the tokenizer and the metadata that were asked for.
+  /// Makes the draft of any input, with the tokenizer and the metadata that were asked for.
   init(
     _ input: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {
@@ -298,7 +298,7 @@ private struct Draft {
       source: source, tensors: tensors, threads: threads ?? max(1, options.threads), kernels: kernels.pointee)
   }
 
-  /// As many of the wanted threads as there is memory for.
+  /// How many of the wanted threads are used: as many as there is memory for.
   ///
   /// Each holds the weights of a chunk as they are read and in F32, its records in both orders and what compression
   /// makes of them; up to four finished chunks of it, with and without compression, wait for their turn.
@@ -323,7 +323,7 @@ private struct Draft {
     try quantizer(options, threads: threads).run(writer, tensors: tensors.indices, progress: progress)
   }
 
-  /// From a checkpoint.
+  /// Makes the draft of a checkpoint.
   private init(
     checkpoint path: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {
@@ -365,7 +365,7 @@ private struct Draft {
     }
   }
 
-  /// From a `.rwkv` file.
+  /// Makes the draft of a `.rwkv` file, which is re-packed if no type is given.
   private init(
     modelFile path: String, _ options: ConversionOptions, _ progress: @escaping @Sendable (Double) -> Bool
   ) throws(QuantizationError) {

@@ -14,7 +14,8 @@ public struct FreeRunning: Sendable {
   public let length: Int
 
   /// The median over prompts of the tokens that both models write before they part; of two middle ones the mean. An
-  /// answer that both write the same to its end counts as one of `length` tokens, however short: they do not part there.
+  /// answer that both write the same to its end counts as one of `length` tokens, however short: they do not part
+  /// there.
   public var medianAgreeingTokens: Double {
     let sorted = tokensBeforeParting.sorted()
     return Double(sorted[(sorted.count - 1) / 2] + sorted[sorted.count / 2]) / 2

@@ -96,7 +96,7 @@ extension TensorRole {
 struct Exactness: Equatable {
   var f16 = true
   var bf16 = true
-  /// All values round to finite numbers in F16.
+  /// Whether all values round to finite numbers in F16.
   var f16Range = true
   /// The sums of the squared errors.
   var f16Error = 0.0

@@ -49,8 +49,8 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
       "\(path): tensor '\(tensor)', row \(row), column \(column) is \(value), expected a finite number. "
         + "The checkpoint is damaged or its training diverged: get another one"
     case .outsideRange(let tensor, let format, let magnitude):
-      "tensor '\(tensor)': weights of magnitude \(magnitude) are outside the range of \(format.name); choose another format "
-        + "for it with --recipe"
+      "tensor '\(tensor)': weights of magnitude \(magnitude) are outside the range of \(format.name); choose another "
+        + "format for it with --recipe"
     case .alreadyQuantized(let path, let tensor, let format):
       "\(path): tensor '\(tensor)' is \(format.name) already; a second quantization would add errors. Convert "
         + "the checkpoint itself or a .rwkv file of type fp32 or fp16 (without --type a file is re-packed as it is)"
@@ -65,11 +65,11 @@ public enum QuantizationError: Error, Sendable, CustomStringConvertible {
     case .differentModels(let path, let reference):
       "\(path): not the same model as \(reference): version or sizes differ"
     case .tooMuchLost(let path, let kl, let limit):
-      "\(path): not written: KL is \(Float(kl)) nats per token, more than \(limit). Try --calibrate with a text like those "
-        + "that the model will read, or a larger type"
+      "\(path): not written: KL is \(Float(kl)) nats per token, more than \(limit). Try --calibrate with a text like "
+        + "those that the model will read, or a larger type"
     case .partTooEarly(let path, let agreeing, let least):
-      "\(path): not written: answers part from the original's after \(agreeing) tokens (median), fewer than \(least). Try "
-        + "--calibrate with a text like those that the model will read, or a larger type"
+      "\(path): not written: answers part from the original's after \(agreeing) tokens (median), fewer than \(least). "
+        + "Try --calibrate with a text like those that the model will read, or a larger type"
     case .recipe(let path, let line, let problem): "\(path), line \(line): \(problem)"
     case .option(let text): text
     case .outOfMemory(let needed, let free):

@@ -18,7 +18,7 @@ struct PlannedTensor: Sendable {
   let content: Content
 }
 
-/// Makes the chunks of a model file on all threads.
+/// Makes the chunks of a model file on all threads: here a checkpoint's tensors become records (`Worker.quantize`).
 ///
 /// A thread holds one chunk at a time: its weights in F32 (8 MB for 1 MiB of INT4) and its records. The same input
 /// gives the same bytes for any number of threads and on any machine.
@@ -122,7 +122,7 @@ struct Quantizer: Sendable {
       }
     }
 
-    /// Reads the rows of a chunk and packs them.
+    /// Reads the rows of a chunk as F32 and makes records of them: the place where weights are rounded.
     private func quantize(
       _ number: Int, chunk: Int, of info: TensorInfo, into bytes: UnsafeMutableRawBufferPointer
     ) throws(QuantizationError) {

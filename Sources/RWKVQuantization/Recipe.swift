@@ -47,7 +47,7 @@ public struct Recipe: Sendable {
     (self.rules, self.path) = (rules, path)
   }
 
-  /// Nil: no rule fits.
+  /// The format that the first rule that fits gives; nil if none fits.
   func format(of tensor: SourceTensor) -> FormatChoice? { rules.first { fits($0, tensor) }?.format }
 
   private func fits(_ rule: Rule, _ tensor: SourceTensor) -> Bool {

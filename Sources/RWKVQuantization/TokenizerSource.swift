@@ -26,7 +26,7 @@ struct TokenizerBlob: Sendable {
   /// Contents of the tensor `tokenizer`; nil for bytes.
   let blob: [UInt8]?
   let vocabularySize: Int
-  /// For people: where it comes from.
+  /// Where it comes from, as people are told.
   let origin: String
 
   static let bytes = TokenizerBlob(kind: .bytes, blob: nil, vocabularySize: 256, origin: "bytes")

@@ -7,7 +7,7 @@
 /// uses.
 public struct BPETokenizer: Tokenizer {
   private let table: TokenTable
-  /// In the order of rank, as read.
+  /// The pairs that merge, in the order of rank.
   private let pairs: [(left: Int, right: Int)]
   private let merges: MergeTable
   private let added: [(id: Int, normalized: Bool)]

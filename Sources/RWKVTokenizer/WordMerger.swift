@@ -7,7 +7,7 @@
 struct WordMerger {
   private struct Entry {
     let rank: Int32
-    /// Of the left token.
+    /// Where the left token of the pair stands.
     let position: Int32
 
     func precedes(_ other: Entry) -> Bool {

@@ -11,7 +11,8 @@ struct BenchKernels: ParsableCommand {
     commandName: "bench-kernels",
     abstract: "Measures the matrix kernels alone, each weight format on each instruction set.",
     discussion: """
-      A matrix times a vector, from memory and from the cache, in GB/s of weights and as a share of what the machine can read;
+      A matrix times a vector, from memory and from the cache, in GB/s of weights and as a share of what the machine \
+      can read;
       a matrix times several tokens in 10^9 operations per second and as a share of the int8 peak.
 
       EXAMPLES
@@ -80,7 +81,8 @@ struct BenchKernels: ParsableCommand {
     let operations = block.operations / block.seconds(threads: threads, repetitions)
     let share = peak > 0 ? "\(decimal(100 * operations / (peak * Double(threads)), 0)) %" : ""
     output(
-      "| \(threads) | \(name) | \(format.name) | \(decimal(memory / 1e9, 1)) | \(decimal(100 * memory / bandwidth, 0)) % | "
-        + "\(decimal(cache / 1e9, 1)) | \(decimal(operations / 1e9, 0)) | \(share) |")
+      "| \(threads) | \(name) | \(format.name) | \(decimal(memory / 1e9, 1)) | "
+        + "\(decimal(100 * memory / bandwidth, 0)) % | \(decimal(cache / 1e9, 1)) | "
+        + "\(decimal(operations / 1e9, 0)) | \(share) |")
   }
 }

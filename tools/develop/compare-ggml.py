@@ -4,13 +4,13 @@
 
     compare-ggml.py MODEL.safetensors --text TEXT [--calibrate TEXT] --ggml libggml-base.so --bin .build/release
 
-Each of ggml's formats is applied by its own C code (`ggml_quantize_chunk` of any build of llama.cpp, named by --ggml) and
-dequantized by the PyPI package `gguf`; the weights that result run, like the original, as FP32 in our runtime, so that
-nothing but the weights differs. ggml_types.py has the two choices of tensors.
+Each of ggml's formats is applied by its own C code (`ggml_quantize_chunk` of any build of llama.cpp, named by --ggml)
+and dequantized by the PyPI package `gguf`; the weights that result run, like the original, as FP32 in our runtime, so
+that nothing but the weights differs. ggml_types.py has the two choices of tensors.
 
 Rows that are no multiple of 256 columns are joined for the K formats, which llama-quantize would not use there.
-Bytes are those of the tensors, vectors 4 bytes a number; of ours as they stand in the file, and the file with its index. The
-index of a ggml file is not counted. Needs numpy, safetensors, gguf.
+Bytes are those of the tensors, vectors 4 bytes a number. Ours are counted as they stand in the file, and the file with
+its index; the index of a ggml file is not counted. Needs numpy, safetensors, gguf.
 """
 import argparse
 import json

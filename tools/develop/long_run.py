@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Decodes a long text token by token and writes down, all along it, what memory and what time a token takes.
 
-    RWKV_LIBRARY=.build/release/librwkv.so tools/develop/long_run.py MODEL.rwkv OUT.json [--tokens 1000000] [--points 200]
+    RWKV_LIBRARY=.build/release/librwkv.so tools/develop/long_run.py MODEL.rwkv OUT.json
+        [--tokens 1000000] [--points 200]
 
 One thread and its processor time, so that other work on the machine matters little. Needs numpy.
 """
@@ -45,8 +46,11 @@ def main():
         seconds = time.process_time() - start
         if not np.isfinite(logits).all():
             sys.exit(f"{arguments.model}: the logits are not finite at {(number + 1) * step}")
-        points.append(dict(tokens=(number + 1) * step, rss_kib=resident_kib(), ms_per_token=round(1e3 * seconds / step, 6)))
-    result = dict(model=pathlib.Path(arguments.model).name, architecture=model.architecture, empty_rss_kib=empty_kib, points=points)
+        milliseconds = round(1e3 * seconds / step, 6)
+        points.append(dict(tokens=(number + 1) * step, rss_kib=resident_kib(), ms_per_token=milliseconds))
+    result = dict(
+        model=pathlib.Path(arguments.model).name, architecture=model.architecture, empty_rss_kib=empty_kib,
+        points=points)
     pathlib.Path(arguments.out).write_text(json.dumps(result) + "\n")
 
 

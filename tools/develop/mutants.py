@@ -9,7 +9,8 @@ import re
 
 # (pattern, replacement, name); applied to one place of an expression at a time.
 REPLACEMENTS = [
-    (r" < ", " <= ", "boundary"), (r" <= ", " < ", "boundary"), (r" > ", " >= ", "boundary"), (r" >= ", " > ", "boundary"),
+    (r" < ", " <= ", "boundary"), (r" <= ", " < ", "boundary"),
+    (r" > ", " >= ", "boundary"), (r" >= ", " > ", "boundary"),
     (r" == ", " != ", "comparison"), (r" != ", " == ", "comparison"),
     (r" \+ ", " - ", "arithmetic"), (r" - ", " + ", "arithmetic"), (r" \* ", " + ", "arithmetic"),
     (r" / ", " * ", "arithmetic"), (r" % ", " / ", "arithmetic"), (r" << ", " >> ", "arithmetic"),
@@ -18,7 +19,8 @@ REPLACEMENTS = [
     (r"\btrue\b", "false", "constant"), (r"\bfalse\b", "true", "constant"),
     (r"\bTrue\b", "False", "constant"), (r"\bFalse\b", "True", "constant"),
     (r"\bmin\(", "max(", "constant"), (r"\bmax\(", "min(", "constant"),
-    (r"\.prefix\(", ".suffix(", "constant"), (r"\.dropFirst\(", ".dropLast(", "constant"), (r"\.first\b", ".last", "constant"),
+    (r"\.prefix\(", ".suffix(", "constant"), (r"\.dropFirst\(", ".dropLast(", "constant"),
+    (r"\.first\b", ".last", "constant"),
 ]
 NUMBER = re.compile(r"(?<![\w.\"'#$])(\d+)(?![\w.]|\s*[:)]?\s*\"\")")
 ARGUMENTS = re.compile(r"\((\w[\w.]*), (\w[\w.]*)(?=[,)])")
@@ -137,7 +139,8 @@ def statement(language, line):
     if language == "swift":
         if re.match(r"throw ", text):
             return "lost error"
-        if re.match(r"(try )?[\w.]+(\[[^\]]*\])?\(.*\)$", text) and not re.match(r"(super|self)\.init|fatalError|precondition", text):
+        is_call = re.match(r"(try )?[\w.]+(\[[^\]]*\])?\(.*\)$", text)
+        if is_call and not re.match(r"(super|self)\.init|fatalError|precondition", text):
             return "dropped statement"
         if re.match(r"[\w.]+(\[[^\]]*\])? (=|\+=|-=|\|=) ", text):
             return "dropped statement"
@@ -180,7 +183,9 @@ def candidates(path, text):
         stripped = line.strip()
         if in_text or quotes or in_comment or not stripped or stripped[0] in "/#@*" or line.endswith("\\"):
             continue
-        if not line.startswith((" ", "\t")) or stripped.startswith(("case ", "static ", "private ", "package ", "public ")):
+        if not line.startswith((" ", "\t")):
+            continue
+        if stripped.startswith(("case ", "static ", "private ", "package ", "public ")):
             continue
         if language == "c" and ("RK_" in line and "#" in line):
             continue

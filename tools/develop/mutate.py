@@ -33,7 +33,8 @@ import re
 import subprocess
 import sys
 
-from mutant_tree import ROOT, become_the_last_parent, build, draw, key_of, make_tree, mutated, read_table, run, without_failing
+from mutant_tree import (
+    ROOT, become_the_last_parent, build, draw, key_of, make_tree, mutated, read_table, run, without_failing)
 
 
 def tests(suites=None):

@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# The C kernels, the C interface and the threads under sanitizers, the C example under valgrind. Zero findings, or exit 1.
+# The C kernels, the C interface and the threads under sanitizers, the C example under valgrind. Zero findings, or
+# exit 1.
 #
 #     tools/develop/sanitize.sh [kernels] [address] [thread] [valgrind]        all of them if none is named
 #
@@ -29,7 +30,8 @@ check() {
   checks=$((checks + 1))
   status=0
   "$@" >"$place/log" 2>&1 || status=$?
-  reports=$(grep -cE "(ERROR|WARNING|SUMMARY): (Address|Thread|Leak)|runtime error:|ERROR SUMMARY: [1-9]" "$place/log" || true)
+  reports=$(grep -cE "(ERROR|WARNING|SUMMARY): (Address|Thread|Leak)|runtime error:|ERROR SUMMARY: [1-9]" \
+    "$place/log" || true)
   if [ "$status" != 0 ] || [ "$reports" != 0 ]; then
     findings=$((findings + (reports > 0 ? reports : 1)))
     echo "== $name: exit $status, $reports reports"
@@ -70,10 +72,13 @@ program() {
     -L"$place" -lrwkv -lm -lpthread -L"$runtime" -ldispatch -lBlocksRuntime -Wl,-rpath,"$place:$runtime"
 }
 
-soak() { check "soak ($1)" "$place/soak" 0 "$place" "$place/v7.rwkv" "$place/v6.rwkv" "$place/x.rwkv" "$place/v4.rwkv"; }
+soak() {
+  check "soak ($1)" "$place/soak" 0 "$place" "$place/v7.rwkv" "$place/v6.rwkv" "$place/x.rwkv" "$place/v4.rwkv"
+}
 
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1
-export LSAN_OPTIONS="suppressions=$PWD/tools/develop/sanitize-leaks.txt" TSAN_OPTIONS="suppressions=$PWD/tools/develop/sanitize-threads.txt"
+export LSAN_OPTIONS="suppressions=$PWD/tools/develop/sanitize-leaks.txt"
+export TSAN_OPTIONS="suppressions=$PWD/tools/develop/sanitize-threads.txt"
 
 for kind in $wanted; do
   case $kind in
@@ -119,7 +124,8 @@ for kind in $wanted; do
       strip --strip-debug .build/debug/librwkv.so -o "$place/librwkv-plain.so"
       tools/steps/install-library.sh "$place/librwkv-plain.so" "$place/installed"
       PKG_CONFIG_PATH="$place/installed/lib/pkgconfig" make -C examples/c-embed -s --always-make
-      check "examples/c-embed (valgrind)" valgrind --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+      check "examples/c-embed (valgrind)" \
+        valgrind --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
         examples/c-embed/embed "$place/v7.rwkv" "hello world" 20
       make -C examples/c-embed -s clean
       ;;

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Hours of mixed work from eight threads through the C interface (Tests/CABITests/Programs/soak.c): nothing may grow, leak
-# or differ from what one thread computes.
+# Hours of mixed work from eight threads through the C interface (Tests/CABITests/Programs/soak.c): nothing may grow,
+# leak or differ from what one thread computes.
 #
-#     tools/develop/soak.sh [SECONDS]        an hour if not said otherwise; one closing line, exit 1 if it found something
+#     tools/develop/soak.sh [SECONDS]    an hour if not said otherwise; one closing line, exit 1 if it found something
 set -eu
 cd "$(dirname "$0")/../.."
 . tools/steps/prepare.sh
@@ -24,4 +24,5 @@ convert x-one/model.pth x int4
 convert v4-hf v4 int5
 cc -std=c11 -O1 -g -Wall -Wextra -Werror -ISources/CRWKVABI/include Tests/CABITests/Programs/soak.c \
   -o "$place/soak" -L"$place" -lrwkv -lpthread
-LD_LIBRARY_PATH="$place" "$place/soak" "$seconds" "$place" "$place/v7.rwkv" "$place/v6.rwkv" "$place/x.rwkv" "$place/v4.rwkv"
+LD_LIBRARY_PATH="$place" "$place/soak" "$seconds" "$place" \
+  "$place/v7.rwkv" "$place/v6.rwkv" "$place/x.rwkv" "$place/v4.rwkv"

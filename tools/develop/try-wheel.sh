@@ -4,8 +4,8 @@
 #   tools/develop/try-wheel.sh WHEEL [SUITE [MIRROR]]
 #
 # SUITE: a release of Debian, by default bookworm, or of what MIRROR has: `jammy http://archive.ubuntu.com/ubuntu`.
-# Needs root and debootstrap, and fetches some 100 MB of that system's and NumPy's packages. The checkpoint is the one in
-# examples/model.
+# Needs root and debootstrap, and fetches some 100 MB of that system's and NumPy's packages. The checkpoint is the one
+# in examples/model.
 set -eu
 if [ $# -lt 1 ] || [ $# -gt 3 ]; then
   echo "usage: tools/develop/try-wheel.sh WHEEL [SUITE [MIRROR]]" >&2
@@ -19,7 +19,8 @@ suite=${2:-bookworm}
 mirror=${3:-http://deb.debian.org/debian}
 components=main
 case $mirror in *ubuntu*) components=main,universe ;; esac
-debootstrap --variant=minbase --components=$components --include=python3,python3-venv,ca-certificates "$suite" "$place" "$mirror" >"$place.log" 2>&1 || { cat "$place.log" >&2; exit 1; }
+debootstrap --variant=minbase --components=$components --include=python3,python3-venv,ca-certificates \
+  "$suite" "$place" "$mirror" >"$place.log" 2>&1 || { cat "$place.log" >&2; exit 1; }
 rm "$place.log"
 mkdir "$place/trial"
 cp "$wheel" "$place/trial/"

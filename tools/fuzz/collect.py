@@ -4,8 +4,8 @@
 
     collect.py [TARGET ...]        all targets that have a corpus, if none is named
 
-libFuzzer first drops inputs that reach nothing of their own; of the rest, from the smallest to the largest, MOST stay, as
-far as they fit into BUDGET bytes a target.
+libFuzzer first drops inputs that reach nothing of their own; of the rest, from the smallest to the largest, MOST stay,
+as far as they fit into BUDGET bytes a target.
 Inputs that are there already (crash-…: those that were findings) stay in any case.
 """
 import os

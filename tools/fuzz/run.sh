@@ -4,16 +4,19 @@
 #
 #   tools/fuzz/run.sh TARGET|"TARGET ..."|all SECONDS [libFuzzer options]
 #
-# SECONDS of CPU for each target: see tools/fuzz/targets/FuzzTarget.swift. The corpus grows in .build/fuzz-corpus/TARGET;
-# findings are written to .build/fuzz-findings/TARGET-…, what libFuzzer says to .build/fuzz-logs/TARGET. A target stops
-# at its first finding; `run.sh TARGET 0 FILE` runs one input. A line for each target, one closing line.
+# SECONDS of CPU for each target: see tools/fuzz/targets/FuzzTarget.swift. The corpus grows in
+# .build/fuzz-corpus/TARGET; findings are written to .build/fuzz-findings/TARGET-…, what libFuzzer says to
+# .build/fuzz-logs/TARGET. A target stops at its first finding; `run.sh TARGET 0 FILE` runs one input. A line for each
+# target, one closing line.
 set -eu
 cd "$(dirname "$0")/../.."
 target=$1 seconds=$2
 shift 2
 targets=$target
-[ "$target" != all ] ||
-  targets="rwkv forged state safetensors index config pth rwkvcpp gguf tuned http vocabulary tokenizer-json tokenizer-blob template"
+if [ "$target" = all ]; then
+  targets="rwkv forged state safetensors index config pth rwkvcpp gguf tuned http"
+  targets="$targets vocabulary tokenizer-json tokenizer-blob template"
+fi
 
 export RWKV_FUZZ=1
 build() {
@@ -43,7 +46,8 @@ for target in $targets; do
     continue
   fi
   # Inputs longer than the seeds find nothing new; 64 MB is more than any of them may make a parser allocate at once.
-  # The harness counts CPU time itself and traps after one second of it; the clock on the wall is only against endless loops.
+  # The harness counts CPU time itself and traps after one second of it; the clock on the wall is only against endless
+  # loops.
   RWKV_FUZZ_SECONDS="$seconds" "$fuzz" -timeout=900 -malloc_limit_mb=64 -rss_limit_mb=2048 -max_len=40000 \
     -print_final_stats=1 -artifact_prefix=".build/fuzz-findings/$target-" "$@" "$corpus" $seeds/"$target" $committed \
     >"$log" 2>&1 || findings=$((findings + 1))

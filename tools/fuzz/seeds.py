@@ -68,7 +68,8 @@ def main(folder):
             states = {f"blocks.{layer}.att.time_state": state for layer in range(containers.layers(model))}
             write("tuned", label, containers.safetensors(states))
             write("tuned", label + "-pth", containers.pth(states))
-    index = {"metadata": {"total_size": 8}, "weight_map": {"emb.weight": "a.safetensors", "head.weight": "b.safetensors"}}
+    shards = {"emb.weight": "a.safetensors", "head.weight": "b.safetensors"}
+    index = {"metadata": {"total_size": 8}, "weight_map": shards}
     write("index", "two", json.dumps(index).encode())
     for target in ("rwkvcpp", "gguf"):
         write_quantized(target, write)

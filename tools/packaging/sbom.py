@@ -88,7 +88,8 @@ def main(version, files):
         "documentNamespace": f"urn:sha256:{digest}",
         "creationInfo": {"created": time.strftime("%Y-%m-%dT%H:%M:%SZ"), "creators": ["Tool: rwkv-sbom.py"]},
         "packages": [product] + parts, "files": entries,
-        "relationships": [{"spdxElementId": a, "relationshipType": b, "relatedSpdxElement": c} for a, b, c in relations],
+        "relationships": [
+            {"spdxElementId": a, "relationshipType": b, "relatedSpdxElement": c} for a, b, c in relations],
     }, sys.stdout, indent=1)
     print()
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Tries what tools/release.sh has made in a bare Debian, as root: tools/packaging/try.sh FOLDER [DEBIAN]
 #
-# lintian finds no error; rwkv-tools is installed with nothing but what it depends on and recommends, pulls a model from a
-# hub on this machine, over TLS, talks to it, and leaves nothing when it is removed; a C program is built with
+# lintian finds no error; rwkv-tools is installed with nothing but what it depends on and recommends, pulls a model from
+# a hub on this machine, over TLS, talks to it, and leaves nothing when it is removed; a C program is built with
 # librwkv-dev; the archive runs where it is unpacked, and so do the lines of its README. Takes lintian, openssl and
 # debootstrap, or DEBIAN, a folder in which debootstrap has put a bare one, which is copied.
 set -eu
@@ -20,7 +20,8 @@ trap '[ -z "$hub" ] || kill "$hub"; umount "$root/proc" "$root/sys" 2>/dev/null;
 if [ -n "$debian" ]; then
   cp -a "$debian" "$root"
 else
-  debootstrap --variant=minbase --include=ca-certificates bookworm "$root" >"$work/log" || { tail "$work/log" >&2; exit 1; }
+  debootstrap --variant=minbase --include=ca-certificates bookworm "$root" >"$work/log" ||
+    { tail "$work/log" >&2; exit 1; }
 fi
 inside() { env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 "$@"; }
 bare() { inside chroot "$root" "$@"; }
@@ -31,18 +32,18 @@ purge() { bare apt-get purge --auto-remove -y -qq "$@" >"$work/log" 2>&1 || { ca
 # Packages, and all files but those with which apt and dpkg keep account.
 contents() {
   bare dpkg-query -W -f '${binary:Package}\n'
-  bare find / -xdev \( -path /var/cache -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log \) -prune -o -print |
-    sort
+  bare find / -xdev \( -path /var/cache -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log \) \
+    -prune -o -print | sort
 }
 bare apt-get update -qq
 contents >"$work/before"
 
 mkdir "$work/repository"
 cp examples/model/rwkv7-docs-5m.safetensors "$work/repository/"
-openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/key.pem" -out "$work/certificate.pem" -days 2 -subj /CN=localhost \
-  -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" 2>/dev/null
-python3 Tests/CommandTests/Programs/hub.py "$work/repository" none "$work/port" "$work/requests" "$work/certificate.pem" \
-  "$work/key.pem" &
+openssl req -x509 -newkey rsa:2048 -nodes -keyout "$work/key.pem" -out "$work/certificate.pem" -days 2 \
+  -subj /CN=localhost -addext "subjectAltName=DNS:localhost,IP:127.0.0.1" 2>/dev/null
+python3 Tests/CommandTests/Programs/hub.py "$work/repository" none "$work/port" "$work/requests" \
+  "$work/certificate.pem" "$work/key.pem" &
 hub=$!
 while [ ! -e "$work/port" ]; do sleep 0.1; done
 
@@ -75,7 +76,10 @@ install "$(package librwkv0)" "$(package librwkv-dev)" gcc libc6-dev pkgconf
 cat >"$root/tmp/try.c" <<'C'
 #include <rwkv.h>
 #include <stdio.h>
-int main(void) { printf("librwkv %d.%d\n", RWKV_VERSION_MAJOR, RWKV_VERSION_MINOR); return rwkv_get_system_info_string() == NULL; }
+int main(void) {
+  printf("librwkv %d.%d\n", RWKV_VERSION_MAJOR, RWKV_VERSION_MINOR);
+  return rwkv_get_system_info_string() == NULL;
+}
 C
 # shellcheck disable=SC2016
 bare sh -c 'gcc /tmp/try.c -o /tmp/try $(pkg-config --cflags --libs rwkv) && /tmp/try'

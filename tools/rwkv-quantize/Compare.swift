@@ -12,8 +12,8 @@ struct Compare: ParsableCommand {
     abstract: "Measures what a conversion cost: two models read the same text.",
     discussion: """
       The text is read as one document from an empty state. KL is the mean over tokens of KL(reference || model) \
-      in nats, top 1 and top 10 are the shares of first choices and of the ten likeliest tokens that both have in common; \
-      state drift is the relative difference of the recurrent states after the tokens of a row.
+      in nats, top 1 and top 10 are the shares of first choices and of the ten likeliest tokens that both have in \
+      common; state drift is the relative difference of the recurrent states after the tokens of a row.
 
       With --generate both also write answers, always their first choice: "agreeing tokens" are those before an answer \
       of the model first differs from the reference's. Prompts are the lines of a file, or pieces of the text.
@@ -140,11 +140,11 @@ extension Comparison {
       + "\(decimal(exp(whole.modelNats), 3)) (\(more < 0 ? "" : "+")\(decimal(more, 2)) %), KL \(decimal(whole.kl, 5))"
   }
 
-  /// For a text that the original hardly predicts.
+  /// What is said where the original hardly predicts the text, so that the comparison tells little.
   var sentenceWithoutVerdict: String {
-    "the original hardly predicts the built-in text (perplexity \(decimal(exp(whole.referenceNats), 1))), which therefore tells "
-      + "little: the same first choice for \(decimal(100 * whole.top1, 1)) %, KL \(decimal(whole.kl, 5)). On a text of "
-      + "its kind: rwkv-quantize compare"
+    "the original hardly predicts the built-in text (perplexity \(decimal(exp(whole.referenceNats), 1))), which "
+      + "therefore tells little: the same first choice for \(decimal(100 * whole.top1, 1)) %, KL "
+      + "\(decimal(whole.kl, 5)). On a text of its kind: rwkv-quantize compare"
   }
 
   var fields: [(String, JSON)] {

@@ -10,7 +10,7 @@ import Terminal
 /// What --type says: our types, or another program's, which mean ours of as many bits.
 struct TypeArgument: ExpressibleByArgument {
   let type: QuantizationType
-  /// As it was typed.
+  /// The type as it was typed.
   let name: String
 
   init?(argument: String) {
@@ -21,7 +21,7 @@ struct TypeArgument: ExpressibleByArgument {
   static var allValueStrings: [String] { QuantizationType.allCases.map(\.rawValue) }
   static var defaultCompletionKind: CompletionKind { .list(allValueStrings) }
 
-  /// Where the name is another program's.
+  /// What is said where the name is another program's.
   var remark: String? {
     name.lowercased() == type.rawValue
       ? nil : "\(name) is a type of another format; this one's of as many bits is \(type.rawValue)"
@@ -35,8 +35,8 @@ struct Convert: ParsableCommand {
 
   @Argument(
     help: """
-      A .safetensors, .pth, .bin or .gguf file, a directory with shards, or a .rwkv file; or hf:OWNER/REPO[/PATH][@REVISION] \
-      or https://…, which are read while they are converted.
+      A .safetensors, .pth, .bin or .gguf file, a directory with shards, or a .rwkv file; or \
+      hf:OWNER/REPO[/PATH][@REVISION] or https://…, which are read while they are converted.
       """,
     completion: .file())
   var input: String
@@ -124,7 +124,7 @@ struct Convert: ParsableCommand {
     }
   }
 
-  /// Not in `validate`, so that the parser names unknown options first.
+  /// The type that was asked for. This is not checked in `validate`, so that the parser names unknown options first.
   private func chosenType() throws -> TypeArgument? {
     try requireNoCommand(input, of: RWKVQuantize.configuration.subcommands)
     guard let word = rest.first else { return type }

@@ -41,7 +41,7 @@ extension ModelSummary {
     return String(repeating: "0", count: 16 - digits.count) + digits
   }
 
-  /// For people.
+  /// What is shown to people.
   func text(path: String) -> String {
     let heads = headSize.map { ", \(embedding / max(1, $0)) heads of \($0)" } ?? ""
     var lines = [

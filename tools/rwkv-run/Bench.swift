@@ -9,13 +9,14 @@ struct Bench: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Measures reading a prompt (pp) and writing tokens (tg), in tokens per second.",
     discussion: """
-      The limit of a row is what this machine's memory (weights read; the state read and written) and arithmetic (products
-      of the matrices, zeros included) allow, each measured in the same run with nothing else to do; and what was reached,
-      where that is more, because caches held the weights. For a model that is larger than --memory-limit it is at most
-      what reading and inflating the blocks that are not kept allows: the same chunks, threads and buffers, after every
-      repetition, without checksums and without evaluation. The table has medians, and half the distance from the slowest
-      to the fastest repetition; -o json has all of it, and the weights read for a token. Rows with +sample choose what they
-      read next (temperature 1, top-p 0.7, presence penalty 1), as in writing.
+      The limit of a row is what this machine's memory (weights read; the state read and written) and \
+      arithmetic (products of the matrices, zeros included) allow, each measured in the same run with nothing \
+      else to do; and what was reached, where that is more, because caches held the weights. For a model that \
+      is larger than --memory-limit it is at most what reading and inflating the blocks that are not kept \
+      allows: the same chunks, threads and buffers, after every repetition, without checksums and without \
+      evaluation. The table has medians, and half the distance from the slowest to the fastest repetition; -o \
+      json has all of it, and the weights read for a token. Rows with +sample choose what they read next \
+      (temperature 1, top-p 0.7, presence penalty 1), as in writing.
 
       EXAMPLES
         rwkv-run bench model.rwkv
@@ -227,7 +228,7 @@ struct Bench: ParsableCommand {
   struct Measured {
     /// Tokens per second.
     var rates: [Double] = []
-    /// Of a streamed model: what its blocks take for one pass when nothing is evaluated [s].
+    /// How long the blocks of a streamed model take for one pass when nothing is evaluated [s].
     var passSeconds: [Double] = []
   }
 

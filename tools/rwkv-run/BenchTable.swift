@@ -12,7 +12,7 @@ struct BenchTable {
     let name: String
     let fileBytes: Int
     let type: String
-    /// By which a state grows with each token: of RWKV-7b.
+    /// Bytes by which a state of RWKV-7b grows with each token; 0 in other versions.
     let stateBytesPerToken: Int
 
     init(_ file: ModelFile, path: String) {
@@ -103,7 +103,7 @@ struct BenchTable {
   }
 }
 
-/// Of ascending numbers.
+/// The median of ascending numbers.
 func median(_ numbers: [Double]) -> Double {
   let middle = numbers.count / 2
   return numbers.count % 2 == 1 ? numbers[middle] : (numbers[middle - 1] + numbers[middle]) / 2

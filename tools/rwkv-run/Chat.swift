@@ -10,8 +10,8 @@ struct Chat: ParsableCommand {
     abstract: "Talks with a model.",
     discussion: """
       Answers go to stdout, everything else to stderr. Ctrl-C stops an answer, a second one leaves; /help lists the \
-      commands. What comes through a pipe is one message, in which nothing is a command; with --lines every line is one, \
-      or a command.
+      commands. What comes through a pipe is one message, in which nothing is a command; with --lines every line is \
+      one, or a command.
 
       EXAMPLES
         rwkv-run chat model.rwkv

@@ -11,16 +11,16 @@ final class ChatLoop {
   private var choice: SamplingChoice
   /// Tokens of an answer at most; nil: no limit.
   var limit: Int?
-  /// Nil: the template's first way.
+  /// How the model answers; nil: in the template's first way.
   var thinking: ChatTemplate.Thinking?
-  /// What /save does not write over.
+  /// Files that /save does not write over.
   var inputs: [String?] = []
   /// Answers to the last message.
   private var attempts = 0
-  /// Of the last answer, for people.
+  /// How fast the last answer was written, as `/speed` says it.
   private var speed = "no answer yet"
   private var isOver = false
-  /// There is one message, and no commands.
+  /// Whether there is one message, in which nothing is a command.
   private var isSingle = false
   /// Ctrl-C was pressed where nothing was to stop; once more leaves.
   private var isLeaving = false
@@ -35,8 +35,8 @@ final class ChatLoop {
     if editor.isInteractive {
       let model = conversation.session.model
       say(
-        "\(model.name), RWKV-\(model.configuration.version.rawValue), template \(conversation.template.name); /help lists the commands"
-      )
+        "\(model.name), RWKV-\(model.configuration.version.rawValue), template \(conversation.template.name); "
+          + "/help lists the commands")
       if !editor.edits {
         say(
           "with the library libedit (libedit2, libedit) lines could be edited, and arrow keys would bring them back"
@@ -300,11 +300,11 @@ final class ChatLoop {
 /// Shows an answer: without white space before it, after what it was made to start with.
 private struct AnswerPrinter {
   private var hasBegun = false
-  /// The answer goes on within a tag that the model has to close, and that is not worth showing.
+  /// Whether the answer begins within a tag that the model has to close, and that is not worth showing.
   private var skipsTag: Bool
   private var wrap = WordWrap()
 
-  /// For the rest of an answer.
+  /// Shows the rest of an answer, of which something has been shown already if it is `continuing`.
   init(continuing: Bool) { (hasBegun, skipsTag) = (continuing, false) }
 
   init(_ thinking: ChatTemplate.Thinking?) {
@@ -315,7 +315,7 @@ private struct AnswerPrinter {
     }
   }
 
-  /// False when nobody reads any more.
+  /// Shows a piece of the answer; false when nobody reads any more.
   mutating func show(_ text: [UInt8]) -> Bool {
     var rest = text[...]
     while !hasBegun, let byte = rest.first {

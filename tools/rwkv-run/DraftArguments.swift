@@ -13,9 +13,10 @@ struct DraftArguments: ParsableArguments {
   var draft: String?
 
   @Option(
-    help:
-      "Tokens to guess at most, 1…\(Drafts.mostTokens) (default: \(Drafts.limitByDefault); fewer, or none, where guesses are wrong)."
-  )
+    help: """
+      Tokens to guess at most, 1…\(Drafts.mostTokens) (default: \(Drafts.limitByDefault); fewer, or none, where \
+      guesses are wrong).
+      """)
   var draftMax: Int?
 
   func validate() throws {

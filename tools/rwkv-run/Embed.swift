@@ -12,9 +12,9 @@ struct Embed: ParsableCommand {
     discussion: """
       Each text is read from an empty state. Vectors have length 1: their dot product is the cosine of their angle.
 
-      An embedding model (EmbeddingRWKV) has a pooling and heads of its own: --task says which head. With --keep-states \
-      each text is read a second time, as a document for a reranker, and what the model remembers of it goes to a \
-      file, from which rwkv-run rerank answers queries.
+      An embedding model (EmbeddingRWKV) has a pooling and heads of its own: --task says which head. With \
+      --keep-states each text is read a second time, as a document for a reranker, and what the model remembers of \
+      it goes to a file, from which rwkv-run rerank answers queries.
 
       With a model of language each text ends with token 0, and the vector is made of what the model has in place of \
       words after each token: the output of its last block after the final norm, from which it makes its predictions. \
@@ -100,8 +100,8 @@ struct Embed: ParsableCommand {
       if pooling != nil { throw ValidationError("--pooling: an embedding model has its own; see --task.") }
     } else if task != nil || keepStates != nil {
       throw ValidationError(
-        "\(task == nil ? "--keep-states" : "--task"): only an embedding model has heads for tasks and states to rerank by."
-      )
+        "\(task == nil ? "--keep-states" : "--task"): only an embedding model has heads for tasks and states to rerank "
+          + "by.")
     }
     var how = EmbeddingOptions()
     how.pooling = pooling ?? .mean

@@ -72,7 +72,8 @@ struct Generate: ParsableCommand {
     if predict < -1 { throw ValidationError("-n must be -1 or more.") }
   }
 
-  /// Not in `validate`, so that the parser names unknown options first.
+  /// Throws for arguments that are left over. This is not done in `validate`, so that the parser names unknown options
+  /// first.
   private func requireNoOtherArguments() throws {
     try requireNoCommand(options.model, of: RWKVRun.configuration.subcommands)
     if let word = rest.first {
@@ -97,8 +98,8 @@ struct Generate: ParsableCommand {
         if let saved {
           guard !saved.logits.isEmpty else {
             throw CommandError(
-              "--load-state: this state was saved without what predicts the next token; give a text to read, with -p or -f"
-            )
+              "--load-state: this state was saved without what predicts the next token; give a text to read, with -p "
+                + "or -f")
           }
           session.resume(saved.logits)
         } else {

@@ -31,7 +31,7 @@ final class PiecePrinter {
     if let logprobs { pending.append(description(of: token, listing: logprobs)) }
   }
 
-  /// False when nobody reads any more.
+  /// Shows a piece of text; false when nobody reads any more.
   func show(_ text: [UInt8]) -> Bool {
     pieces += 1
     guard asJSON else { return write(text) }

@@ -15,7 +15,8 @@ struct Pull: ParsableCommand {
 
       It is read while it is converted, so that nothing but the model needs room. With --download it is fetched first, \
       and a pull that was broken off goes on where it was. Models are kept in \
-      ~/.local/share/rwkv ($XDG_DATA_HOME/rwkv, or $RWKV_MODELS); 'rwkv-run list' shows them, 'rwkv-run rm' removes them.
+      ~/.local/share/rwkv ($XDG_DATA_HOME/rwkv, or $RWKV_MODELS); 'rwkv-run list' shows them, 'rwkv-run rm' removes \
+      them.
 
       EXAMPLES
         rwkv-run pull
@@ -108,8 +109,8 @@ struct Pull: ParsableCommand {
     }
     guard let place = HubPlace(name) else {
       throw CommandError(
-        "\(shownAddress(name)): neither hf:OWNER/REPO[/FILE], nor its page on the hub, nor one of the models to choose from:\n\n"
-          + choice())
+        "\(shownAddress(name)): neither hf:OWNER/REPO[/FILE], nor its page on the hub, nor one of the models to choose "
+          + "from:\n\n" + choice())
     }
     return Source(name: place.name, checkpoint: name)
   }

@@ -3,7 +3,7 @@
 /// A checkpoint that is worth having, as models.txt lists it.
 struct RecommendedModel {
   let name: String
-  /// For `--type`.
+  /// The type to convert it to, as for `--type`.
   let type: String
   /// What is read over the network [bytes].
   let downloadBytes: Int

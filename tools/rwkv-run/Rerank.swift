@@ -8,9 +8,9 @@ struct Rerank: ParsableCommand {
   static let configuration = CommandConfiguration(
     abstract: "Says which documents answer a query best.",
     discussion: """
-      A reranker (RWKVReRanker) and the embedding model that it was trained with. The embedding model reads each document \
-      and then the query, the reranker scores what it then remembers. JSON lines, the best document first: its number, \
-      counted from 0, its score, and how likely it answers the query by that score.
+      A reranker (RWKVReRanker) and the embedding model that it was trained with. The embedding model reads each \
+      document and then the query, the reranker scores what it then remembers. JSON lines, the best document \
+      first: its number, counted from 0, its score, and how likely it answers the query by that score.
 
       With --states, from rwkv-run embed --keep-states, the documents are not read again: a query costs its own tokens \
       for each of them, and the scores are the same.

@@ -9,9 +9,10 @@ import Terminal
 struct SamplingArguments: ParsableArguments {
   @Option(
     name: .customLong("temp"), parsing: .unconditional,
-    help:
-      "Temperature; 0 always takes the most likely token (default, as of all below: what the model's file has, in a chat then what the template has, else 1)."
-  )
+    help: """
+      Temperature; 0 always takes the most likely token (default, as of all below: what the model's file has, in a \
+      chat then what the template has, else 1).
+      """)
   var temperature: Double?
 
   @Option(
@@ -92,7 +93,7 @@ extension SamplingChoice {
     } + zip(stops, stopOrigins).map { ["stop", quoted($0), $1.shown] }
   }
 
-  /// As a template has it.
+  /// A text in quotes, as it stands in a template.
   private func quoted(_ text: String) -> String {
     "\"" + text.map { ["\n": "\\n", "\t": "\\t", "\"": "\\\"", "\\": "\\\\"][$0] ?? String($0) }.joined()
       + "\""
@@ -100,7 +101,7 @@ extension SamplingChoice {
 }
 
 extension SamplingOrigin {
-  /// For people.
+  /// What people are told about where a value comes from.
   var shown: String {
     switch self {
     case .given: "given"

@@ -34,7 +34,8 @@ def fish(text, name, default):
     parse = re.search(rf"case '{default}'\n(.*\n)", text).group(1)
     text = replace(
         text, r"(        case 'help'\n.*\n)",
-        f"\\1        case '?*'\n            set unparsed_tokens '{default}' $unparsed_tokens\n" + parse.replace("\\", r"\\"))
+        f"\\1        case '?*'\n            set unparsed_tokens '{default}' $unparsed_tokens\n"
+        + parse.replace("\\", r"\\"))
     # The first word may be an argument of the default command.
     lines = re.findall(rf"complete .*for_positional \"{name} {default}\" -eq 1' .*\n", text)
     return text + "".join(line.replace(f'"{name} {default}"', f'"{name}"') for line in lines)

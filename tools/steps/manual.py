@@ -73,14 +73,15 @@ def walk(command, words=()):
 def page(root, version, default):
     name = root["commandName"]
     commands = dict(walk(root))
-    out = [f'.TH {escaped(name.upper())} 1 "" "{name} {version}"', ".SH NAME", f"{name} \\- {root['abstract'].rstrip('.')}",
-           ".SH SYNOPSIS"]
+    out = [f'.TH {escaped(name.upper())} 1 "" "{name} {version}"',
+           ".SH NAME", f"{name} \\- {root['abstract'].rstrip('.')}", ".SH SYNOPSIS"]
     uses = [words for words in commands if "subcommands" not in commands[words]] or [()]
     for words in uses:
         command = commands.get(words, root)
         places = [spelled(a) for a in command.get("arguments", []) if a["kind"] == "positional" and a["shouldDisplay"]]
         said = [] if words == (default,) else list(words)
-        out.append(rf".B {escaped(' '.join([name, *said]))}" + "\n" + " ".join(places + ["[\\fIoptions\\fR]"]) + "\n.br")
+        arguments_of_it = " ".join(places + ["[\\fIoptions\\fR]"])
+        out.append(rf".B {escaped(' '.join([name, *said]))}" + "\n" + arguments_of_it + "\n.br")
     out += [".SH DESCRIPTION", paragraphs(root.get("discussion", "")), arguments(root)]
     if commands:
         out.append(".SH COMMANDS")

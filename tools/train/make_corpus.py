@@ -42,9 +42,10 @@ SKIPPED_PATHS = re.compile(r"/(genindex|search|searchindex|py-modindex|bookindex
                            r"|/changelog|/whatsnew/changelog|/release-\d|RelNotes|html/features\.html")
 SKIPPED_TAGS = {"script", "style", "table", "pre", "nav", "header", "footer", "head", "form", "select", "svg", "math",
                 "textarea", "button"}
-SKIPPED_CLASSES = re.compile(r"\b(sphinxsidebar\w*|related|nav\w*|toc\w*|toctree-wrapper|footer|headerlink|highlight\w*|"
-                             r"synopsis|programlisting|screen|breadcrumb\w*|menu|footnotes|indextable|local|"
-                             r"versionadded|versionchanged|deprecated|sig|code|math|dirindex|top|bottomlang|toplang)\b")
+SKIPPED_CLASSES = re.compile(r"\b(sphinxsidebar\w*|related|nav\w*|toc\w*|toctree-wrapper|footer|headerlink|"
+                             r"highlight\w*|synopsis|programlisting|screen|breadcrumb\w*|menu|footnotes|indextable|"
+                             r"local|versionadded|versionchanged|deprecated|sig|code|math|dirindex|top|bottomlang|"
+                             r"toplang)\b")
 BLOCKS = {"p", "li", "dd", "dt", "div", "section", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "body", "ul",
           "ol", "dl", "article", "main", "td", "th", "tr", "br", "hr", "aside", "center"}
 VOID = {"br", "hr", "img", "meta", "link", "input", "col", "area", "base", "wbr", "source", "param"}
@@ -226,7 +227,8 @@ def main(root, out, heldout_size=260_000):
             text = document(blocks, seen)
             if len(text) > 400:
                 total += file.write(text.encode() + b"\0")
-    print(f"training text {total / 1e6:.2f} MB, held-out text {sum(map(len, texts)) / 1e3:.0f} KB, {len(held)} documents")
+    held_out = sum(map(len, texts)) / 1e3
+    print(f"training text {total / 1e6:.2f} MB, held-out text {held_out:.0f} KB, {len(held)} documents")
 
 
 if __name__ == "__main__":

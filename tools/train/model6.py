@@ -2,7 +2,8 @@
 """RWKV-6 in PyTorch for training on the CPU, with the parts and the recurrence kernel of model.py.
 
 RWKV-6's recurrence is RWKV-7's without removal, read before the token is added:
-y_t = S_(t-1) r_t + (u . k_t . r_t) v_t. So the kernel gets the receptance of the token after each, and zeros for a and b.
+y_t = S_(t-1) r_t + (u . k_t . r_t) v_t. So the kernel gets the receptance of the token after each, and zeros for a
+and b.
 """
 import torch
 import torch.nn.functional as F

@@ -25,7 +25,7 @@ protocol LayerWeights: Sendable {
 }
 
 extension LayerWeights {
-  /// Those of all layers.
+  /// Reads the weights of all layers.
   static func all(_ store: WeightStore) throws(ModelError) -> [Self] {
     var layers: [Self] = []
     for layer in 0..<store.configuration.layers { layers.append(try Self(store, layer: layer)) }
@@ -38,7 +38,7 @@ struct Workspace {
   let frame: Frame
   let teamSize: Int
   let sums: HiddenSums
-  /// Of 7a and 7b.
+  /// Rows of the tables by token; nil but in 7a and 7b.
   let tokens: TokenRows?
   let arena: Arena
 

@@ -10,14 +10,15 @@ struct ChannelMix {
   let shift: Vector
   let key: Matrix
   let value: HiddenRows
-  /// Of 4, 5 and 6: mu_r, [D], and R.
+  /// The gate σ(R x_r): mu_r, [D], and R; nil but in versions 4, 5 and 6.
   let gate: (shift: Vector, receptance: Matrix)?
-  /// Of 7a and 7b.
+  /// Makes the factor of the hidden vector; nil but in 7a and 7b.
   let deepEmbed: DeepEmbed?
 
-  /// Of version 7. The number of hidden units is read off the file: RWKV-X's attention blocks may have their own.
+  /// Reads the weights of version 7. The file says how many hidden units there are: RWKV-X's attention blocks may have
+  /// their own number.
   ///
-  /// - Parameter tablesFor: of 7a and 7b, the position of the block.
+  /// - Parameter tablesFor: in 7a and 7b, the position of the block, for its tables by token.
   init(_ store: WeightStore, prefix: String, tablesFor position: Int? = nil) throws(ModelError) {
     let ffn = prefix + "ffn."
     (ln2, key, value) = try Self.weights(store, prefix)
@@ -28,7 +29,7 @@ struct ChannelMix {
     }
   }
 
-  /// Of versions 4, 5 and 6.
+  /// Reads the weights of versions 4, 5 and 6.
   ///
   /// - Parameter shift: reads one of the two shift vectors, "k" or "r", which versions name differently.
   init(

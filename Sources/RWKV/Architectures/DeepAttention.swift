@@ -44,7 +44,7 @@ struct DeepAttention {
     fileprivate let tokens: TokenRows
     /// z, k1ᵀ z, v1ᵀ z
     fileprivate let input, keyRank, valueRank: Activations
-    /// Before they are mixed, [T, 256], [T, 256], [T, D]
+    /// q, k, v before they are mixed with those of the token before, [T, 256], [T, 256], [T, D]
     fileprivate let q, k, v: Rows
     /// k_emb_x x0, v_emb_x x0
     fileprivate let keyProjected, valueProjected: Rows

@@ -24,7 +24,7 @@ final class RWKV7: BlockStack {
     let lnX: LayerNorm
     /// `ln2` and `ffn`
     let channelMix: ChannelMix
-    /// Of 7b.
+    /// The attention of 7b, which is added beside time mixing; nil in other versions.
     let attention: DeepAttention?
 
     init(_ store: WeightStore, layer: Int) throws(ModelError) {
@@ -73,7 +73,7 @@ final class RWKV7: BlockStack {
   /// Tokens that 7b's attention can remember.
   private let maximumContext: Int
 
-  /// - Parameter maximumContext: of 7b.
+  /// - Parameter maximumContext: in 7b, the most tokens that a state remembers.
   init(_ layers: [Layer], _ work: Workspace, maximumContext: Int? = nil) throws(ModelError) {
     self.layers = layers
     self.maximumContext = maximumContext ?? 0
@@ -111,7 +111,7 @@ final class RWKV7: BlockStack {
   func evaluate(_ member: inout Team.Member, _ position: Int, ends: Frame?) {
     let (layer, layout, rows, kernels) = (layers[position], frame.layout, frame.rows, frame.kernels)
 
-    // Of 7b: attention to all tokens so far, of x itself.
+    // 7b attends to all tokens so far. The attention reads x itself, not its norm; it is added with time mixing.
     if let attention = layer.attention, let scratch = self.attention {
       attention.attend(&member, frame, scratch, index: position, keptAt: layout.attentionShift(position))
     }

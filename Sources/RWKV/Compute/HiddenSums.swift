@@ -57,7 +57,7 @@ final class HiddenSums {
     rowsSeen = try arena.allocate(Int.self, count: Self.parts)
   }
 
-  /// Of a value matrix with INT4 or INT5; the other formats need none.
+  /// Memory for the limits of a value matrix's rows, if it is INT4 or INT5; the other formats need none [bytes].
   static func limitsBytes(units: Int, columns: Int) -> Int {
     Int(rk_row_limits_bytes(Int32(WeightFormat.int4.rawValue), columns, units)) + (parts - 1) * limitsGap
   }

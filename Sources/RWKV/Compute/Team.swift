@@ -10,7 +10,8 @@ import Synchronization
 /// phase ends when all its tasks are done, not when all members have arrived: a member that the system has not
 /// scheduled holds nothing up. It finds the phases it missed already over and catches up. Members with an even index
 /// take tasks from the front, the others from the back, so that what a task leaves in a core's cache is mostly there
-/// for the same task of the next phase. Which member runs a task never changes the result.
+/// for the same task of the next phase. Which member runs a task never changes the result. So no thread owns a head or
+/// a row: a head of the recurrence, for example, is a task of `Frame.recur`.
 ///
 /// The caller of `run` is member 0; the others are helpers that Dispatch starts. A helper stays for a moment after an
 /// evaluation: the next token begins a few microseconds later, and to wake a thread can take longer than choosing one.
@@ -233,7 +234,7 @@ private struct Door: RawRepresentable, AtomicRepresentable {
   }
 
   var number: UInt64 { rawValue >> 32 }
-  /// Also the index that the next member gets, 1...
+  /// How many members may still come in; also the index that the next of them gets, 1….
   var places: Int { Int(rawValue >> 16 & 0xffff) }
   var inside: Int { Int(rawValue & 0xffff) }
   func opened(places: Int) -> Door { Door(number: (number + 1) & 0xffff_ffff, places: places, inside: 0) }

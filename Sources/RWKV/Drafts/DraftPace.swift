@@ -16,15 +16,15 @@ struct DraftPace {
     let acceptance: Double
   }
 
-  /// Of a pass over so many rows, a running mean [s]; 0: not measured yet.
+  /// How long a pass over so many rows takes, a running mean [s]; 0: not measured yet.
   private var passSeconds = [Double](repeating: 0, count: Evaluator.capacity + 1)
-  /// Of drafting one token [s].
+  /// How long drafting one token takes [s].
   private var draftSeconds = 0.0
   /// Time that drafts took beyond what the same tokens would have taken one by one; below 0: what they won [s].
   private var lost = 0.0
   private var total = 0.0
 
-  /// Of all time, what may be lost on drafts, beside the first two passes.
+  /// The share of all time that may be lost on drafts, beside the first two passes.
   private static let share = 0.02
 
   /// Tokens to draft for each of the texts; together with what is read anyway no more than a pass can read. The first

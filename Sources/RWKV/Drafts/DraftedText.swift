@@ -9,15 +9,16 @@ import RWKVTokenizer
 /// next pass. A state with caches (RWKV-7b, RWKV-X) stays where it was meanwhile.
 struct DraftedText {
   let state: State
-  /// Nil: none are made.
+  /// Makes the drafts; nil: there are none.
   var drafts: Drafts?
   private(set) var writer: TextWriter
   /// Chosen tokens that the state has not read.
   private(set) var unread: [Int] = []
-  /// What may follow them.
+  /// Guesses of what follows the chosen tokens.
   private(set) var draft: [Int] = []
   /// Chosen tokens that the drafter has not read.
   private var news: [Int] = []
+  /// The copy of the state that goes on with the drafts.
   private var ahead: State?
   /// Why the text has ended.
   var reason: FinishReason? { writer.reason }

@@ -30,7 +30,7 @@ public final class Drafts {
   private let drafter: any Drafter
   /// Probability that a drafted token is right if those before it are, as it seems.
   private(set) var acceptance = 0.7
-  /// Nil: as many as may be, always.
+  /// Decides how many tokens are drafted; nil: always as many as may be.
   var pace: DraftPace?
   /// What the drafter has read: how many tokens, and their hash.
   private var known = (count: 0, hash: Drafts.hash([]))
@@ -40,8 +40,8 @@ public final class Drafts {
   /// The limit of drafts in a pass where none is given.
   public static let limitByDefault = 8
 
-  /// - Parameter limit: tokens drafted for a pass at most, 1…`mostTokens`. How many are drafted follows from what passes
-  ///   take and how many drafts are right.
+  /// - Parameter limit: tokens drafted for a pass at most, 1…`mostTokens`. How many are drafted follows from the time
+  ///   that passes take and from how many drafts are right.
   public init(_ drafter: any Drafter, limit: Int = limitByDefault) {
     self.drafter = drafter
     self.limit = min(max(1, limit), Self.mostTokens)

@@ -4,7 +4,7 @@ import RWKVTokenizer
 /// Proposes what a smaller model with the same tokenizer finds most likely.
 public final class ModelDrafter: Drafter {
   private let session: Session
-  /// What the session goes ahead from.
+  /// The state after the text, from which the session goes ahead to guess.
   private let before: State
   private var unread: [Int] = []
   private var groups = LogitGroups()

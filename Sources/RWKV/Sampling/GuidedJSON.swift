@@ -163,7 +163,7 @@ struct GuidedJSON: Sendable {
     /// Whether a value of a rule can be written where so many containers are open.
     private func fits(_ rule: Int, _ depth: Int) -> Bool { depth + grammar.heights[rule] <= JSONText.deepest }
 
-    /// After a value.
+    /// What may come after a value.
     private func between(_ way: Way, _ take: (Way) -> Void) {
       if isSpace { return take(way) }
       guard character == "," else { return close(way, take) }

@@ -143,19 +143,19 @@ public struct JSONSchema {
     }
   }
 
-  /// Also 2.0 and 2e3, of any size.
+  /// Whether a number is whole, of any size; 2.0 and 2e3 are.
   private static func isInteger(_ text: String) -> Bool {
     let isWhole = !text.utf8.contains { ".eE".utf8.contains($0) }
     return isWhole || Double(text).map { $0.rounded() == $0 } ?? false
   }
 
-  /// Also of 2.0 and 2e3.
+  /// A whole number, also where it is written as 2.0 or 2e3; nil for anything else.
   private static func integer(_ value: JSONValue) -> Int? {
     guard case .number(let text) = value else { return nil }
     return Int(text) ?? Int(exactly: Double(text) ?? .nan)
   }
 
-  /// On one line, without white space; numbers as they are written in the schema.
+  /// A value as JSON on one line, without white space; numbers are written as in the schema.
   private static func text(_ value: JSONValue) -> String {
     switch value {
     case .null: "null"

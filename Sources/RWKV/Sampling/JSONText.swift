@@ -11,7 +11,7 @@ struct JSONText: Sendable {
     /// Where `,` or the container's end stands.
     case afterValue
     case string, escape, hexadecimal, continuation, literal
-    /// In numbers: after − 0 digits . digits e ± digits.
+    /// Within a number, by what was read last: its minus, a leading 0, digits, the point, digits, e, a sign, digits.
     case minus, zero, integer, point, fraction, exponent, exponentSign, exponentDigits
     case end
 

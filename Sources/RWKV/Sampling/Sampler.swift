@@ -50,7 +50,7 @@ public struct Sampler: Sendable {
     return token
   }
 
-  /// As `sample`, from an array.
+  /// Chooses a token as the other `sample` does, from logits in an array.
   public mutating func sample(_ logits: [Float]) throws(SamplingError) -> Int {
     // Typed throws do not pass through withUnsafeBufferPointer.
     let result = logits.withUnsafeBufferPointer { logits -> Result<Int, SamplingError> in

@@ -44,7 +44,7 @@ struct Choice {
     var content = ""
     var reasoning = ""
     var logprobs = JSON.null
-    /// Of a call: its number, and what is new of it.
+    /// The number of the call that is being written, and what is new of it; nil outside of calls.
     var call: (index: Int, new: JSON)?
     var ending = JSON.null
 

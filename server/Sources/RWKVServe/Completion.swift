@@ -16,7 +16,7 @@ struct Completion: Sendable {
   let includesUsage: Bool
   let echo: Bool
   let returnsState: Bool
-  /// One for each prompt of a list.
+  /// What is written for each prompt of a list.
   let generations: [Generation]
   /// What stands before the answer of what the model would have written, and whether thoughts are told apart.
   let opening: String

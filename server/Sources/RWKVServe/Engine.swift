@@ -50,7 +50,7 @@ final class Engine: Sendable {
   let states: SavedStates
   let responses: KnownResponses
   let folder: StateFolder?
-  /// Of an embedding model.
+  /// Makes vectors and scores, if the model is an embedding model.
   let texts: TextModels?
 
   init(

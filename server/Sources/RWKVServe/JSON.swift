@@ -15,7 +15,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
   init(integerLiteral value: Int) { self = .integer(value) }
   init(booleanLiteral value: Bool) { self = .bool(value) }
 
-  /// What is nested more deeply is refused.
+  /// The most levels of nesting; more are refused.
   private static let deepest = 100
 
   /// Reads a text; an error of the request where it is none.
@@ -38,7 +38,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     }
   }
 
-  /// The same as the runtime has it.
+  /// The value as the runtime has it.
   var value: JSONValue {
     switch self {
     case .null: .null
@@ -53,7 +53,7 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     }
   }
 
-  /// Also of 2.0 and 2e3.
+  /// The value as a whole number, also where it is written as 2.0 or 2e3; nil for anything else.
   var integer: Int? {
     switch self {
     case .integer(let number): number
@@ -67,14 +67,14 @@ enum JSON: Sendable, ExpressibleByDictionaryLiteral, ExpressibleByStringLiteral,
     return members.last { $0.0 == name }?.1
   }
 
-  /// On one line, without white space.
+  /// The value as JSON on one line, without white space.
   var text: String {
     var text = ""
     write(to: &text, indent: nil)
     return text
   }
 
-  /// On several lines, two spaces for each level, as Python writes it.
+  /// The value as JSON on several lines, with two spaces for each level, as Python writes it.
   var prettyText: String {
     var text = ""
     write(to: &text, indent: "\n")

@@ -424,7 +424,7 @@ private struct Surroundings: RouterMiddleware {
     return response
   }
 
-  /// What everybody may see.
+  /// Routes that need no API key.
   private static let open: Set<String> = ["/", "/health", "/openapi.json"]
 
   private func owner(_ request: Request) throws -> String {

@@ -41,8 +41,8 @@ struct Serve: AsyncParsableCommand {
   var memoryLimit: Size?
   @Option(
     help: ArgumentHelp(
-      "RWKV-7b: tokens that a request's state remembers at most (default: as many as --parallel states have memory for). "
-        + "All others need none.", valueName: "tokens"))
+      "RWKV-7b: tokens that a request's state remembers at most (default: as many as --parallel states have memory "
+        + "for). All others need none.", valueName: "tokens"))
   var maxContext: Int?
   @Option(help: "Requests that are read or written together.") var parallel = 16
   @Option(help: "Requests that wait at most; more are answered with 429.") var queue = 64
@@ -194,7 +194,8 @@ struct Serve: AsyncParsableCommand {
     return { ModelDrafter(beside: first) }
   }
 
-  /// As many connections as there can be open files, but for some; more have to wait until one is closed.
+  /// How many connections are open at the same time: as many as there can be open files, but for some. More have to
+  /// wait until one is closed.
   private static func mostConnections() -> Int {
     var limit = rlimit()
     let files = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
@@ -283,8 +284,8 @@ final class Front: HTTPResponder {
   }
 }
 
-/// From the loading of the model to the end. After SIGTERM: nothing new, and what runs has some seconds; a model that is
-/// being loaded, none.
+/// The server from the loading of the model to its end. After SIGTERM nothing new begins, and what runs has some
+/// seconds; a model that is being loaded has none.
 struct Life: Service {
   let seconds: Int
   let begin: @Sendable (Gate) async throws -> Engine

@@ -140,7 +140,7 @@ final class StateCache: Sendable {
     if begins { writer.async { self.write() } }
   }
 
-  /// False if it was there.
+  /// Puts an entry into the cache; false if it was there.
   private func insert(_ key: Key, _ entry: Entry) -> Bool {
     entries.withLock { entries in
       let isNew = entries.known[key] == nil

@@ -49,7 +49,7 @@ final class StateFolder: Sendable {
   /// The longest file of a state of a model [bytes].
   static func longestState(_ model: Model) -> Int { 64 * model.newState().byteCount + (64 << 20) }
 
-  /// What processes that were killed have left.
+  /// Removes the files that killed processes have left.
   private func removeLeftovers() {
     for name in list() where name.hasPrefix(".") {
       var status = stat()

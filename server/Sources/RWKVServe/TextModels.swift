@@ -93,7 +93,7 @@ private final class Turns: Sendable {
     }
   }
 
-  /// What is known at once of who comes; nil: it waits.
+  /// What a request that comes is told at once; nil: it waits.
   private func enter(
     _ id: Int, _ continuation: CheckedContinuation<Void, any Error>
   ) -> Result<Void, any Error>? {

@@ -12,8 +12,8 @@ struct ThoughtSplitter {
   /// White space at the beginning of the answer or of a thought is left out.
   private var trims = true
 
-  /// - Parameter opening: what stands before the answer: it may open a thought with "<think", or end one with "</think",
-  ///   and the model closes the tag.
+  /// - Parameter opening: what stands before the answer. It may open a thought with "<think", or end one with
+  ///   "</think"; the model closes the tag.
   init(_ opening: String, isActive: Bool) {
     self.isActive = isActive
     endsTag = opening.hasSuffix("</think")

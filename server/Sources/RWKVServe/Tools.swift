@@ -31,7 +31,7 @@ struct Tools: Sendable {
   /// What a call is written after.
   static let opening = "\(mark)\n\(fence)json\n"
 
-  /// Nil: the model is to know of none.
+  /// Reads the tools of a request; nil: the model is to know of none.
   init?(_ fields: Fields) throws {
     guard fields.list("functions").isEmpty else {
       throw APIError.invalid("'functions' is not supported; use 'tools'.", "functions")
@@ -56,7 +56,7 @@ struct Tools: Sendable {
     required = chosen.isEmpty ? nil : try Self.grammar(chosen)
   }
 
-  /// As chat completions have it, or flat, as Responses do.
+  /// Reads a function of the list `tools`: nested, as chat completions have it, or flat, as Responses do.
   private static func function(_ tool: Fields) throws -> Function {
     guard try tool.string("type") ?? "function" == "function" else {
       throw tool.wrong("type", "function: there are no other tools here")
@@ -142,7 +142,7 @@ struct Tools: Sendable {
 
   // MARK: What the model has written
 
-  /// The calls that an answer ends with, and what stands before them. Nil: there are none, or one is not in the form, is
+  /// The calls that an answer ends with, and what stands before them. Nil: there are none, or one is not in the form or
   /// of a function that is not there, or something follows.
   func calls(in text: String) -> (before: String, calls: [Call])? {
     guard let first = text.firstRange(of: Self.mark) else { return nil }
@@ -193,7 +193,7 @@ struct Tools: Sendable {
       return String(sent)
     }
 
-    /// At the end: text that is no call, and the calls.
+    /// Ends the text: returns what is left of it and is no call, and the calls.
     mutating func flush() -> (text: String, calls: [Call]) {
       defer { held = "" }
       if let found = tools.calls(in: held + suffix) { return ("", found.calls) }

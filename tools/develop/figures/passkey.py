@@ -6,8 +6,8 @@
     passkey.py draw OUT.svg RUNS.jsonl...                   also prints the table; needs matplotlib
 
 Needs the library (RWKV_LIBRARY) and the models that tools/train/passkey.py trains. A text has 16 records among filler
-in its first 512 bytes, and then filler alone. At each distance from there all records are asked for, each from a copy of
-the state; an answer is right if both of its symbols are. So one reading of a million tokens measures all distances.
+in its first 512 bytes, and then filler alone. At each distance from there all records are asked for, each from a copy
+of the state; an answer is right if both of its symbols are. So one reading of a million tokens measures all distances.
 """
 import argparse
 import json

@@ -129,7 +129,8 @@ def draw(frames, width, title):
         # The length is given, so that any monospaced font fills the same place.
         length = f'textLength="{len(text) * advance:.1f}" lengthAdjust="spacingAndGlyphs"'
         texts.append(
-            f'<text class="{style}" x="{margin + column * advance:.1f}" y="{y}"{colour} {length}>{html.escape(text)}</text>')
+            f'<text class="{style}" x="{margin + column * advance:.1f}" y="{y}"{colour} {length}>'
+            f'{html.escape(text)}</text>')
     css = [f"text{{white-space:pre;animation:{total:.1f}s step-end infinite}}"]
     for (first, last), style in styles.items():
         end = f"{last}%{{opacity:0}}" if last is not None else ""

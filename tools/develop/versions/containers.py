@@ -278,8 +278,8 @@ def old_pth(model, kind="F32"):
 
 def st(model):
     """As the Python converter to .st of web-rwkv, Ai00 and RWKV-Runner; version 5.0 cannot be told apart there."""
-    exchanged = ["time_mix_w1", "time_mix_w2", "time_decay_w1", "time_decay_w2", "w1", "w2", "a1", "a2", "g1", "g2", "v1",
-                 "v2"]
+    exchanged = [
+        "time_mix_w1", "time_mix_w2", "time_decay_w1", "time_decay_w2", "w1", "w2", "a1", "a2", "g1", "g2", "v1", "v2"]
     result, size = {}, width(model)
     for name, value in model.items():
         if version(model) == "5.1" and leaf(name) in ("time_decay", "time_faaaa"):
@@ -372,7 +372,8 @@ def rwkv_cpp(model, kind="F32"):
         elif part == "time_first" and kind_of.startswith("5"):
             value = np.exp(value)
         if kind_of[0] in "56" and part in ("time_decay", "time_faaaa", "time_first"):
-            value = value.reshape(value.shape + (1,)) if value.ndim == 2 or kind_of != "5.0" else value.reshape(-1, 1, 1)
+            has_channels = value.ndim == 2 or kind_of != "5.0"
+            value = value.reshape(value.shape + (1,)) if has_channels else value.reshape(-1, 1, 1)
         stored = "F32"
         if kind in BLOCKS and is_large(name, value, 32):
             stored = kind

@@ -5,8 +5,8 @@
     make_table.py [--bin .build/release] [--check]
 
 Each cell: rwkv-quantize, then rwkv-run logits over the golden case's tokens; the number is the root mean square
-difference of all logits from the original implementation's. Fails where a conversion fails, where a logit is not finite,
-and where an exact source converted to fp32 is off by more than the case's tolerance. --check writes nothing.
+difference of all logits from the original implementation's. Fails where a conversion fails, where a logit is not
+finite, and where an exact source converted to fp32 is off by more than the case's tolerance. --check writes nothing.
 Needs numpy alone.
 """
 import argparse
@@ -33,8 +33,8 @@ GGUF_TYPES = ["F16", "BF16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K"]
 
 
 def sources(model, folder):
-    """(what it is, its path, whether it has the model's exact values, whether its values are the model's at all, and the
-    options that it needs)"""
+    """(what it is, its path, whether it has the model's exact values, whether its values are the model's at all, and
+    the options that it needs)"""
     yield from ((*source, []) for source in plain_sources(model, folder))
     if containers.version(model) != "x":
         yield "`.pth` and a LoRA in a PEFT folder", *adapted(model, folder)

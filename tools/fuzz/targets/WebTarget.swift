@@ -37,8 +37,8 @@ func askServer(_ input: [UInt8]) {
   _ = HubPlace(String(decoding: input, as: UTF8.self))
 }
 
-/// As libcurl hands it over: line by line, then the body in pieces; a chunked one as it is cut, and lines of a head that
-/// may follow it. False where it is cut wrongly.
+/// Hands an answer over as libcurl does: line by line, then the body in pieces. A chunked body comes as it is cut, and
+/// lines of a head may follow it. False where it is cut wrongly.
 private func feed(_ answer: Answer, _ bytes: ArraySlice<UInt8>) -> Bool {
   var rest = bytes
   takeHead(answer, &rest)
@@ -66,7 +66,7 @@ private func takeLine(_ rest: inout ArraySlice<UInt8>) -> ArraySlice<UInt8>? {
   return rest[...end]
 }
 
-/// Lines up to the empty one.
+/// Hands over lines up to the empty one.
 private func takeHead(_ answer: Answer, _ rest: inout ArraySlice<UInt8>) {
   while let line = takeLine(&rest) {
     line.withUnsafeBytes { answer.takeHeader($0) }
@@ -74,7 +74,7 @@ private func takeHead(_ answer: Answer, _ rest: inout ArraySlice<UInt8>) {
   }
 }
 
-/// False where no more is wanted.
+/// Hands over a body in pieces; false where no more is wanted.
 @discardableResult
 private func takeBody(_ answer: Answer, _ bytes: ArraySlice<UInt8>) -> Bool {
   for start in stride(from: bytes.startIndex, to: bytes.endIndex, by: 16) {

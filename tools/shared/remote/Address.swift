@@ -4,7 +4,7 @@
 package struct Address: Sendable, Equatable {
   /// "http" or "https".
   package let scheme: String
-  /// In small letters; IPv6 in its brackets.
+  /// The host in small letters; IPv6 in its brackets.
   package let host: String
   package let port: Int
   /// Path and query, from the slash on; other characters than visible ASCII are encoded.
@@ -55,7 +55,7 @@ package struct Address: Sendable, Equatable {
 
   package var text: String { root + target }
 
-  /// For messages: a query may hold a secret.
+  /// The address as messages show it: without its query, which may hold a secret.
   package var shown: String { root + target.prefix { $0 != "?" } }
 
   /// Whether it is on this machine.

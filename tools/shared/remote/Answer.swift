@@ -31,7 +31,7 @@ package final class Answer {
     }
   }
 
-  /// False where nothing more is wanted.
+  /// Takes bytes of the body; false where nothing more is wanted.
   package func takeBody(_ bytes: UnsafeRawBufferPointer) -> Bool {
     guard bytes.count <= limit - body.count else {
       isTooLong = true
@@ -46,8 +46,8 @@ package final class Answer {
   /// Whether the body is the file's bytes, not a compressed form of them.
   var isPlain: Bool { ["", "identity"].contains(headers["content-encoding", default: ""].lowercased()) }
 
-  /// Of `Content-Range: bytes 0-99/1234`: which bytes these are, and how many the file has, `known` where the server says
-  /// `*`. Old servers' "bytes=0-99/1234" is understood, too.
+  /// What `Content-Range: bytes 0-99/1234` says: which bytes these are, and how many the file has. Where the server
+  /// says `*` for the latter, it is `known`. Old servers' "bytes=0-99/1234" is understood, too.
   func contentRange(known: Int?) -> (bytes: ClosedRange<Int>, size: Int)? {
     guard let text = headers["content-range"]?.lowercased(), text.hasPrefix("bytes") else { return nil }
     let parts = text.dropFirst(5).drop { "=: ".contains($0) }.split(

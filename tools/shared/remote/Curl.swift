@@ -133,7 +133,7 @@ final class Connections: Sendable {
     return (answer, Problem(text, Self.kind(code)))
   }
 
-  /// Of the library's code for what went wrong, which never changes its meaning.
+  /// The kind of problem that the library's code stands for; codes never change their meaning.
   private static func kind(_ code: Int32) -> Problem.Kind {
     switch code {
     case 5, 6, 7: .unreachable  // names of proxy and host, connection

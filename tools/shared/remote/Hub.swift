@@ -6,7 +6,7 @@ import Terminal
 /// `hf:OWNER/REPO[/PATH][@REVISION]`, or the address of a page there.
 package struct HubPlace: Sendable {
   package let repository: String
-  /// Of a file or a folder in it; empty: all.
+  /// The path of a file or a folder in the repository; empty for all of it.
   package let path: String
   let revision: String?
 
@@ -31,7 +31,8 @@ package struct HubPlace: Sendable {
     self.revision = revision
   }
 
-  /// Of what a browser shows, or copies as a link: `ENDPOINT/OWNER/REPO[/tree|blob|resolve|raw/REVISION[/PATH]]`.
+  /// The parts of an address that a browser shows, or copies as a link:
+  /// `ENDPOINT/OWNER/REPO[/tree|blob|resolve|raw/REVISION[/PATH]]`.
   private static func page(_ text: String) -> (parts: [String], revision: String?)? {
     guard text.hasPrefix(Hub.endpoint + "/") else { return nil }
     let path = text.dropFirst(Hub.endpoint.count).prefix { !"?#".contains($0) }
@@ -68,7 +69,7 @@ struct Hub: Sendable {
 
   private static let longestListing = 16 << 20
 
-  /// As HF_ENDPOINT, HF_TOKEN and its file say.
+  /// The hub that HF_ENDPOINT, HF_TOKEN and the token's file name.
   init(isInsecure: Bool) throws {
     guard let root = Address(Self.endpoint) else {
       throw CommandError("HF_ENDPOINT: \(shownAddress(Self.endpoint)) is no address")
@@ -89,7 +90,7 @@ struct Hub: Sendable {
     return listing
   }
 
-  /// Of a file at one commit.
+  /// The address of a file at one commit.
   func address(of path: String, in place: HubPlace, commit: String) throws -> Address {
     try address("/\(percentEncoded(place.repository))/resolve/\(commit)/\(percentEncoded(path))")
   }

@@ -7,7 +7,7 @@ import Terminal
 /// What is known of a file before it is asked for.
 struct Expectation: Sendable {
   var size: Int?
-  /// In hexadecimal.
+  /// The file's SHA-256 in hexadecimal, if the hub gives it.
   var sha256: String?
 }
 
@@ -42,7 +42,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   private var seen: Set<Int> = []
   /// Small ranges that were announced, and are here.
   private var pieces: [(start: Int, bytes: [UInt8])] = []
-  /// Of the parts that came; the others must be of it, too.
+  /// The version of the parts that came; the others must be of it, too.
   private var version = Version()
   private var hasBegun = false
 
@@ -243,7 +243,7 @@ private final class Worker {
     }
   }
 
-  /// One of these two, once.
+  /// Waits until the thread ends. Either this or `detach` must be called, once.
   func wait() { pthread_join(thread, nil) }
   func detach() { pthread_detach(thread) }
 }

@@ -221,7 +221,7 @@ package final class RemoteInput {
   }
 }
 
-/// Of a path: its last part, and what is before it.
+/// The last part of a path, and, below, what is before it.
 private func lastPart(_ path: String) -> String { String(path.split(separator: "/").last ?? "") }
 private func folderPart(_ path: String) -> String {
   path.split(separator: "/").dropLast().joined(separator: "/")

@@ -5,7 +5,7 @@ package struct SHA256 {
   private var state: [UInt32] = [
     0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19,
   ]
-  /// Less than a block.
+  /// Bytes that do not fill a block yet.
   private var rest: [UInt8] = []
   private var count = 0
   private static let blockBytes = 64
@@ -36,7 +36,7 @@ package struct SHA256 {
     rest = Array(bytes)
   }
 
-  /// In hexadecimal.
+  /// Ends the hash and returns it in hexadecimal.
   package mutating func finish() -> String {
     let bits = UInt64(count) * 8
     let zeros = (2 * Self.blockBytes - 9 - rest.count) % Self.blockBytes

@@ -24,9 +24,9 @@ package final class Web: Sendable {
   /// One GET without redirections, of some bytes or all, with headers, for at most so many bytes.
   package typealias Get = @Sendable (Address, Range<Int>?, [String], Int) -> (Answer, Problem?)
 
-  /// What passes while nothing comes.
+  /// The time that passes while nothing comes; tests have a clock of their own.
   package struct Clock: Sendable {
-    /// Seconds.
+    /// Seconds since some moment.
     let now: @Sendable () -> Double
     /// Waits so many seconds, or until Ctrl-C.
     let wait: @Sendable (Double) -> Void
@@ -88,7 +88,7 @@ package final class Web: Sendable {
   /// What a part of a file came with.
   package struct Part {
     package var bytes: [UInt8] = []
-    /// Of the whole file.
+    /// The size of the whole file [bytes].
     package var size = 0
     var version = Version()
     /// The whole file's by the hub's own word, where it gives it.
@@ -131,7 +131,7 @@ package final class Web: Sendable {
     }
   }
 
-  /// Of the file of which an answer is the part that was asked for; any other answer throws.
+  /// The size of the file of which an answer is the part that was asked for [bytes]. Throws for any other answer.
   private func wholeSize(_ answer: Answer, _ wanted: Range<Int>, known: Int?, _ address: Address) throws
     -> Int
   {

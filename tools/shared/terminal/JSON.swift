@@ -6,9 +6,9 @@ package enum JSON: CustomStringConvertible {
   case array([JSON])
   case string(String)
   case integer(Int)
-  /// With this many decimals. Not finite: null, as JSON has nothing for it.
+  /// A number with this many decimals; null if it is not finite, because JSON has nothing for that.
   case number(Double, decimals: Int)
-  /// With all its digits.
+  /// A number with all its digits.
   case exactNumber(Double)
   case bool(Bool)
   case null

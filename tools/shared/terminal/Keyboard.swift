@@ -101,7 +101,7 @@ struct Keyboard {
     return 0x16
   }
 
-  /// By the first byte of UTF-8.
+  /// How many bytes a character of UTF-8 has, by its first.
   private static func length(ofCharacterFrom lead: UInt8) -> Int {
     switch lead {
     case 0xC2...0xDF: 2

@@ -3,7 +3,7 @@ import Glibc
 
 /// What came of waiting for a line.
 package enum Line {
-  /// Without its end.
+  /// A line without its end.
   case text(String)
   /// Ctrl-C was pressed; what had been typed is forgotten.
   case interrupted

@@ -4,7 +4,7 @@ import RWKVFormat
 
 /// Threads to use; common to all commands.
 package struct ThreadOptions: ParsableArguments {
-  /// More would only wait for each other.
+  /// The most threads that may be asked for; more would only wait for each other.
   package static let most = 1024
 
   @Option(name: [.short, .long], help: "Threads (default: the processors this process may use).")

@@ -6,14 +6,14 @@ import Glibc
 /// Nothing is held back: the part of a word that has been written is wiped out and written again. Where output is no
 /// terminal, or one that cannot do that, the text stays as it is.
 package struct WordWrap {
-  /// Nil: the text stays as it is.
+  /// The width of the window; nil: the text stays as it is.
   private let columns: () -> Int?
   /// Columns of this line, and of its last word.
   private var column = 0
   private var word: [UInt8] = []
   private var wordColumns = 0
 
-  /// For standard output; the window may change its size.
+  /// Wraps for standard output, whose window may change its size.
   package init() {
     guard isatty(STDOUT_FILENO) == 1, !isDumbTerminal else {
       columns = { nil }
@@ -26,7 +26,7 @@ package struct WordWrap {
     }
   }
 
-  /// For a window of this width.
+  /// Wraps for a window of this width.
   package init(columns: Int) { self.columns = { columns } }
 
   /// What to write for a piece of whole characters.
