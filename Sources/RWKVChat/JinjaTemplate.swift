@@ -12,17 +12,18 @@ extension ChatTemplate {
     ]
     let instructions =
       system.map { pattern in
-        "{%- if \(content) -%}{{ \(Self.quoted(pattern.before)) ~ \(content) ~ \(Self.quoted(pattern.after)) }}"
-          + "{%- endif -%}"
+        let text = "\(Self.quoted(pattern.before)) ~ \(content) ~ \(Self.quoted(pattern.after))"
+        return "{%- if \(content) -%}{{ \(text) }}{%- endif -%}"
       } ?? "{{- raise_exception('this template has no place for a system message') -}}"
+    let continued =
+      "\(Self.quoted(assistant)) \(separator("message.content", "message.content[0].strip()"))"
     lines += [
       "{%- if messages[0].role == 'system' -%}{%- set message = messages[0] -%}\(instructions){%- endif -%}",
       "{{- \(Self.quoted(greeting)) -}}",
       "{%- for message in messages -%}",
       "{%- if message.role == 'system' -%}{%- if not loop.first -%}\(instructions){%- endif -%}",
       "{%- elif message.role == 'assistant' and loop.last -%}",
-      "{%- if message.content -%}{{ \(Self.quoted(assistant)) "
-        + separator("message.content", "message.content[0].strip()") + " ~ message.content }}{%- endif -%}",
+      "{%- if message.content -%}{{ \(continued) ~ message.content }}{%- endif -%}",
       "{%- elif message.role == 'assistant' -%}",
       "{{- \(Self.quoted(assistant)) \(separator(content, "true")) ~ \(content) ~ \(Self.quoted(end)) -}}",
       "{%- else -%}",
