@@ -110,7 +110,7 @@ public final class Checkpoint: Sendable {
       }
     }
     try WebRWKV.undo(&sources, isSafetensors: container.kind.holds("safetensors"), file: path)
-    var remarks = leftOut.isEmpty ? [] : [remark(leftOut: leftOut)]
+    var remarks = container.remarks + (leftOut.isEmpty ? [] : [remark(leftOut: leftOut)])
     stateLayers = try sources["reranker_layer_idx"]?.integers() ?? container.lists["reranker_layer_idx"]
     sources["reranker_layer_idx"] = nil
     for (name, tensor) in sources.sorted(by: { $0.key < $1.key }) where tensor.type.isInteger {

@@ -18,6 +18,8 @@ struct Container: Sendable {
   var settings: [String: Double] = [:]
   /// Lists of integers among the tensors of a torch file.
   var lists: [String: [Int]] = [:]
+  /// What people should know of how the file was read.
+  var remarks: [String] = []
 
   /// A file by its content, or a directory by the usual names in it.
   init(path: String) throws(CheckpointError) {
@@ -195,6 +197,7 @@ struct Container: Sendable {
         }
       }
       tensors += shard.tensors
+      remarks += shard.remarks.filter { !remarks.contains($0) }
       kind = "\(files.count) \(shard.kind) shards"
     }
     if let tensor = remaining.keys.min() {

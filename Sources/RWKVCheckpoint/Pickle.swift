@@ -9,14 +9,14 @@ struct Pickle {
   }
 
   /// A tensor as the pickle describes it, unchecked.
-  struct Tensor {
+  struct Tensor: Equatable {
     var storage: Storage
     var offset: Int
     var shape: [Int]
     var strides: [Int]
   }
 
-  struct Storage {
+  struct Storage: Equatable {
     var key: String
     var type: SourceType
     var count: Int
@@ -29,6 +29,8 @@ struct Pickle {
     var settings: [String: Double] = [:]
     /// Lists of integers among the tensors.
     var lists: [String: [Int]] = [:]
+    /// Where the tensors stand in the file, and other weights of the same model: nil where there are no others.
+    var choice: (taken: String, others: [String])?
   }
 
   /// The names that mean something; those of `Pickle.bystanders` are passed over, all others refused.

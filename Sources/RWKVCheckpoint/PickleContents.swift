@@ -7,12 +7,38 @@ extension Pickle {
       throw Failure(unsupported: true, problem: "holds no dictionary of tensors")
     }
     let settings = settings(entries)
-    for _ in 0..<4 {
-      let inner = Pickle.wrappers.lazy.compactMap { self.dictionary($0, in: entries) }.first { !$0.isEmpty }
-      guard let inner else { break }
+    var path: [(name: String, beside: [(key: Int, value: Int)])] = []
+    while path.count < 4,
+      let name = Pickle.wrappers.first(where: { dictionary($0, in: entries)?.isEmpty == false }),
+      let inner = dictionary(name, in: entries)
+    {
+      path.append((name, entries))
       entries = inner
     }
-    return Contents(tensors: try tensors(of: entries), settings: settings, lists: lists(entries))
+    var contents = Contents(tensors: try tensors(of: entries), settings: settings, lists: lists(entries))
+    let others = path.flatMap { others(like: contents.tensors.map(\.tensor), beside: $0.name, in: $0.beside) }
+    if !others.isEmpty { contents.choice = (path.map(\.name).joined(separator: "."), others) }
+    return contents
+  }
+
+  /// What trainers keep beside the weights and has tensors of the same shapes: averages over steps, copies in F32; but
+  /// not what an optimizer knows of each.
+  private func others(
+    like tensors: [Tensor], beside name: String, in entries: [(key: Int, value: Int)]
+  ) -> [String] {
+    let shapes = Dictionary(tensors.map { ($0.shape, 1) }, uniquingKeysWith: +)
+    var visited: Set<Int> = []
+    func isOther(_ object: Int, _ depth: Int) -> Bool {
+      guard case .dictionary(let inner) = objects[object], visited.insert(object).inserted else { return false }
+      let found = inner.compactMap { if case .tensor(let tensor) = objects[$0.value] { tensor } else { nil } }
+      let counts = Dictionary(found.map { ($0.shape, 1) }, uniquingKeysWith: +)
+      let isLike = !found.isEmpty && shapes.allSatisfy { counts[$0.key, default: 0] >= $0.value }
+      return isLike && found != tensors || depth > 0 && inner.contains { isOther($0.value, depth - 1) }
+    }
+    return entries.compactMap { entry in
+      guard case .text(let key) = objects[entry.key], key != name, !key.hasPrefix("optim") else { return nil }
+      return isOther(entry.value, 2) ? key : nil
+    }
   }
 
   private func lists(_ entries: [(key: Int, value: Int)]) -> [String: [Int]] {

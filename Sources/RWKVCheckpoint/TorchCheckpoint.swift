@@ -70,6 +70,12 @@ enum TorchCheckpoint {
     }
     var container = Container(kind: kind, tensors: tensors)
     (container.settings, container.lists) = (contents.settings, contents.lists)
+    if let (taken, others) = contents.choice {
+      let names = others.map(quoted).joined(separator: ", ")
+      container.remarks.append(
+        "converted is what the file has under \(quoted(taken)); it has other weights under \(names): save those "
+          + "alone to convert them (torch.save(torch.load(FILE)[NAME], …))")
+    }
     return container
   }
 

@@ -43,14 +43,13 @@ public enum JSONValue: Sendable, Equatable {
   /// Reads one JSON text (RFC 8259), strictly: no duplicate keys, nesting at most `depth`, at most a million
   /// values, no text of more bytes than `longest`.
   ///
-  /// `lenient` also reads what Python's json reads, and what people write beside it: a byte order mark, `NaN` and
-  /// `Infinity`, keys that occur again (the last counts), control characters and damaged characters in strings; what
-  /// is nested more deeply is null.
+  /// `lenient` also reads what Python's json reads, and what people write beside it: `NaN` and `Infinity`, keys that
+  /// occur again (the last counts), control characters and damaged characters in strings; what is nested more deeply
+  /// is null.
   public init(
     parsing bytes: [UInt8], depth: Int, lenient: Bool = false, longest: Int = maximumText
   ) throws(SyntaxError) {
     var parser = JSONParser(bytes: bytes, isLenient: lenient, longest: longest)
-    if lenient, bytes.starts(with: [0xEF, 0xBB, 0xBF]) { parser.position = 3 }
     self = try parser.value(depth: depth)
     parser.skipSpace()
     guard parser.position == bytes.count else { throw parser.error("text after the end") }

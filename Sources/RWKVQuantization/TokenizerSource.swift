@@ -35,9 +35,9 @@ struct TokenizerBlob: Sendable {
   init(path: String, rows: Int) throws(QuantizationError) {
     let content = try readFile(path, limit: 64 << 20)
     let vocabulary: Vocabulary
-    // Behind white space and a byte order mark.
-    if content.first(where: { ![0x20, 0x09, 0x0A, 0x0D, 0xEF, 0xBB, 0xBF].contains($0) }) == UInt8(ascii: "{")
-    {
+    // Behind white space and a byte order mark, in UTF-16 too.
+    let before: [UInt8] = [0x20, 0x09, 0x0A, 0x0D, 0xEF, 0xBB, 0xBF, 0xFE, 0xFF, 0]
+    if content.first(where: { !before.contains($0) }) == UInt8(ascii: "{") {
       do { vocabulary = try Vocabulary(json: path) } catch { throw .checkpoint(error) }
     } else {
       do {

@@ -149,6 +149,26 @@ struct ConfigTests {
     #expect(try Checkpoint(path: folder.path).groupNormEpsilon == 64e-5)
   }
 
+  /// As Windows' shell writes it, and as Python reads it: with a byte order mark and without one.
+  @Test(arguments: [[0xFF, 0xFE], [0xFE, 0xFF], [0, 0x7B], [0x7B, 0]] as [[UInt8]])
+  func utf16IsRead(start: [UInt8]) throws {
+    func utf16(_ text: String) -> [UInt8] {
+      let units = ((start.contains(0xFF) ? "\u{FEFF}" : "") + text).utf16
+      return units.flatMap { littleEndian(start == [0, 0x7B] || start == [0xFE, 0xFF] ? $0.byteSwapped : $0) }
+    }
+    #expect(utf16("{").starts(with: start))
+    folder.write("config.json", utf16("{\"x\": \"größer 😀\", \"hidden_size\": 64, \"head_size_divisor\": 16}"))
+    folder.write("generation_config.json", utf16("{\"stop_strings\": [\"größer 😀\"]}"))
+    let checkpoint = try Checkpoint(path: folder.path)
+    #expect(try abs(#require(checkpoint.groupNormEpsilon) - 256e-5) < 1e-12)
+    #expect(checkpoint.generation.stops == ["größer 😀"])
+    folder.write("config.json", utf16("{\"hidden_size\": 128}"))
+    expectFailure(folder.path, .mismatch, "embedding size", "128")
+    folder.write("config.json", utf16("{\"hidden_size\": 64}").dropLast())
+    expectFailure(folder.path, .malformed, "UTF-16")
+    unlink(folder.path + "/generation_config.json")
+  }
+
   @Test(
     "what would change the computation is refused",
     arguments: [

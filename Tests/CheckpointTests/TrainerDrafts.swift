@@ -2,8 +2,8 @@
 @testable import RWKVCheckpoint
 
 extension PickleDraft {
-  /// `{name: tensor, …}` of whole storages whose keys are the tensors' numbers.
-  mutating func tensors(_ drafts: [Draft]) {
+  /// `{name: tensor, …}` of whole storages whose keys are the tensors' numbers, from `first` on.
+  mutating func tensors(_ drafts: [Draft], first: Int = 0) {
     let types = [
       "F32": "FloatStorage", "F16": "HalfStorage", "BF16": "BFloat16Storage", "F64": "DoubleStorage",
     ]
@@ -14,7 +14,7 @@ extension PickleDraft {
     for (index, draft) in drafts.enumerated() {
       text(draft.name)
       tensor(
-        type: types[draft.type] ?? "", key: "\(index)", count: draft.bytes.count / draft.valueBytes,
+        type: types[draft.type] ?? "", key: "\(first + index)", count: draft.bytes.count / draft.valueBytes,
         shape: draft.shape, strides: draft.shape.indices.map { draft.shape[($0 + 1)...].reduce(1, *) })
     }
     op("u")

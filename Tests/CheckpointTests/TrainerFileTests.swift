@@ -68,6 +68,57 @@ struct TrainerFileTests {
       })
   }
 
+  /// Averages over steps, or copies, beside the weights: what is taken is told, wherever the others stand.
+  @Test(arguments: [
+    ("model", "ema", ""), ("state_dict", "state_dict_ema", "module."), ("module", "ema|shadow", ""),
+    ("model", "optimizer|exp_avg", ""), ("model", "optimizer_state_dict", ""),
+  ])
+  func otherWeightsBesideAreNamed(taken: String, other: String, prefix: String) throws {
+    let drafts = try drafts()
+    let second = Array(drafts.map { $0.renamed(prefix + $0.name) }.reversed())
+    let path = other.split(separator: "|").map(String.init)
+    let bytes = torchBytes(drafts + second) { pickle in
+      pickle.op("}")
+      pickle.op("(")
+      pickle.text(path[0])
+      if path.count > 1 {
+        pickle.op("}")
+        pickle.op("(")
+        pickle.text(path[1])
+      }
+      pickle.tensors(second, first: drafts.count)
+      if path.count > 1 { pickle.op("u") }
+      pickle.text(taken)
+      pickle.tensors(drafts)
+      pickle.text("statistics")
+      pickle.tensors(Array(drafts.prefix(2)))
+      pickle.op("u")
+    }
+    try expectGolden(bytes)
+    let remarks = try Checkpoint(path: folder.write("m.pth", bytes)).remarks
+    if path[0].hasPrefix("optim") {
+      #expect(remarks.isEmpty)
+    } else {
+      #expect(remarks.count == 1 && remarks[0].contains("under '\(taken)'"), "\(remarks)")
+      #expect(remarks[0].contains("under '\(path[0])':"), "\(remarks)")
+    }
+  }
+
+  @Test func theSameWeightsUnderTwoNamesAreNoOthers() throws {
+    let drafts = try drafts()
+    let bytes = torchBytes(drafts) { pickle in
+      pickle.op("}")
+      pickle.op("(")
+      for name in ["model", "copy"] {
+        pickle.text(name)
+        pickle.tensors(drafts)
+      }
+      pickle.op("u")
+    }
+    try expectGolden(bytes)
+    #expect(try Checkpoint(path: folder.write("m.pth", bytes)).remarks.isEmpty)
+  }
+
   /// As Lightning writes it: loops, optimizers with numbers as keys, hyper-parameters that are objects.
   @Test func lightningFilesAreRead() throws {
     let drafts = try drafts()

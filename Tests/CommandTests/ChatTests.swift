@@ -361,6 +361,24 @@ struct TerminalTests {
     #expect(shown.contains("User: say eins\nzwei\n/exit!\n\nAssistant:"), "\(shown)")
   }
 
+  /// A line that is typed without libedit is neither lost nor shown twice when the window changes.
+  @Test func theSizeMayChangeWithoutLibedit() throws {
+    guard let environment = try hidingLibedit() else { return }
+    let chat = try chat(environment, size: (80, 24), [])
+    chat.expect("> ")
+    chat.type("half a mess")
+    chat.expect("half a mess")
+    chat.resize((40, 24))
+    chat.type("age\n")
+    chat.expect("stopped after 5")
+    #expect(chat.screen.ranges(of: "> ").count == 1, "\(chat.screen)")
+    chat.expect("> ")
+    chat.type("/show\n")
+    chat.expect("User: half a message")
+    chat.type("/exit\n")
+    #expect(chat.wait() == 0)
+  }
+
   @Test(arguments: [(80, 24), (120, 40)])
   func whatWasTypedIsShownAgain(size: (Int, Int)) throws {
     let chat = try chat([:], size: size, [])

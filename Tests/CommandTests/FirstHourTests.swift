@@ -170,7 +170,9 @@ struct FirstHourTests {
   }
 
   @Test func textsAndIdsComeAsPeopleGiveThem() throws {
-    #expect(try tool.run("tokenize", model, "--ids", "97, 98 99").output == "abc")
+    for ids in ["97, 98 99", "[97,98,\n 99]"] {
+      #expect(try tool.run("tokenize", model, "--ids", ids).output == "abc")
+    }
     let text = folder.file("text")
     try "abc".write(toFile: text, atomically: true, encoding: .utf8)
     for command in ["tokenize", "embed"] {

@@ -41,10 +41,31 @@ struct WebTests {
   private static let address = Address("https://hub.example/owner/r/resolve/main/model")
 
   /// All that was asked for, of a file of a million bytes.
-  private static func part(_ range: Range<Int>?) -> (head: [String], body: Int) {
+  private static func part(_ range: Range<Int>?, of size: Int = 1_000_000) -> (head: [String], body: Int) {
     let range = range ?? 0..<0
     let bytes = "\(range.lowerBound)-\(range.upperBound - 1)"
-    return (["HTTP/1.1 206 Partial", "Content-Range: bytes \(bytes)/1000000"], range.count)
+    return (["HTTP/1.1 206 Partial", "Content-Range: bytes \(bytes)/\(size)"], range.count)
+  }
+
+  /// Bytes that were read give their room away, so that what is read in order takes little; what is read column by column
+  /// stays until its last column.
+  @Test func whatIsStillToBeReadIsKept() throws {
+    let (block, line) = (RemoteFile.blockBytes, Line())
+    let size = 40 * block
+    let web = line.web { range, _ in Self.part(range, of: size) }
+    let file = try RemoteFile(#require(Self.address), web: web, expected: Expectation(size: size))
+    func requests(_ length: Int, _ offsets: some Sequence<Int>) -> Int {
+      let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: length, alignment: 1)
+      defer { buffer.deallocate() }
+      let before = line.requests.withLock { $0 }
+      for offset in offsets { #expect(file.read(at: offset, into: buffer) == nil) }
+      return line.requests.withLock { $0 } - before
+    }
+    #expect(requests(block / 4, stride(from: 0, to: size, by: block / 4)) == 40)
+    // At most ten of them are still there.
+    #expect(requests(1, stride(from: size - block, to: size - 21 * block, by: -block)) >= 10)
+    let columns = (0..<32).flatMap { column in (0..<14).map { $0 * block + column * block / 32 } }
+    #expect(requests(block / 32, columns) <= 14 + 8)
   }
 
   @Test func aBreakOfNineMinutesIsSurvivedAndToldOnce() throws {

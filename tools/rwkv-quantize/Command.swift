@@ -17,7 +17,8 @@ struct RWKVQuantize: ParsableCommand {
         int8        8 bits, next to lossless
         fp16        lossless for checkpoints of 16 bits
         fp32        as they are, for checking
-        Names of ggml's types mean ours of as many bits: Q4_K_M int4, Q5_0 int5, Q8_0 int8, F16 fp16.
+        Names of ggml's types mean ours of as many bits:
+        Q4_K_M int4, Q5_0 int5, Q8_0 int8, F16 fp16.
 
       EXAMPLES
         rwkv-quantize RWKV-x070-World-0.4B.pth model.rwkv

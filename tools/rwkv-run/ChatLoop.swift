@@ -38,9 +38,7 @@ final class ChatLoop {
         "\(model.name), RWKV-\(model.configuration.version.rawValue), template \(conversation.template.name); "
           + "/help lists the commands")
       if !editor.edits {
-        say(
-          "with the library libedit (libedit2, libedit) lines could be edited, and arrow keys would bring them back"
-        )
+        say("libedit (libedit2) is missing: it edits lines and brings earlier ones back")
       }
     }
     while !isOver {
@@ -160,7 +158,7 @@ final class ChatLoop {
     switch answer.reason {
     case .cancelled where isInterrupted: say("(stopped)")
     case .length:
-      let advice = isSingle ? "-n allows more" : "/continue goes on, -n or /params tokens N changes the limit"
+      let advice = isSingle ? "-n allows more" : "/continue goes on, /params tokens N sets the limit"
       say("(stopped after \(answer.answerTokens) tokens; \(advice))")
     case .cancelled, .end, .stop: break
     }

@@ -28,7 +28,7 @@ struct Tokenize: ParsableCommand {
     completion: .file())
   var file: String?
 
-  @Option(help: "Ids to turn into text, as 1,2,3.")
+  @Option(help: "Ids to turn into text, as 1,2,3 or as a JSON list.")
   var ids: String?
 
   func validate() throws {
@@ -45,7 +45,7 @@ struct Tokenize: ParsableCommand {
         let text = try givenText(prompt, file)
         return output(try tokenizer.encode(text).map(String.init).joined(separator: ","))
       }
-      for word in ids.split(whereSeparator: { $0 == "," || $0.isWhitespace }) {
+      for word in ids.split(whereSeparator: { "[],".contains($0) || $0.isWhitespace }) {
         guard let id = Int(word), (0..<tokenizer.vocabularySize).contains(id) else {
           throw CommandError(
             "--ids: '\(word)' is not a token id; there are 0…\(tokenizer.vocabularySize - 1)")

@@ -5,22 +5,27 @@ import Synchronization
 import Terminal
 
 /// What is known of a file before it is asked for.
-struct Expectation: Sendable {
+package struct Expectation: Sendable {
   var size: Int?
   /// The file's SHA-256 in hexadecimal, if the hub gives it.
   var sha256: String?
+
+  package init(size: Int? = nil, sha256: String? = nil) { (self.size, self.sha256) = (size, sha256) }
 }
 
-/// A file on a server, of which the blocks in use are in memory and those that follow are on their way.
-final class RemoteFile: RemoteBytes, @unchecked Sendable {
+/// A file on a server, of which the blocks in use are in memory and those that follow are on their way. Blocks that
+/// were read give their room to others first, so that a file that is read once and in order takes little of it.
+package final class RemoteFile: RemoteBytes, @unchecked Sendable {
   let address: Address
-  let size: Int
+  package let size: Int
   let expected: Expectation
   private let web: Web
 
-  static let blockBytes = 1 << 20
+  package static let blockBytes = 1 << 20
   /// Blocks that are asked for before they are needed, while a file is read in order.
   private static let ahead = 8
+  /// Blocks that are kept in any case, and those at most while there are some of which a part was not read.
+  private static let usualCapacity = ahead + 2
   private static let leastCapacity = 24 << 20
   private let capacity: Int
   /// Small ranges that are fetched together lie no further apart than this, and are so many bytes at most.
@@ -28,7 +33,8 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
 
   private enum Block {
     case coming
-    case here([UInt8])
+    /// With the number of its bytes that nobody has read.
+    case here([UInt8], unread: Int)
     case failed(String)
   }
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
@@ -38,7 +44,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
   /// When each block was used last.
   private var used: [Int: Int] = [:]
   private var clock = 0
-  /// Blocks that were read, of those that are here: they tell whether a file is read in order.
+  /// Blocks that were read: they tell whether a file is read in order.
   private var seen: Set<Int> = []
   /// Small ranges that were announced, and are here.
   private var pieces: [(start: Int, bytes: [UInt8])] = []
@@ -48,7 +54,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
 
   /// - Parameter together: size of all files that are read as one model [bytes], which decides about the
   ///   memory: the largest of its matrices that are read column by column have up to a 64th of it.
-  init(_ address: Address, web: Web, expected: Expectation, together: Int? = nil) throws {
+  package init(_ address: Address, web: Web, expected: Expectation, together: Int? = nil) throws {
     (self.address, self.web, self.expected) = (address, web, expected)
     if let size = expected.size {
       self.size = size
@@ -82,7 +88,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
     mutex.deallocate()
   }
 
-  func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> String? {
+  package func read(at offset: Int, into buffer: UnsafeMutableRawBufferPointer) -> String? {
     if takePiece(offset, buffer) { return nil }
     var done = 0
     while done < buffer.count {
@@ -97,15 +103,17 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
       }
       while case .coming = blocks[index] { pthread_cond_wait(changed, mutex) }
       switch blocks[index] {
-      case .here(let bytes):
+      case .here(let bytes, let unread):
         let count = min(buffer.count - done, bytes.count - start)
         bytes.withUnsafeBytes {
           UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
             .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + count]))
         }
+        blocks[index] = .here(bytes, unread: unread - count)
         done += count
       case .failed(let problem): return problem
-      default: return "lost a block"
+      // Others read it, and it gave its room away before this thread was there.
+      default: continue
       }
     }
     return nil
@@ -117,12 +125,9 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
     guard blocks[index] == nil else { return }
     used[index] = clock
     blocks[index] = .coming
-    while blocks.count > capacity {
-      let idle = blocks.filter { if case .here = $0.value { $0.key != index } else { false } }
-      guard let oldest = idle.keys.min(by: { used[$0, default: 0] < used[$1, default: 0] }) else { break }
+    while blocks.count > Self.usualCapacity, let oldest = oldest(ofAll: blocks.count > capacity) {
       blocks[oldest] = nil
       used[oldest] = nil
-      seen.remove(oldest)
     }
     guard let worker = Worker({ self.load(index) }) else {
       return blocks[index] = .failed("no thread can be started")
@@ -130,7 +135,17 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
     worker.detach()
   }
 
-  func willRead(_ ranges: [Range<Int>]) {
+  /// The block that was used longest ago: of those that were read, but for what containers have between tensors, or of
+  /// all. The caller holds the lock.
+  private func oldest(ofAll: Bool) -> Int? {
+    let idle = blocks.filter {
+      guard case .here(let bytes, let unread) = $0.value else { return false }
+      return ofAll || unread <= bytes.count / 32
+    }
+    return idle.keys.min { used[$0, default: 0] < used[$1, default: 0] }
+  }
+
+  package func willRead(_ ranges: [Range<Int>]) {
     var (joined, total) = ([Range<Int>](), 0)
     for range in ranges.sorted(by: { $0.lowerBound < $1.lowerBound }) {
       if let last = joined.last, range.lowerBound - last.upperBound <= Self.nearness,
@@ -190,7 +205,7 @@ final class RemoteFile: RemoteBytes, @unchecked Sendable {
       if let problem = problem(of: part, range) {
         blocks[index] = .failed(problem)
       } else {
-        blocks[index] = .here(part.bytes)
+        blocks[index] = .here(part.bytes, unread: part.bytes.count)
         hasBegun = true
       }
     case .failure(let error): blocks[index] = .failed("\(error)")

@@ -115,11 +115,14 @@ private func stop() {
   signal(SIGTSTP) { _ in isStopping.store(true, ordering: .relaxed) }
 }
 
-/// Runs `body`, which waits for a line from the user and handles Ctrl-C, Ctrl-Z and changes of the window itself.
-func whileReadingLine<Result>(_ body: () -> Result) -> Result {
+/// Runs `body`, which waits for a line from the user and handles Ctrl-C, Ctrl-Z and, where `followsSize`, changes of
+/// the window itself.
+func whileReadingLine<Result>(followsSize: Bool, _ body: () -> Result) -> Result {
   isReadingLine.store(true, ordering: .relaxed)
   signal(SIGTSTP) { _ in isStopping.store(true, ordering: .relaxed) }
-  for number in [SIGCONT, SIGWINCH] { signal(number) { _ in hasChanged.store(true, ordering: .relaxed) } }
+  for number in followsSize ? [SIGCONT, SIGWINCH] : [SIGCONT] {
+    signal(number) { _ in hasChanged.store(true, ordering: .relaxed) }
+  }
   defer {
     for number in [SIGTSTP, SIGCONT, SIGWINCH] { signal(number, SIG_DFL) }
     isReadingLine.store(false, ordering: .relaxed)

@@ -80,7 +80,8 @@ package struct LineEditor {
 
   package func readLine(_ prompt: String) -> Line {
     guard isInteractive else { return piped.next() }
-    return whileReadingLine {
+    // The system's own editing knows nothing of the window, and what was typed stays where it stands.
+    return whileReadingLine(followsSize: edits) {
       keyboard.beginLine()
       guard let editor else { return readPlainLine(prompt) }
       if marksPastes { show(Keyboard.asksForMarks) }
