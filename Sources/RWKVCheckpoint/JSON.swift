@@ -24,7 +24,8 @@ extension InputFile {
   /// JSON is an ASCII one.
   private func utf8() throws(CheckpointError) -> [UInt8] {
     let content = try bytes(at: 0, count: size)
-    let isLittle = content.starts(with: [0xFF, 0xFE]) || content.count > 1 && content[0] != 0 && content[1] == 0
+    let isLittle =
+      content.starts(with: [0xFF, 0xFE]) || content.count > 1 && content[0] != 0 && content[1] == 0
     let isBig = content.starts(with: [0xFE, 0xFF]) || content.count > 1 && content[0] == 0 && content[1] != 0
     guard isLittle || isBig else {
       return content.starts(with: [0xEF, 0xBB, 0xBF]) ? Array(content.dropFirst(3)) : content

@@ -16,8 +16,8 @@ extension Pickle {
       entries = inner
     }
     var contents = Contents(tensors: try tensors(of: entries), settings: settings, lists: lists(entries))
-    let others = path.flatMap { others(like: contents.tensors.map(\.tensor), beside: $0.name, in: $0.beside) }
-    if !others.isEmpty { contents.choice = (path.map(\.name).joined(separator: "."), others) }
+    let names = path.flatMap { others(like: contents.tensors.map(\.tensor), beside: $0.name, in: $0.beside) }
+    if !names.isEmpty { contents.choice = (path.map(\.name).joined(separator: "."), names) }
     return contents
   }
 
@@ -29,7 +29,9 @@ extension Pickle {
     let shapes = Dictionary(tensors.map { ($0.shape, 1) }, uniquingKeysWith: +)
     var visited: Set<Int> = []
     func isOther(_ object: Int, _ depth: Int) -> Bool {
-      guard case .dictionary(let inner) = objects[object], visited.insert(object).inserted else { return false }
+      guard case .dictionary(let inner) = objects[object], visited.insert(object).inserted else {
+        return false
+      }
       let found = inner.compactMap { if case .tensor(let tensor) = objects[$0.value] { tensor } else { nil } }
       let counts = Dictionary(found.map { ($0.shape, 1) }, uniquingKeysWith: +)
       let isLike = !found.isEmpty && shapes.allSatisfy { counts[$0.key, default: 0] >= $0.value }

@@ -154,10 +154,13 @@ struct ConfigTests {
   func utf16IsRead(start: [UInt8]) throws {
     func utf16(_ text: String) -> [UInt8] {
       let units = ((start.contains(0xFF) ? "\u{FEFF}" : "") + text).utf16
-      return units.flatMap { littleEndian(start == [0, 0x7B] || start == [0xFE, 0xFF] ? $0.byteSwapped : $0) }
+      return units.flatMap {
+        littleEndian(start == [0, 0x7B] || start == [0xFE, 0xFF] ? $0.byteSwapped : $0)
+      }
     }
     #expect(utf16("{").starts(with: start))
-    folder.write("config.json", utf16("{\"x\": \"größer 😀\", \"hidden_size\": 64, \"head_size_divisor\": 16}"))
+    folder.write(
+      "config.json", utf16("{\"x\": \"größer 😀\", \"hidden_size\": 64, \"head_size_divisor\": 16}"))
     folder.write("generation_config.json", utf16("{\"stop_strings\": [\"größer 😀\"]}"))
     let checkpoint = try Checkpoint(path: folder.path)
     #expect(try abs(#require(checkpoint.groupNormEpsilon) - 256e-5) < 1e-12)

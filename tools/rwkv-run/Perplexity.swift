@@ -21,6 +21,9 @@ struct Perplexity: ParsableCommand {
   @Flag(name: .customLong("json"), help: "One JSON object on stdout.")
   var asJSON = false
 
+  /// Tokens.
+  private static let part = 1 << 16
+
   func run() throws {
     catchInterrupts()
     try reporting("rwkv-run") {
@@ -34,9 +37,14 @@ struct Perplexity: ParsableCommand {
       let progress = ProgressLine()
       defer { progress.clear() }
       let begin = now()
-      let losses = try session.losses(tokens.dropLast(), targets: Array(tokens.dropFirst())) { done in
-        progress.update("measuring", done, of: tokens.count - 1, since: begin)
-        return !isInterrupted
+      var losses: [Double] = []
+      // In parts, so that the first is measured at once, however long the text is.
+      for start in stride(from: 0, to: tokens.count - 1, by: Self.part) {
+        let end = min(start + Self.part, tokens.count - 1)
+        losses += try session.losses(Array(tokens[start..<end]), targets: Array(tokens[start + 1...end])) {
+          progress.update("measuring", start + $0, of: tokens.count - 1, since: begin)
+          return !isInterrupted
+        }
       }
       progress.clear()
       report(losses, bytes: text.count)
