@@ -16,7 +16,7 @@ work=$(mktemp -d)
 root=$work/root
 hub=
 # What debootstrap has mounted, if it was stopped, is not the Debian's own.
-trap '[ -z "$hub" ] || kill "$hub"; umount "$root/proc" "$root/sys" 2>/dev/null; rm -rf --one-file-system "$work"' EXIT
+trap '[ -z "$hub" ] || kill "$hub"; umount "$root/proc" "$root/sys" 2>/dev/null || :; rm -rf --one-file-system "$work"' EXIT
 if [ -n "$debian" ]; then
   cp -a "$debian" "$root"
 else
