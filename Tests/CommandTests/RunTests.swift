@@ -53,6 +53,10 @@ struct RunTests {
     let argument = try tool.run([model, "-p", "hello"] + options)
     #expect(argument.status == 0)
     #expect(try tool.run([model, "-f", file] + options).output == argument.output)
+    for words in [[], ["-f", "-"]] {
+      let piped = try tool.run([model] + words + options, after: "exec <'\(file)'")
+      #expect(piped.output == argument.output, "\(piped.errors)")
+    }
   }
 
   @Test func outputIsWholeLinesOfJSONOnRequest() throws {

@@ -326,6 +326,23 @@ struct Quantization {
     #expect(zip(x, y).allSatisfy { abs($0 - $1) <= 0.01 * largest })
   }
 
+  /// Of INT8 32 scales are tried, from just below the one that puts the largest weight at 127: the last is 145 in the
+  /// first case, and the weights are multiples of it; in the second they are multiples of the one after the last.
+  @Test("tries 32 scales of INT8", arguments: [(145, 101, true), (146, 100, false)], [false, true])
+  func lastScale(_ weights: (scale: Int, largest: Int, isExact: Bool), panels: Bool) {
+    // d = 1, in units of 2^−12, by the first block of each row.
+    var x = [Float](repeating: 255 * 127 * 0x1p-12, count: 32)
+    for index in 0..<32 {
+      let code = index == 0 ? weights.largest : index * 7 % (2 * weights.largest + 1) - weights.largest
+      x.append(Float(code * weights.scale) * 0x1p-12)
+    }
+    for table in allTables {
+      let records = encode(x, .int8, columns: 64, panels: panels, with: kernels(table))
+      let y = decode(records, .int8, rows: 1, columns: 64, panels: panels, with: kernels(table))
+      #expect((x == y) == weights.isExact, "\(table)")
+    }
+  }
+
   @Test("gives the same bytes from every table", arguments: Format.allCases, otherTables)
   func tables(format: Format, table: String) {
     for columns in [1, 16, 33, 96, 255, 257, 512] {

@@ -110,6 +110,13 @@ struct ChatTemplateTests {
     #expect(own.stops == ["<", "END"] && own.sampling.values == [.minP: 0.1] && own.end == "")
   }
 
+  /// Programs that know Jinja alone get the first way of thinking.
+  @Test func jinjaThinksInTheFirstWay() throws {
+    let text = "user = \"{text}\"\nassistant = \"A\"\nthink a = \"[m]\" \"[n]\"\nthink b = \"[o]\" \"[p]\""
+    let jinja = try ChatTemplate(parsing: text, name: "own").jinja
+    #expect(jinja.contains("[m]") && jinja.contains("A[n]") && !jinja.contains("[o]") && !jinja.contains("[p]"))
+  }
+
   @Test(arguments: [
     ("user = \"{text}\"", nil, "'assistant' is missing"), ("hello", 1, "key = value"),
     ("\nuser = \"text\"", 2, "{text} occurs 0 times"), ("user = \"{text}{text}\"", 1, "occurs 2 times"),

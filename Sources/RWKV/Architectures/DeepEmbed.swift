@@ -94,8 +94,9 @@ struct DeepEmbed {
   private func multiplyByTokenMatrix(_ row: Int, from source: Int, _ scratch: Scratch) {
     let n = DeepEmbedSizes.rank
     let (stored, projected) = (scratch.tokens.rows[table.ordinal][source], scratch.projected[source])
-    let (u, h) = (scratch.reduced[row], scratch.mixed.row(row))
-    h.update(repeating: 0, count: n)
+    let u = scratch.reduced[row]
+    let h = UnsafeMutableBufferPointer(start: scratch.mixed.row(row), count: n)
+    h.update(repeating: 0)
     for i in 0..<n {
       for j in 0..<n { h[j] += u[i] * (stored[n * i + j] + projected[n * i + j]) }
     }

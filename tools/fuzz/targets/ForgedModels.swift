@@ -12,7 +12,7 @@ struct ForgedModel {
   private var contents: [[UInt8]]
 
   /// The small models of every version, quantized and not.
-  private static let originals: [ForgedModel] = ["4", "52", "6", "7", "x"].flatMap { name in
+  static let originals: [ForgedModel] = ["4", "52", "6", "7", "x", "50", "51", "7a", "7b"].flatMap { name in
     [QuantizationType.int4, .int8, .fp32].map { type in
       do {
         let path = Workplace.shared.folder + "/fixed"
@@ -56,14 +56,16 @@ struct ForgedModel {
 
   private mutating func change(_ kind: UInt8, _ place: Int, _ choice: Int) {
     let index = place % plans.count
-    switch kind % 10 {
+    switch kind % 11 {
     case 0:
       let keys = metadata.entries.map(\.key).filter { $0.hasPrefix("rwkv.") }
       let key = keys[place % keys.count]
       if let value = metadata.integer(key) {
         metadata[key] = .integer(Int64(Self.number(choice, near: Int(value))))
       } else if metadata.string(key) != nil {
-        let texts = ["4", "5.0", "5.1", "5.2", "6", "7", "x", "8", "", "sparse", "full"]
+        let texts = [
+          "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b", "x", "8", "", "sparse", "full", "embedding", "reranker",
+        ]
         metadata[key] = .string(texts[choice % texts.count])
       } else {
         metadata[key] = .number([0, -1, 1e-5, 1, 1e300][choice % 5])
@@ -81,6 +83,12 @@ struct ForgedModel {
       guard plans.count > 1 else { return }
       plans.remove(at: index)
       contents.remove(at: index)
+    case 10:
+      // Once more: by a name that nobody knows, or as a part of another layer.
+      var plan = plans[index]
+      plan.name = choice % 2 == 0 ? plan.name + "2" : plan.name.replacing("s.0.", with: "s.\(choice / 2 % 4).")
+      plans.append(plan)
+      contents.append(contents[index])
     default:
       guard !contents[index].isEmpty else { return }
       contents[index][choice * 31 % contents[index].count] = UInt8(choice)
@@ -111,8 +119,15 @@ struct ForgedModel {
 func useForgedModel(_ input: [UInt8]) {
   guard let forged = ForgedModel(input) else { return }
   let path = Workplace.shared.folder + "/model"
-  guard forged.write(to: path, store: input.count % 2 == 0), let model = try? Model(path: path, threads: 1)
-  else { return }
+  guard forged.write(to: path, store: input.count % 2 == 0) else { return }
+  let model: Model
+  do throws(ModelError) { model = try Model(path: path, threads: 1) } catch {
+    switch error.reason {
+    case .outOfMemory, .memoryLimit, .notFinite: return
+    default: precondition(!forged.isSound, "a file was refused that verification calls sound: \(error)")
+    }
+    return
+  }
   precondition(forged.isSound, "a file was opened that verification refuses")
   guard let session = try? Session(model, threads: 1) else { return }
   let V = model.configuration.vocabulary

@@ -20,7 +20,9 @@ public enum FuzzSeeds {
     }
     try FuzzModels.convert("7", to: place(.rwkv, "7-int5"), .int5, store: true)
     try FuzzModels.convert("4", to: place(.rwkv, "4-int8"), .int8)
-    for model in 0..<15 as Range<UInt8> { try write([model, 9, 0, 0], to: place(.forged, "\(model)")) }
+    for model in ForgedModel.originals.indices {
+      try write([UInt8(model), 9, 0, 0], to: place(.forged, "\(model)"))
+    }
     for (index, model) in FuzzModels.models.enumerated() {
       let session = try Session(model, threads: 1)
       try session.prefill([1, 2, 3])
