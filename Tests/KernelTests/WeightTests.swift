@@ -331,7 +331,7 @@ struct Quantization {
   @Test("tries 32 scales of INT8", arguments: [(145, 101, true), (146, 100, false)], [false, true])
   func lastScale(_ weights: (scale: Int, largest: Int, isExact: Bool), panels: Bool) {
     // d = 1, in units of 2^−12, by the first block of each row.
-    var x = [Float](repeating: 255 * 127 * 0x1p-12, count: 32)
+    var x = [Float](repeating: 224 * 127 * 0x1p-12, count: 32)
     for index in 0..<32 {
       let code = index == 0 ? weights.largest : index * 7 % (2 * weights.largest + 1) - weights.largest
       x.append(Float(code * weights.scale) * 0x1p-12)
