@@ -208,11 +208,13 @@ struct MemoryTests {
     return copy
   }
 
-  /// Changes one byte of blocks.1.att.key.weight.
-  private func damageKeys(_ path: String) throws {
+  private func damageKeys(_ path: String) throws { try damage(path, "blocks.1.att.key.weight", at: 100) }
+
+  /// Changes one byte of a tensor.
+  private func damage(_ path: String, _ name: String, at place: Int) throws {
     let file = try ModelFile(path: path)
-    let tensor = try #require(file["blocks.1.att.key.weight"])
-    let offset = try #require(file.storedOffset(of: tensor)) + 100
+    let tensor = try #require(file[name])
+    let offset = try Int(#require(file.storedOffset(of: tensor))) + place
     let descriptor = open(path, O_RDWR)
     defer { close(descriptor) }
     var byte: UInt8 = 0
@@ -274,9 +276,31 @@ struct MemoryTests {
     // The first block, which is read to see how fast that goes, is whole.
     try damageKeys(path)
     let session = try Session(streamed(path), threads: 2)
+    let logits = [Float](repeating: 0, count: session.model.configuration.vocabulary)
     for _ in 0..<3 {
+      session.resume(logits)
       #expect { try session.decode(1) } throws: { "\($0)".contains("blocks.1.att.key.weight") }
       #expect((0..<session.state.count).allSatisfy { session.state.values[$0] == 0 })
+      #expect(session.logits.isEmpty)
+    }
+  }
+
+  /// A chunk of the embedding that cannot be read leaves nothing of itself to the tokens of the chunk before it.
+  @Test func damagedRowsOfTheEmbeddingSpoilNoOthers() throws {
+    let golden = try #require(Golden.cases("v7-std").first)
+    let whole = try Session(Model(path: path(golden, .int4, stored: true)), threads: 1)
+    try whole.decode(1)
+    let path = try copy(golden)
+    let table = try #require(ModelFile(path: path)["emb.weight"])
+    let last = table.rows - 1
+    #expect(last >= table.recordsPerChunk && 1 < table.recordsPerChunk)
+    try damage(path, "emb.weight", at: last * table.recordBytes)
+    let session = try Session(Model(path: path), threads: 1)
+    for _ in 0..<2 {
+      session.state.reset()
+      try session.decode(1)
+      #expect(session.logits.map(\.bitPattern) == whole.logits.map(\.bitPattern))
+      #expect { try session.decode(last) } throws: { "\($0)".contains("emb.weight") }
     }
   }
 

@@ -166,6 +166,7 @@ struct SamplerTests {
     #expect(throws: SamplingError.noCandidates) { try sampler.sample([-.infinity, -.infinity]) }
     #expect(throws: SamplingError.noCandidates) { try sampler.sample([]) }
     #expect(try sampler.sample([-.infinity, 3]) == 1)
+    #expect(throws: SamplingError.noCandidates) { try sampler.sample([]) }
   }
 
   @Test("of equal logits, top-k keeps those with the lower ids")

@@ -62,6 +62,19 @@ struct BPETokenizerTests {
     }
   }
 
+  @Test("merges are found again, also where the table goes on at its start")
+  func mergesAreFound() {
+    var generator = TestGenerator(state: 5)
+    for _ in 0..<500 {
+      var table = MergeTable(count: 8)
+      let pairs = (0..<8 as Range<Int32>).map { _ in
+        (Int32.random(in: 0..<1000, using: &generator), Int32.random(in: 1000..<1_000_000, using: &generator))
+      }
+      for (left, right) in pairs { #expect(table.insert(left, right, .init(rank: left, token: right))) }
+      for (left, right) in pairs { #expect(table[left, right]?.token == right) }
+    }
+  }
+
   @Test("a word of 200,000 letters is no trouble", .timeLimit(.minutes(1)))
   func longWord() throws {
     let tokenizer = try Self.tokenizer(merges: [("a", "a"), ("aa", "aa"), ("aaaa", "aaaa")])
