@@ -58,6 +58,11 @@ public struct Configuration: Sendable, Equatable {
       groupNormEpsilon = 0
       return
     }
+    // Of version 6 a matrix stacks five of so many rows, in panels of 16.
+    guard version != .v6 || embedding % 16 == 0 else {
+      throw ModelError(
+        .invalidMetadata(key: "rwkv.embedding", found: "\(embedding)", expected: "a multiple of 16"))
+    }
     headSize = try metadata.integer("rwkv.head_size", in: 1...Self.maximumHeadSize)
     guard embedding % headSize == 0 else {
       throw ModelError(

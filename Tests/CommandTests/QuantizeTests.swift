@@ -89,7 +89,8 @@ struct QuantizeTests {
     #expect(other["reference_nats"] as? Double == same["model_nats"] as? Double)
     #expect(try #require(other["model_nats"] as? Double) > 0)
     try Data("T".utf8).write(to: URL(fileURLWithPath: text))
-    #expect(try object(tool.run("compare", exact, exact, "--text", text, "--json").output)["tokens"] as? Int == 1)
+    #expect(
+      try object(tool.run("compare", exact, exact, "--text", text, "--json").output)["tokens"] as? Int == 1)
     try Data().write(to: URL(fileURLWithPath: text))
     let empty = try tool.run("compare", exact, model, "--text", text)
     #expect(empty.status == 1 && empty.errors.contains("rwkv-quantize: \(text): the text is empty"))

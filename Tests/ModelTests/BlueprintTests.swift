@@ -13,6 +13,15 @@ struct BlueprintTests {
     #expect(Set(versions) == Set(Version.allCases))
   }
 
+  /// Version 6 stacks matrices of D rows in panels of 16 rows; one that begins within a panel cannot be opened.
+  @Test func stackedMatricesOfVersion6AreWholePanels() throws {
+    let file = try ModelFile(path: #require(Golden.cases("v6").first).model().path)
+    var metadata = file.metadata
+    (metadata["rwkv.embedding"], metadata["rwkv.head_size"]) = (.integer(72), .integer(8))
+    let problems = Blueprint.problems(metadata, file.tensors.map(TensorPlan.init))
+    #expect(problems.count == 1 && problems.contains { "\($0)".contains("is 72, expected a multiple of 16") })
+  }
+
   /// A file has what was taken from a checkpoint. None of it is too much, and none of it can be left out.
   @Test(arguments: cases)
   func asksForWhatCheckpointsHaveAndForNothingElse(_ golden: Golden) throws {

@@ -114,7 +114,8 @@ struct ChatTemplateTests {
   @Test func jinjaThinksInTheFirstWay() throws {
     let text = "user = \"{text}\"\nassistant = \"A\"\nthink a = \"[m]\" \"[n]\"\nthink b = \"[o]\" \"[p]\""
     let jinja = try ChatTemplate(parsing: text, name: "own").jinja
-    #expect(jinja.contains("[m]") && jinja.contains("A[n]") && !jinja.contains("[o]") && !jinja.contains("[p]"))
+    #expect(
+      jinja.contains("[m]") && jinja.contains("A[n]") && !jinja.contains("[o]") && !jinja.contains("[p]"))
   }
 
   @Test(arguments: [

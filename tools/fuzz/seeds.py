@@ -20,29 +20,29 @@ import containers  # noqa: E402
 WIDTH, RANK = 8, 4
 
 
-def shrink(name, value):
-    """Every axis cut to WIDTH, those of ranks to RANK; the model stays whole."""
+def shrink(name, value, width):
+    """Every axis cut to `width`, those of ranks to RANK; the model stays whole."""
     part = containers.leaf(name)
     if ".qkv." in name or ".ffn.s" in name:  # of 7a and 7b, whose tables have sizes of their own
-        return value[tuple(slice(None if size in (32, 256, 1024) else WIDTH) for size in value.shape)].copy()
+        return value[tuple(slice(None if size in (32, 256, 1024) else width) for size in value.shape)].copy()
     if part == "time_maa_w1":
-        return value[:WIDTH, :5 * RANK].copy()
+        return value[:width, :5 * RANK].copy()
     if part == "time_maa_w2":
-        return value[:, :RANK, :WIDTH].copy()
+        return value[:, :RANK, :width].copy()
     if part in ("time_decay_w1", "w1", "a1", "v1", "g1"):
-        return value[:WIDTH, :RANK].copy()
+        return value[:width, :RANK].copy()
     if part in ("time_decay_w2", "w2", "a2", "v2", "g2"):
-        return value[:RANK, :WIDTH].copy()
+        return value[:RANK, :width].copy()
     if part in ("r_k", "time_faaaa", "time_decay", "time_first") and value.ndim == 2 and value.shape[1] > 1:
-        return value[:1, :WIDTH].copy()  # one head
-    return value[tuple(slice(WIDTH) if size > 6 else slice(None) for size in value.shape)].copy()
+        return value[:1, :width].copy()  # one head
+    return value[tuple(slice(width) if size > 6 else slice(None) for size in value.shape)].copy()
 
 
-def small(case, layers=1):
+def small(case, layers=1, width=WIDTH):
     model = containers.read_model(ROOT / "Tests/Fixtures/goldens" / case)
     keep = {name: value for name, value in model.items()
             if not name.startswith("blocks.") or int(name.split(".")[1]) < layers}
-    return {name: shrink(name, value) for name, value in keep.items()}
+    return {name: shrink(name, value, width) for name, value in keep.items()}
 
 
 def main(folder):
@@ -54,7 +54,8 @@ def main(folder):
     cases = {"4": "v4-hf", "50": "v50-std", "51": "v51-std", "52": "v52-hf", "6": "v6-hf", "7": "v7-f32-small",
              "x": "x-one"}
     for label, case in cases.items():
-        model = small(case, layers=2 if label in ("7", "x") else 1)
+        model = small(case, layers=2 if label in ("7", "x") else 1, width=16 if label == "6" else WIDTH)  # panels
+        width = containers.width(model)
         kind = ["F32", "F16", "BF16"][len(label + case) % 3]
         own = containers.published(model)
         write("safetensors", label, containers.safetensors(own, kind))
@@ -67,7 +68,7 @@ def main(folder):
         if label in "67":
             write("gguf", label, containers.gguf(model, "F16"))
         if label in "67x":
-            state = np.arange(WIDTH * WIDTH, dtype="<f4").reshape(1, WIDTH, WIDTH) / 64
+            state = np.arange(width * width, dtype="<f4").reshape(1, width, width) / 64
             states = {f"blocks.{layer}.att.time_state": state for layer in range(containers.layers(model))}
             write("tuned", label, containers.safetensors(states))
             write("tuned", label + "-pth", containers.pth(states))

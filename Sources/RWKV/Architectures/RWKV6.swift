@@ -45,8 +45,8 @@ final class RWKV6: BlockStack {
       let (first, second) = try store.lowRankGroup(att + "time_maa_w1", att + "time_maa_w2", D, groups: 5)
       maaW1 = first
       maaW2 = [
-        try second.slice(0, D), try second.slice(1, D), try second.slice(2, D), try second.slice(3, D),
-        try second.slice(4, D),
+        second.slice(0, D), second.slice(1, D), second.slice(2, D), second.slice(3, D),
+        second.slice(4, D),
       ]
       timeDecay = try store.vector(att + "time_decay", D)
       (decayW1, decayW2) = try store.lowRank(att + "time_decay_w1", att + "time_decay_w2", D)

@@ -21,12 +21,9 @@ struct Matrix: @unchecked Sendable {
 
   var panelCount: Int { (rows + 15) / 16 }
 
-  /// Part `index` of a matrix that stacks several of `rows` rows.
-  func slice(_ index: Int, _ rows: Int) throws(ModelError) -> Matrix {
-    guard rows % 16 == 0 else {
-      throw ModelError(
-        .invalidMetadata(key: "rwkv.embedding", found: "\(rows)", expected: "a multiple of 16"))
-    }
+  /// Part `index` of a matrix that stacks several of `rows` rows, a multiple of 16.
+  func slice(_ index: Int, _ rows: Int) -> Matrix {
+    precondition(rows % 16 == 0, "whole panels")
     let start = location.offset + index * rows / 16 * rk_record_bytes(format, columns, 16)
     let part = Location(region: location.region, offset: start)
     return Matrix(format: format, location: part, rows: rows, columns: columns)

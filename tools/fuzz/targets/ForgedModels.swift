@@ -64,7 +64,8 @@ struct ForgedModel {
         metadata[key] = .integer(Int64(Self.number(choice, near: Int(value))))
       } else if metadata.string(key) != nil {
         let texts = [
-          "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b", "x", "8", "", "sparse", "full", "embedding", "reranker",
+          "4", "5.0", "5.1", "5.2", "6", "7", "7a", "7b", "x", "8", "", "sparse", "full", "embedding",
+          "reranker",
         ]
         metadata[key] = .string(texts[choice % texts.count])
       } else {
@@ -86,7 +87,8 @@ struct ForgedModel {
     case 10:
       // Once more: by a name that nobody knows, or as a part of another layer.
       var plan = plans[index]
-      plan.name = choice % 2 == 0 ? plan.name + "2" : plan.name.replacing("s.0.", with: "s.\(choice / 2 % 4).")
+      plan.name =
+        choice % 2 == 0 ? plan.name + "2" : plan.name.replacing("s.0.", with: "s.\(choice / 2 % 4).")
       plans.append(plan)
       contents.append(contents[index])
     default:
