@@ -70,7 +70,10 @@ struct BPETokenizerTests {
       let pairs = (0..<8 as Range<Int32>).map { _ in
         (Int32.random(in: 0..<1000, using: &generator), Int32.random(in: 1000..<1_000_000, using: &generator))
       }
-      for (left, right) in pairs { #expect(table.insert(left, right, .init(rank: left, token: right))) }
+      for (left, right) in pairs {
+        let isNew = table.insert(left, right, .init(rank: left, token: right))
+        #expect(isNew)
+      }
       for (left, right) in pairs { #expect(table[left, right]?.token == right) }
     }
   }
