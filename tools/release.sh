@@ -62,7 +62,7 @@ else
 fi
 
 # The documents, without what is for those who have the sources alone; the header is where it is installed.
-git ls-files docs formats examples '*.md' ':!Tests' ':!tools' ':!CONTRIBUTING.md' ':!python/[!R]*' |
+git ls-files docs formats examples '*.md' ':!Tests' ':!tools' ':!CONTRIBUTING.md' ':!.github' ':!python/[!R]*' |
   tar -c -T - | tar -x -C "$stage"
 cp LICENSE "$stage/"
 sed -i -e '/^<!-- sources -->/,/^<!-- \/sources -->/d' -e '/^| \[CONTRIBUTING/d' \

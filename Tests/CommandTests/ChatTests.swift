@@ -361,6 +361,19 @@ struct TerminalTests {
     #expect(shown.contains("User: say eins\nzwei\n/exit!\n\nAssistant:"), "\(shown)")
   }
 
+  /// The system's own editing loses the end of a long line, also the mark behind what was pasted.
+  @Test func aLineThatTheTerminalCutIsTold() throws {
+    guard let environment = try hidingLibedit() else { return }
+    let chat = try chat(environment, size: (80, 24), [])
+    chat.expect("> ")
+    chat.type("\u{1B}[200~" + String(repeating: "x", count: 5000) + "\u{1B}[201~\n")
+    chat.expect("cut a line after 4095 bytes")
+    chat.expect("stopped after 5")
+    chat.type("short\n/exit\n")
+    #expect(chat.wait() == 0)
+    #expect(chat.screen.ranges(of: "cut a line").count == 1)
+  }
+
   /// A line that is typed without libedit is neither lost nor shown twice when the window changes.
   @Test func theSizeMayChangeWithoutLibedit() throws {
     guard let environment = try hidingLibedit() else { return }

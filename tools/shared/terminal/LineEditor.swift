@@ -93,6 +93,9 @@ package struct LineEditor {
     }
   }
 
+  /// Of what the system hands over when it does the editing, without the end [bytes]; the rest is lost.
+  private static let longestLine = 4095
+
   /// Without the library: the system's own editing. What is pasted is one line here, too, between the terminal's marks.
   private func readPlainLine(_ prompt: String) -> Line {
     var echo = termios()
@@ -121,8 +124,15 @@ package struct LineEditor {
         show("\n" + prompt)  // the program was stopped
       }
       guard let line = Swift.readLine() else { return text.isEmpty ? .end : .text(text) }
+      let isCut = line.utf8.count >= Self.longestLine
+      if isCut {
+        note(
+          "the terminal cut a line after \(Self.longestLine) bytes; longer ones take libedit, or a file (-f)")
+      }
       text += line
-      guard text.ranges(of: begin).count > text.ranges(of: end).count else { break }
+      let isPasting = text.ranges(of: begin).count > text.ranges(of: end).count
+      // The mark at the end may be in what was cut; else the rest of what is pasted is there.
+      guard isPasting, !isCut || keyboard.waitForInput(milliseconds: 100) else { break }
       text += "\n"
     }
     return .text(text.replacing(begin, with: "").replacing(end, with: ""))
