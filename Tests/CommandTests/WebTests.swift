@@ -65,7 +65,7 @@ struct WebTests {
     // At most ten of them are still there.
     #expect(requests(1, stride(from: size - block, to: size - 21 * block, by: -block)) >= 10)
     let columns = (0..<32).flatMap { column in (0..<14).map { $0 * block + column * block / 32 } }
-    #expect(requests(block / 32, columns) <= 14 + 8)
+    #expect(requests(block / 32, columns) <= 14 + 8 + 8)
   }
 
   @Test func aBreakOfNineMinutesIsSurvivedAndToldOnce() throws {

@@ -24,8 +24,8 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
   package static let blockBytes = 1 << 20
   /// Blocks that are asked for before they are needed, while a file is read in order.
   private static let ahead = 8
-  /// Blocks that are kept in any case, and those at most while there are some of which a part was not read.
-  private static let usualCapacity = ahead + 2
+  /// Blocks that are kept in any case; those at first while there are some of which a part was not read.
+  private static let (usualCapacity, firstCapacity) = (ahead + 2, ahead * 2)
   private static let leastCapacity = 24 << 20
   private let capacity: Int
   /// Small ranges that are fetched together lie no further apart than this, and are so many bytes at most.
@@ -46,6 +46,9 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
   private var clock = 0
   /// Blocks that were read: they tell whether a file is read in order.
   private var seen: Set<Int> = []
+  /// Blocks that were to be read on when they gave their room away. If one is asked for again, there is too little room.
+  private var lost: Set<Int> = []
+  private var room = firstCapacity
   /// Small ranges that were announced, and are here.
   private var pieces: [(start: Int, bytes: [UInt8])] = []
   /// The version of the parts that came; the others must be of it, too.
@@ -125,7 +128,9 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
     guard blocks[index] == nil else { return }
     used[index] = clock
     blocks[index] = .coming
-    while blocks.count > Self.usualCapacity, let oldest = oldest(ofAll: blocks.count > capacity) {
+    if lost.remove(index) != nil { room = min(capacity, room + 1) }
+    while blocks.count > Self.usualCapacity, let oldest = oldest(ofAll: blocks.count > room) {
+      if !wasRead(blocks[oldest]) { lost.insert(oldest) }
       blocks[oldest] = nil
       used[oldest] = nil
     }
@@ -135,12 +140,15 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
     worker.detach()
   }
 
-  /// The block that was used longest ago: of those that were read, but for what containers have between tensors, or of
-  /// all. The caller holds the lock.
+  /// Whether all of a block was read, but for what containers have between tensors.
+  private func wasRead(_ block: Block?) -> Bool {
+    if case .here(let bytes, let unread) = block { unread <= bytes.count / 32 } else { false }
+  }
+
+  /// The block that was used longest ago, of those that were read, or of all. The caller holds the lock.
   private func oldest(ofAll: Bool) -> Int? {
     let idle = blocks.filter {
-      guard case .here(let bytes, let unread) = $0.value else { return false }
-      return ofAll || unread <= bytes.count / 32
+      if ofAll, case .here = $0.value { true } else { wasRead($0.value) }
     }
     return idle.keys.min { used[$0, default: 0] < used[$1, default: 0] }
   }
