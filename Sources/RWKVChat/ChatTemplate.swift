@@ -35,7 +35,7 @@ public struct ChatTemplate: Sendable {
   public internal(set) var user = Pattern(before: "", after: "")
   /// How the answer of a tool is written; nil if it is written as a message of the user.
   public internal(set) var tool: Pattern?
-  /// What the model answers after.
+  /// What stands before an answer.
   public internal(set) var assistant = ""
   /// What stands after an answer.
   public internal(set) var end = ""

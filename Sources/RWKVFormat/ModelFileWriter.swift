@@ -11,8 +11,9 @@ public struct TensorPlan: Sendable, Equatable {
   public var rows: Int
   /// The number of columns.
   public var columns: Int
-  /// 1 or 16.
+  /// How many rows a record has: 1, or 16 for a panel.
   public var rowsPerRecord: Int
+  /// Whether it is stored transposed with respect to the checkpoint's tensor of this name.
   public var transposed: Bool
 
   public init(
@@ -47,7 +48,7 @@ public struct EncodedChunk: Sendable {
   let frame: [UInt8]?
   let hash: UInt64
 
-  /// [bytes] in the file.
+  /// The bytes that the chunk takes in the file.
   public var storedLength: Int { frame?.count ?? raw.count }
 }
 

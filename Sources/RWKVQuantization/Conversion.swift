@@ -23,10 +23,13 @@ public struct ConversionOptions: Sendable {
   /// Median of the tokens that answers of source and output have in common, of 64, below which there is no output;
   /// implies `measuresLoss`.
   public var minimumAgreeingTokens: Double?
+  /// Which tokenizer the output gets.
   public var tokenizer = TokenizerChoice.automatic
   /// Whether nothing is compressed, so that the file can be mapped and used in place.
   public var store = false
+  /// How many threads convert at most; fewer where there is no memory for all.
   public var threads = processorCount()
+  /// Whether an output that exists is replaced; otherwise it is an error.
   public var overwrite = false
   /// What is merged into a checkpoint.
   public var fineTuning = FineTuning()
