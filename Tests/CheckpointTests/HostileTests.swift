@@ -126,6 +126,9 @@ struct HostileTests {
 
   @Test func pathsThatAreNoCheckpointsAreRefused() {
     expectFailure(folder.path + "/none", .unreadable, "cannot be opened")
+    #expect { try InputFile(path: folder.path + "/none") } throws: {
+      "\($0)".contains("cannot be opened: No such file")
+    }
     expectFailure(folder.path, .unreadable, "holds no checkpoints")
     expectFailure("/dev/zero", .unreadable, "regular file")
     mkfifo(folder.path + "/pipe", 0o600)

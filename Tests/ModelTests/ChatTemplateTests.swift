@@ -64,6 +64,19 @@ struct ChatTemplateTests {
     #expect(try world.text(of: messages).hasSuffix("User: A\n\nAssistant: call\n\nUser: B\n\nAssistant:"))
   }
 
+  /// What was written down with a template is found in it again, each turn where its first token is.
+  @Test(arguments: ["g1", "bot", "tools", "world", "raven"])
+  func conversationsAreFoundInTheirText(name: String) throws {
+    let template = try template(name)
+    let system = template.system == nil ? "" : "be brief"
+    let first = template.opening(system: system) + template.question("one", nil) + " 1" + template.end
+    let text = first + template.question("two", nil) + " 2"
+    let reading = template.reading(of: text.utf8.map { [$0] })
+    #expect(reading.system == system && reading.turns.map { $0.message } == ["one", "two"])
+    #expect(reading.turns.map { $0.answer } == [Array(" 1".utf8), Array(" 2".utf8)])
+    #expect(reading.turns.map { $0.start } == [0, first.utf8.count])
+  }
+
   /// An answer that is still open keeps its white space, so that what is written next goes on from it.
   @Test func openAnswersStayAsTheyAre() throws {
     let g1 = try template("g1")
