@@ -308,14 +308,24 @@ struct BatchTests {
     let batch = try Batch(model, threads: 2)
     let states = (0..<5).map { _ in model.newState() }
     let sessions = try (0..<5).map { _ in try Session(model, threads: 1) }
+    func sampler(_ seed: Int) throws -> Sampler {
+      var options = SamplingOptions()
+      options.seed = UInt64(seed)
+      return try Sampler(options)
+    }
     for step in 0..<12 {
       // States join one after another, so that they differ in age.
       let count = min(5, step + 1)
       let next = (0..<count).map { tokens[(7 * $0 + step) % tokens.count] }
       try batch.decode(next, Array(states[..<count]))
+      var samplers = try (0..<count).map { try sampler(5 * step + $0) }
+      let chosen = try batch.sample(with: &samplers)
       for index in 0..<count {
         try sessions[index].decode(next[index])
         #expect(batch.logits(index).map(\.bitPattern) == sessions[index].logits.map(\.bitPattern))
+        var alone = try sampler(5 * step + index)
+        let expected = try alone.sample(sessions[index].logits)
+        #expect(chosen[index] == expected)
       }
     }
   }

@@ -223,6 +223,11 @@ struct CalibrationTests {
     #expect(same.stretches.map(\.tokens) == [64, 192, 444] && same.whole.tokens == 700)
     #expect(same.whole.kl == 0 && same.whole.top1 == 1 && same.whole.top10 == 1 && same.whole.stateDrift == 0)
     #expect(same.whole.referenceNats == same.whole.modelNats)
+    let model = try Model(path: exact, threads: 1)
+    let stopped = #expect(throws: QuantizationError.self) {
+      try Comparison(model, model, tokens: Array(0..<100), threads: 1) { _ in false }
+    }
+    #expect(stopped?.description == QuantizationError.cancelled.description)
   }
 
   /// |S − S'| / |S| with S the reference's, after the last token of each stretch.

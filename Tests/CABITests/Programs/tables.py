@@ -136,6 +136,10 @@ def examples(with_lines: str, with_parquet: str) -> None:
             for row, value in zip(found, values):
                 other = row.get(name)
                 assert same(other, value), (kind, task, name, other, value)
+        for row in found:
+            if row.get("perplexity") is not None:
+                mean = -row["logprob"] / row["tokens"]
+                assert math.isclose(row["perplexity"], math.exp(mean), rel_tol=1e-5), row
 
 
 def read(out: pathlib.Path) -> Iterator[dict[str, Any]]:
