@@ -21,7 +21,7 @@ struct Perplexity: ParsableCommand {
   @Flag(name: .customLong("json"), help: "One JSON object on stdout.")
   var asJSON = false
 
-  /// Tokens.
+  /// The tokens that are measured at a time.
   private static let part = 1 << 16
 
   func run() throws {
