@@ -27,8 +27,9 @@ build() {
 build >&2
 fuzz=$(build --show-bin-path)/rwkv-fuzz
 
-# Leaks are looked for elsewhere: the Swift runtime keeps metadata alive on purpose.
-export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_segv=1
+# Leaks are looked for elsewhere: the Swift runtime keeps metadata alive on purpose. Swift's backtracer never ends in
+# these builds; AddressSanitizer writes where it happened, too.
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:handle_segv=1 SWIFT_BACKTRACE=enable=no
 seeds=.build/fuzz-seeds
 if [ ! -d $seeds ]; then
   python3 tools/fuzz/seeds.py $seeds
