@@ -146,8 +146,8 @@ struct SumsOfRows {
     // Half of the activations, a tenth of them, or most are zero: tokens share rows where most are needed by most,
     // and few tokens those that two of them need.
     for (columns, from, to, least) in [
-      (1, 0, 1, 0), (96, 32, 64, 0), (96, 32, 64, -1.3), (257, 0, 257, 0), (1120, 32, 1120, 0),
-      (1120, 32, 1120, -1.3), (1120, 0, 1120, 1.6),
+      (1, 0, 1, 0), (33, 0, 33, 0), (96, 32, 64, 0), (96, 32, 64, -1.3), (257, 0, 257, 0),
+      (1120, 32, 1120, 0), (1120, 32, 1120, -1.3), (1120, 0, 1120, 1.6),
     ] as [(Int, Int, Int, Float)] {
       let count = 170
       let rows = encode(
