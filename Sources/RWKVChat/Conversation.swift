@@ -197,8 +197,12 @@ public final class Conversation {
     turns = reading.turns.map { Turn(message: $0.message, answer: $0.answer, start: $0.start, before: nil) }
   }
 
-  /// The text of the whole conversation as the model reads it, if its tokens are known.
-  public var transcript: [UInt8] { tokenizer.decode(tokens + (cut?.ending ?? [])) }
+  /// The text of the whole conversation as the model reads it, if its tokens are known; what stands before the first
+  /// message is part of it from the beginning.
+  public var transcript: [UInt8] {
+    hasUnreadOpening
+      ? Array(template.opening(system: system).utf8) : tokenizer.decode(tokens + (cut?.ending ?? []))
+  }
 
   /// Reads what the template has after an answer that was cut, and that will not go on.
   private func finishAnswer() throws {
@@ -215,9 +219,12 @@ public final class Conversation {
     base = (session.state.copy(), tokens, isLoaded)
   }
 
+  /// Whether what stands before the first message has not been read yet.
+  private var hasUnreadOpening: Bool { tokens.isEmpty && !base.isLoaded }
+
   /// Tokens of what stands before the first message, as long as they have not been read.
   private func unreadOpening() throws(TokenizerError) -> [Int] {
-    tokens.isEmpty && !base.isLoaded ? try tokenizer.encode(template.opening(system: system)) : []
+    hasUnreadOpening ? try tokenizer.encode(template.opening(system: system)) : []
   }
 
   private func read(_ new: [Int], _ progress: @escaping (Int, Int) -> Bool = { _, _ in true }) throws {

@@ -115,14 +115,18 @@ public struct BPETokenizer: Tokenizer {
     Array(table.token(id))
   }
 
-  public func encode(_ bytes: [UInt8]) -> [Int] {
+  public func encode(_ bytes: [UInt8]) -> [Int] { encode(bytes) { _ in } }
+
+  public func encode(_ bytes: [UInt8], progress: (Int) -> Void) -> [Int] {
     var ids: [Int] = []
-    var word = WordMerger(merges)
+    var (word, milestones) = (WordMerger(merges), Milestones())
     let text = Array(String(decoding: bytes, as: UTF8.self).utf8)
     for piece in rawTrie.pieces(of: text) {
       switch piece {
       case .token(let id): ids.append(id)
       case .text(let text):
+        // Normalization moves what follows only by a little.
+        let start = text.startIndex
         for piece in normalizedTrie.pieces(of: Normalization.composed(text)) {
           switch piece {
           case .token(let id): ids.append(id)
@@ -131,6 +135,7 @@ public struct BPETokenizer: Tokenizer {
               let end = SplitPattern.wordEnd(rest)
               word.merge(rest[..<end].lazy.map { byteTokens[Int($0)] }) { ids.append($0) }
               rest = rest[end...]
+              milestones.pass(start + rest.startIndex, progress)
             }
           }
         }

@@ -8,11 +8,19 @@ public protocol Tokenizer: Sendable {
   /// Token ids of `bytes`, which need not be valid UTF-8. Throws, with `Place.text`, where the vocabulary has no
   /// token for what stands there; only those of `TokenizerKind.vocabulary` have such gaps.
   func encode(_ bytes: [UInt8]) throws(TokenizerError) -> [Int]
+  /// The same for a long text.
+  /// - Parameter progress: called now and then with about how many bytes have been read.
+  func encode(_ bytes: [UInt8], progress: (Int) -> Void) throws(TokenizerError) -> [Int]
   /// The bytes of one token; empty for an id without text or outside the vocabulary.
   func bytes(of id: Int) -> [UInt8]
 }
 
 extension Tokenizer {
+  /// Without a word of how far it is.
+  public func encode(_ bytes: [UInt8], progress: (Int) -> Void) throws(TokenizerError) -> [Int] {
+    try encode(bytes)
+  }
+
   /// Token ids of the UTF-8 bytes of `text`.
   public func encode(_ text: String) throws(TokenizerError) -> [Int] {
     try encode(Array(text.utf8))
@@ -75,5 +83,18 @@ public struct TokenizerError: Error, Sendable, Equatable, CustomStringConvertibl
     case .text(let offset): "text, byte \(offset): \(problem)"
     case .vocabulary: "vocabulary: \(problem)"
     }
+  }
+}
+
+/// Says how far the reading of a long text has come, seldom enough to cost nothing.
+struct Milestones {
+  private static let distance = 1 << 20
+  private var next = distance
+
+  /// - Parameter position: bytes that have been read.
+  mutating func pass(_ position: Int, _ progress: (Int) -> Void) {
+    guard position >= next else { return }
+    next = position + Self.distance
+    progress(position)
   }
 }

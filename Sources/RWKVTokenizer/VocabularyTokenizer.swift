@@ -75,24 +75,31 @@ public struct VocabularyTokenizer: Tokenizer {
     return rule == .longestMatch || token.isEmpty ? token : token + [UInt8(ascii: " ")]
   }
 
-  public func encode(_ bytes: [UInt8]) throws(TokenizerError) -> [Int] {
-    var ids: [Int] = []
+  public func encode(_ bytes: [UInt8]) throws(TokenizerError) -> [Int] { try encode(bytes) { _ in } }
+
+  public func encode(_ bytes: [UInt8], progress: (Int) -> Void) throws(TokenizerError) -> [Int] {
+    var (ids, milestones) = ([Int](), Milestones())
     for piece in addedTrie.pieces(of: bytes) {
       switch piece {
       case .token(let id): ids.append(id)
-      case .text(let text): ids += try rule == .longestMatch ? matches(text) : words(text)
+      case .text(let text):
+        let pass = { (position: Int) in milestones.pass(position, progress) }
+        ids += try rule == .longestMatch ? matches(text, pass) : words(text, pass)
       }
     }
     return ids
   }
 
-  private func matches(_ text: ArraySlice<UInt8>) throws(TokenizerError) -> [Int] {
+  private func matches(
+    _ text: ArraySlice<UInt8>, _ pass: (Int) -> Void
+  ) throws(TokenizerError) -> [Int] {
     var ids: [Int] = []
     var position = 0
     text.withUnsafeBufferPointer { bytes in
       while position < bytes.count, let match = trie.longestMatch(bytes, from: position) {
         ids.append(match.id)
         position += match.length
+        pass(text.startIndex + position)
       }
     }
     let rest = text.dropFirst(position)
@@ -100,11 +107,13 @@ public struct VocabularyTokenizer: Tokenizer {
     return ids
   }
 
-  private func words(_ text: ArraySlice<UInt8>) throws(TokenizerError) -> [Int] {
+  private func words(
+    _ text: ArraySlice<UInt8>, _ pass: (Int) -> Void
+  ) throws(TokenizerError) -> [Int] {
     guard let scalars = String(validating: text, as: UTF8.self)?.unicodeScalars else {
       throw TokenizerError(.text(text.startIndex), "is not valid UTF-8, and the vocabulary is one of words")
     }
-    var ids: [Int] = []
+    var (ids, end) = ([Int](), text.startIndex)
     for word in scalars.split(whereSeparator: \.properties.isWhitespace) {
       let bytes =
         rule == .words
@@ -115,6 +124,8 @@ public struct VocabularyTokenizer: Tokenizer {
         throw missing(Array(String(word).utf8)[...], at: text.startIndex + offset)
       }
       ids.append(id)
+      end += bytes.count + 1
+      pass(end)
     }
     return ids
   }

@@ -44,17 +44,20 @@ public struct WorldTokenizer: Tokenizer {
     Array(table.token(id))
   }
 
-  public func encode(_ bytes: [UInt8]) -> [Int] {
+  public func encode(_ bytes: [UInt8]) -> [Int] { encode(bytes) { _ in } }
+
+  public func encode(_ bytes: [UInt8], progress: (Int) -> Void) -> [Int] {
     var ids: [Int] = []
     ids.reserveCapacity(bytes.count / 3)
     bytes.withUnsafeBufferPointer { bytes in
-      var position = 0
+      var (position, milestones) = (0, Milestones())
       while position < bytes.count {
         guard let match = trie.longestMatch(bytes, from: position) else {
           preconditionFailure("init(_:) has checked that each byte is a token")
         }
         ids.append(match.id)
         position += match.length
+        milestones.pass(position, progress)
       }
     }
     return ids

@@ -143,7 +143,10 @@ struct ChatTests {
     let session = [
       ("/help\n", "/regenerate"), ("/params top-p 0.9\n", "top-p              0.9"),
       ("/params top-p 7\n", "expected 0.0…1.0"),
-      ("/params colour red\n", "the names are"), ("/system Be brief.\n", "with these instructions"),
+      ("/params colour red\n", "the names are"), ("/params temp 0.5\n", "temperature        0.5"),
+      ("/params --top_p\n", "top-p              0.9"), ("/params N 40\n", "tokens             40"),
+      ("/params stop\n", "stop"), ("/params stop a\n", "the names are"), ("/show\n", "nothing has been said"),
+      ("/system Be brief.\n", "with these instructions"),
       ("/think fake\n", "fake (there are: off, on"), ("/think hard\n", "not 'hard'"),
       ("/undo\n", "no message"),
       ("/nonsense\n", "is no command"), ("/load \(folder.file("none"))\n", "no such file"),
@@ -208,7 +211,8 @@ struct ChatTests {
     chat.expect("/help")
     for (line, answer) in [
       ("/system\n", "Be brief."), ("hello\n", "stopped after 3"), ("/show\n", "User: hello"),
-      ("/clear\n", "with the same instructions"), ("/?\n", "/regenerate"), ("again\n", "stopped after 3"),
+      ("/clear\n", "with the same instructions"), ("/show\n", "Be brief."), ("/?\n", "/regenerate"),
+      ("again\n", "stopped after 3"),
       ("/save \(folder.file("s.state"))\n", "tokens"),
     ] {
       chat.type(line)
@@ -413,6 +417,22 @@ struct TerminalTests {
     chat.expect("User: half a message")
     chat.type("/exit\n")
     #expect(chat.wait() == 0)
+  }
+
+  @Test func messagesAreWrappedToo() throws {
+    let chat = try chat(["NO_COLOR": "1"], size: (40, 24), [])
+    for (line, end) in [
+      ("/help", "/exit"), (String(repeating: "words ", count: 20), "stopped after 5"),
+      ("/show", "Assistant:"),
+    ] {
+      chat.expect("> ")
+      chat.type(line + "\n")
+      chat.expect(end)
+    }
+    chat.type("/exit\n")
+    #expect(chat.wait() == 0)
+    #expect(chat.screen.contains("another answer to \r\nthe last message"), "\(chat.screen)")
+    #expect(chat.screen.contains("User: words words words words words \r\nwords"), "\(chat.screen)")
   }
 
   @Test func wordsAreWrappedAtTheEdge() {

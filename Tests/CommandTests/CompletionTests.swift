@@ -27,6 +27,8 @@ struct CompletionTests {
     (["rwkv-run", "embed", "model.rwkv", "--pooling", ""], ["mean", "last", "state"], ["chat"]),
     (["rwkv-run", "rm", "t"], ["tiny", "two words"], ["text.txt"]),
     (["rwkv-run", "rm", ""], ["tiny", "$(touch made)"], ["text.txt", "model.rwkv"]),
+    (["rwkv-run", "chat", ""], ["model.rwkv", "tiny", "two words"], ["text.txt"]),
+    (["rwkv-run", "t"], ["tokenize", "tiny"], ["text.txt"]),
     (["rwkv-quantize", "ol"], ["old.pth"], ["show"]), (["rwkv-quantize", "sh"], ["show"], ["old.pth"]),
     (["rwkv-quantize", "old.pth", "model.rwkv", "--type", "int"], ["int4", "int8"], ["fp16"]),
   ]
@@ -72,17 +74,48 @@ struct CompletionTests {
     check(offered, item)
   }
 
-  @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/fish")), arguments: cases)
+  /// Only at a terminal does fish tell a program what is being typed.
+  @Test(
+    .enabled(if: isInstalled("fish")),
+    arguments: cases.filter { !$0.offered.contains { $0.hasPrefix("t") && $0 != "text.txt" } })
   func fishOffers(_ item: (words: [String], offered: [String], not: [String])) throws {
     check(try offers("fish", item.words) { _ in "complete -C \"$argv\"" }, item)
   }
 
-  @Test(.enabled(if: FileManager.default.isExecutableFile(atPath: "/usr/bin/zsh")))
-  func zshReadsItsFile() throws {
-    for name in ["rwkv-run", "rwkv-quantize"] {
-      let functions = try offers("zsh", [name]) { name in "print -l ${(k)functions}" }
-      #expect(functions.contains("_\(name)"))
+  /// What Tab makes of a line in a shell that shows every line before it runs it.
+  @Test(
+    arguments: [
+      ("zsh", "-f", "autoload -U compinit; compinit -u -d dump; preexec() { print -r -- \"<$1>\" }"),
+      ("fish", "--no-config", "function shown --on-event fish_preexec; echo \"<$argv>\"; end"),
+    ].filter { isInstalled($0.0) })
+  func tabCompletes(_ shell: (name: String, option: String, start: String)) throws {
+    let tool = Tool(name: "rwkv-run")
+    let programs = (tool.path as NSString).deletingLastPathComponent
+    let writing = "completions.py' '\(tool.path)' \(shell.name) > '\(folder.file("_rwkv-run"))'"
+    #expect(
+      try Running("/bin/sh", ["-c", "python3 '\(packageRoot)/tools/steps/\(writing)"]).wait().status == 0)
+    let terminal = try PseudoTerminal(
+      path: "/usr/bin/\(shell.name)", [shell.option],
+      environment: [
+        "HOME": folder.path, "RWKV_MODELS": folder.file("models"), "PATH": "\(programs):/usr/bin:/bin",
+      ], showsOutput: true)
+    terminal.type("cd '\(folder.path)'\n")
+    let reading = shell.name == "zsh" ? "fpath=(\"$PWD\" $fpath)" : "source _rwkv-run"
+    terminal.type("\(reading); \(shell.start)\necho re''ady\n")
+    terminal.expect("ready")
+    for (typed, meant) in [
+      ("ch", "chat"), ("chat --templ", "chat --template"), ("rm ti", "rm tiny"), ("chat ti", "chat tiny"),
+      ("two", "two\\ words"), ("mod", "model.rwkv"), ("chat --draft ti", "chat --draft tiny"),
+    ] {
+      terminal.type("rwkv-run \(typed)\t--version\n")
+      terminal.expect("<rwkv-run \(meant) --version>")
     }
+    terminal.type("exit\n")
+    _ = terminal.wait()
+  }
+
+  private static func isInstalled(_ shell: String) -> Bool {
+    FileManager.default.isExecutableFile(atPath: "/usr/bin/" + shell)
   }
 
   /// The page of tools/steps/manual.py: every command, its options and their defaults, and nothing that roff

@@ -12,12 +12,21 @@ final class PseudoTerminal {
   private var seen = ""
   private var searched: String.Index
 
+  convenience init(
+    _ tool: Tool, _ arguments: [String], environment: [String: String] = [:], size: (Int, Int) = (80, 24),
+    showsOutput: Bool = false
+  ) throws {
+    try self.init(
+      path: tool.path, arguments, environment: environment, size: size, showsOutput: showsOutput)
+  }
+
   /// - Parameters:
+  ///   - path: of the program.
   ///   - environment: added to that of the tests.
   ///   - size: columns and rows.
   ///   - showsOutput: stdout goes to the terminal, too.
   init(
-    _ tool: Tool, _ arguments: [String], environment: [String: String] = [:], size: (Int, Int) = (80, 24),
+    path: String, _ arguments: [String], environment: [String: String] = [:], size: (Int, Int) = (80, 24),
     showsOutput: Bool = false
   ) throws {
     // posix_openpt, unlockpt and ptsname, which Swift does not import: TIOCSPTLCK and TIOCGPTN of Linux.
@@ -48,13 +57,13 @@ final class PseudoTerminal {
     sigemptyset(&none)
     posix_spawnattr_setsigmask(&attributes, &none)
     posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK) | 0x80)  // 0x80: POSIX_SPAWN_SETSID
-    let strings = ([tool.path] + arguments).map { strdup($0) }
+    let strings = ([path] + arguments).map { strdup($0) }
     let variables = ProcessInfo.processInfo.environment.merging(["TERM": "dumb"]) { $1 }.merging(environment)
     { $1 }
     let environment = variables.map { strdup("\($0)=\($1)") }
     defer { (strings + environment).forEach { free($0) } }
     var process: pid_t = 0
-    let code = posix_spawn(&process, tool.path, &actions, &attributes, strings + [nil], environment + [nil])
+    let code = posix_spawn(&process, path, &actions, &attributes, strings + [nil], environment + [nil])
     guard code == 0 else { throw POSIXError(POSIXErrorCode(rawValue: code) ?? .EIO) }
     self.process = process
     searched = seen.startIndex

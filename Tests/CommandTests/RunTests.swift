@@ -46,6 +46,20 @@ struct RunTests {
     #expect(try tool.run([model, "-p", "hello", "-n", "40", "--seed", "8"]).output != first.output)
   }
 
+  @Test func tokenizingShowsHowFarItIs() throws {
+    let (vocabulary, text, own) = (folder.file("v.txt"), folder.file("long.txt"), folder.file("own.rwkv"))
+    try "1 'a' 1\n2 'b ' 2\n".write(toFile: vocabulary, atomically: true, encoding: .utf8)
+    try String(repeating: "ab b ", count: 1 << 19).write(toFile: text, atomically: true, encoding: .utf8)
+    let made = try quantize.run(golden("v7-std/model.safetensors"), own, "--tokenizer", vocabulary)
+    #expect(made.status == 0, "\(made.errors)")
+    let terminal = try PseudoTerminal(
+      tool, ["tokenize", own, "-f", text], environment: ["TERM": "xterm"])
+    #expect(terminal.expect("tokenizing ") && terminal.expect(" kB/s, ") && terminal.expect(" left"))
+    #expect(terminal.wait() == 0)
+    let ids = terminal.output.split(separator: ",")
+    #expect(ids.count == 3 << 19 && terminal.output.hasPrefix("1,2,2,1,2") && ids.last == "2\n")
+  }
+
   @Test func promptComesFromArgumentFileOrStandardInput() throws {
     let file = folder.file("prompt.txt")
     try "hello".write(toFile: file, atomically: true, encoding: .utf8)

@@ -170,6 +170,29 @@ struct WorldTokenizerTests {
   }
 }
 
+@Suite("A long text")
+struct LongTextTests {
+  static let bytes = (UInt8.min...UInt8.max).map { [$0] }
+  static func tokenizers() throws -> [any Tokenizer] {
+    [
+      try WorldTokenizer(tokens: [[]] + bytes), try BPETokenizerTests.tokenizer(merges: [("a", "b")]),
+      try VocabularyTokenizer(tokens: bytes, rule: .longestMatch, added: []),
+      try VocabularyTokenizer(tokens: [Array("ab".utf8)], rule: .words, added: []),
+    ]
+  }
+
+  @Test("what has been read is told every megabyte, and changes nothing")
+  func progress() throws {
+    let text = Array(String(repeating: "ab ", count: 1 << 20).utf8)
+    for tokenizer in try Self.tokenizers() {
+      var told: [Int] = []
+      let ids = try tokenizer.encode(text) { told.append($0) }
+      #expect(ids.count >= 1 << 20 && told.count >= 2 && told.count <= 3, "\(told)")
+      #expect(told == told.sorted() && told.allSatisfy { $0 >= 1 << 20 && $0 <= text.count }, "\(told)")
+    }
+  }
+}
+
 @Suite("World vocabulary of 2023-04-24", .enabled(if: TokenizerData.isPresent))
 struct WorldVocabularyTests {
   /// Loaded once: an unoptimized build takes its time.

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+import Glibc
 import RWKV
 import RWKVChat
 import RWKVFormat
@@ -95,7 +96,10 @@ final class ChatLoop {
     if !text.isEmpty { say((text.count > 600 ? "…" : "") + text.suffix(600)) }
   }
 
-  private func say(_ text: String) { note(text, faint: true) }
+  private func say(_ text: String) {
+    var wrap = WordWrap(STDERR_FILENO)
+    note(String(decoding: wrap.push(Array(printable(text).utf8)), as: UTF8.self), faint: true)
+  }
 
   /// A line, or the lines between two """.
   private func nextMessage() -> Line {
@@ -188,7 +192,7 @@ final class ChatLoop {
     /save! FILE         the same over a file that is no saved conversation
     /load FILE          go on with a saved conversation
     /think [NAME]       how to think before answering
-    /params [NAME X]    how tokens are chosen; with a name and a number: change it
+    /params [NAME [X]]  how tokens are chosen; with a name: that alone; with a number: change it
     /speed              tokens per second of the last answer, and what became of drafts
     /exit               leave; /bye, /quit and Ctrl-D do, too
     A message of several lines is pasted, or typed between two \"\"\". Ctrl-C stops an answer.
@@ -208,7 +212,9 @@ final class ChatLoop {
         conversation.system.isEmpty
           ? "a new conversation" : "a new conversation with the same instructions")
     case "/system": try system(argument)
-    case "/show": say(String(decoding: conversation.transcript, as: UTF8.self))
+    case "/show":
+      let text = String(decoding: conversation.transcript, as: UTF8.self)
+      say(text.isEmpty ? "nothing has been said yet" : text)
     case "/save", "/save!":
       let path = try path(argument, String(words[0]))
       try requireStateFile(path, force: words[0] == "/save!", besides: inputs, forcing: "/save! FILE")
@@ -275,23 +281,45 @@ final class ChatLoop {
     say("\(current) (there are: \(conversation.template.thinking.map(\.name).joined(separator: ", ")))")
   }
 
+  /// `/params`: shows how tokens are chosen, or one of it, or changes that.
   private func change(_ argument: String) throws {
-    let words = argument.split(whereSeparator: \.isWhitespace)
-    if words.count == 2, words[0] == "tokens", let count = Int(words[1]), count >= -1 {
-      limit = count < 0 ? nil : count
-    } else if !words.isEmpty {
-      guard words.count == 2, let setting = SamplingSetting(rawValue: String(words[0])) else {
-        let names = SamplingSetting.allCases.map { $0.rawValue + ", " }.joined() + "tokens"
-        throw CommandError("/params takes a name and a number; the names are \(names)")
+    let words = argument.split(whereSeparator: \.isWhitespace).map(String.init)
+    let names = SamplingSetting.allCases.map(\.rawValue) + ["tokens"]
+    var shown: String?
+    if let typed = words.first {
+      guard words.count < 3, let name = parameter(typed), names.contains(name) || words.count == 1 else {
+        throw CommandError(
+          "/params takes a name and a number; the names are \(names.joined(separator: ", "))")
       }
-      var changed = choice
-      guard changed.set(setting, String(words[1])) else {
-        throw CommandError("'\(words[1])' is not a number for \(words[0])")
-      }
-      try changed.options.check()
-      choice = changed
+      if words.count == 2 { try set(name, words[1]) } else { shown = name }
     }
-    for line in table(choice.rows + [["tokens", "\(limit ?? -1)", ""]], leftAligned: 3) { say(line) }
+    let rows = choice.rows + [["tokens", "\(limit ?? -1)", ""]]
+    let found = shown.map { name in rows.filter { $0[0] == name } } ?? rows
+    say(found.isEmpty ? "no \(shown ?? "")" : table(found, leftAligned: 3).joined(separator: "\n"))
+  }
+
+  /// The name of a setting as people type it: also as an option, with `_`, or as other programs call it.
+  private func parameter(_ typed: String) -> String? {
+    let name = typed.lowercased().replacing("_", with: "-").drop { $0 == "-" }
+    switch name {
+    case "temp": return SamplingSetting.temperature.rawValue
+    case "n", "predict", "n-predict", "num-predict", "max-tokens", "tokens": return "tokens"
+    case "stop": return "stop"
+    default: return SamplingSetting(rawValue: String(name))?.rawValue
+    }
+  }
+
+  private func set(_ name: String, _ value: String) throws {
+    let wrong = CommandError("'\(value)' is not a number for \(name)")
+    guard let setting = SamplingSetting(rawValue: name) else {
+      guard let count = Int(value), count >= -1 else { throw wrong }
+      limit = count < 0 ? nil : count
+      return
+    }
+    var changed = choice
+    guard changed.set(setting, value) else { throw wrong }
+    try changed.options.check()
+    choice = changed
   }
 }
 

@@ -42,8 +42,7 @@ struct Tokenize: ParsableCommand {
       try checkModelPath(model)
       let tokenizer = try Model.requireTokenizer(path: model)
       guard let ids else {
-        let text = try givenText(prompt, file)
-        return output(try tokenizer.encode(text).map(String.init).joined(separator: ","))
+        return show(try encode(try givenText(prompt, file), with: tokenizer))
       }
       for word in ids.split(whereSeparator: { "[],".contains($0) || $0.isWhitespace }) {
         guard let id = Int(word), (0..<tokenizer.vocabularySize).contains(id) else {
@@ -53,5 +52,22 @@ struct Tokenize: ParsableCommand {
         write(tokenizer.bytes(of: id))
       }
     }
+  }
+
+  private func encode(_ text: [UInt8], with tokenizer: any Tokenizer) throws -> [Int] {
+    let (progress, begin) = (ProgressLine(), now())
+    defer { progress.clear() }
+    return try tokenizer.encode(text) {
+      progress.update("tokenizing", $0 / 1000, of: text.count / 1000, unit: "kB", since: begin)
+    }
+  }
+
+  /// Writes ids in parts, so that those of a long text are not in memory once more.
+  private func show(_ ids: [Int]) {
+    for (index, part) in ids.parts(of: 1 << 16).enumerated() {
+      let text = (index > 0 ? "," : "") + part.map(String.init).joined(separator: ",")
+      guard write(Array(text.utf8)) else { return }
+    }
+    output("")
   }
 }

@@ -5,7 +5,7 @@
 usage: completions.py PROGRAM bash|zsh|fish > FILE
 
 The argument parser generates them, but completes nothing for a command that is not written: `rwkv-run mod<Tab>`, which
-means `rwkv-run generate mod<Tab>`. That is added here.
+means `rwkv-run generate mod<Tab>`. That is added here, and names of models wherever files of models are offered.
 """
 import os
 import re
@@ -41,8 +41,26 @@ def fish(text, name, default):
     return text + "".join(line.replace(f'"{name} {default}"', f'"{name}"') for line in lines)
 
 
-def replace(text, pattern, replacement):
-    text, count = re.subn(pattern, replacement, text, count=1)
+# How a shell asks for the names of models, as `rm` does, and the offer of files that this is added to.
+NAMES = {
+    "bash": (r"__\S+_add_completions .*---completion rm .*", r"( *)__.*_add_completions .*@\(rwkv\).*", r"\g<0>\n\1{names}"),
+    "zsh": (r"__\S+ ---completion rm .*(?=\}')", r":(_files -g '\\''\*\.rwkv'\\'')'", r":{{\1; {names}}}'"),
+    "fish": (
+        r"\(\S+ ---completion rm .*\)(?='$)", r"(complete .*[rf]a ')\(for p in .*'rwkv.*", r"\g<0>\n\1{names}'"),
+}
+
+
+def with_names(text, shell):
+    """Offers the names of models beside their files."""
+    names, files, both = NAMES[shell]
+    found = re.search(names, text, re.MULTILINE)
+    if not found:
+        return text
+    return replace(text, files, both.format(names=found.group(0).replace("\\", r"\\")), every=True)
+
+
+def replace(text, pattern, replacement, every=False):
+    text, count = re.subn(pattern, replacement, text, count=0 if every else 1)
     if count == 0:
         sys.exit(f"completions.py: the generated script has changed, there is no {pattern!r}")
     return text
@@ -53,6 +71,7 @@ def main():
     text, information = (
         subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
         for arguments in (["--generate-completion-script", shell], ["--help"]))
+    text = with_names(text, shell)
     default = re.search(r"^  (\S+) \(default\)", information, re.MULTILINE)
     if default:
         text = {"bash": bash, "zsh": zsh, "fish": fish}[shell](text, os.path.basename(program), default.group(1))

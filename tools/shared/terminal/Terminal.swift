@@ -77,12 +77,14 @@ package final class ProgressLine: Sendable {
   package init() {}
 
   /// Shows how many of `total` tokens are done since `start`, how fast, and how long it still takes.
-  package func update(_ label: String, _ done: Int, of total: Int, since start: Double) {
+  package func update(
+    _ label: String, _ done: Int, of total: Int, unit: String = "tokens", since start: Double
+  ) {
     let rate = Double(done) / max(now() - start, 1e-9)
     let rest = Int((Double(total - done) / max(rate, 1e-9)).rounded(.up))
     let time = rest < 100 ? "\(rest) s" : "\((rest + 59) / 60) min"
     update(
-      label, Double(done) / Double(total), ", \(decimal(rate, rate < 10 ? 1 : 0)) tokens/s, \(time) left")
+      label, Double(done) / Double(total), ", \(decimal(rate, rate < 10 ? 1 : 0)) \(unit)/s, \(time) left")
   }
 
   /// Shows `label` with the share done, 0…1. From any thread.

@@ -13,15 +13,15 @@ package struct WordWrap {
   private var word: [UInt8] = []
   private var wordColumns = 0
 
-  /// Wraps for standard output, whose window may change its size.
-  package init() {
-    guard isatty(STDOUT_FILENO) == 1, !isDumbTerminal else {
+  /// Wraps for what is written here, to a window that may change its size.
+  package init(_ descriptor: Int32 = STDOUT_FILENO) {
+    guard isatty(descriptor) == 1, !isDumbTerminal else {
       columns = { nil }
       return
     }
     columns = {
       var size = winsize()
-      guard ioctl(STDOUT_FILENO, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 1 else { return nil }
+      guard ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 1 else { return nil }
       return Int(size.ws_col) - 1  // the cursor stays in the window
     }
   }
@@ -52,7 +52,11 @@ package struct WordWrap {
           // A word that fills the window by itself is cut, as is text without spaces.
           let moves = wordColumns < column && wordColumns + width <= columns && width < 2
           if moves {
-            if wordColumns > 0 { result += Array("\u{1B}[\(wordColumns)D\u{1B}[K".utf8) }
+            if result.count >= word.count {
+              result.removeLast(word.count)  // all of it is new
+            } else {
+              result += Array("\u{1B}[\(wordColumns)D\u{1B}[K".utf8)
+            }
             result += [UInt8(ascii: "\n")] + word
             column = wordColumns
           } else {
