@@ -20,8 +20,9 @@ struct PlannedTensor: Sendable {
 
 /// Makes the chunks of a model file on all threads: here a checkpoint's tensors become records (`Worker.quantize`).
 ///
-/// A thread holds one chunk at a time: its weights in F32 (8 MB for 1 MiB of INT4) and its records. The same input
-/// gives the same bytes for any number of threads and on any machine.
+/// A thread holds the records of one chunk at a time and some rows of its weights in F32 (4 MiB), or all of them where
+/// errors are made up for (8 MB for 1 MiB of INT4). The same input gives the same bytes for any number of threads and on
+/// any machine.
 struct Quantizer: Sendable {
   let source: (any WeightSource)?
   let tensors: [PlannedTensor]
@@ -122,37 +123,70 @@ struct Quantizer: Sendable {
       }
     }
 
+    /// Weights that are read at a time, but no fewer rows than that, so that stored columns are read in long runs.
+    private static let (partWeights, partRows) = (1 << 20, 256)
+
     /// Reads the rows of a chunk as F32 and makes records of them: the place where weights are rounded.
     private func quantize(
       _ number: Int, chunk: Int, of info: TensorInfo, into bytes: UnsafeMutableRawBufferPointer
     ) throws(QuantizationError) {
+      let records = info.records(ofChunk: chunk)
+      guard let out = bytes.baseAddress, !records.isEmpty else { return }
+      var magnitude: Float = 0
+      if info.rowsPerRecord == 1, let factor = factors[info.name] {
+        let x = try rows(of: info, records: records, from: number, &magnitude)
+        encodeInTurn(chunk, of: info, x, factor, into: out)
+      } else {
+        let rows = max(Self.partRows, Self.partWeights / info.columns / Self.partRows * Self.partRows)
+        let step = max(1, rows / info.rowsPerRecord)
+        for first in stride(from: records.lowerBound, to: records.upperBound, by: step) {
+          let part = first..<min(first + step, records.upperBound)
+          let x = try self.rows(of: info, records: part, from: number, &magnitude)
+          encode(part, of: info, x, into: out + (first - records.lowerBound) * info.recordBytes)
+        }
+      }
+      // That all are so small can be said at the end alone.
+      try require(magnitude, for: info)
+    }
+
+    /// The rows of some records as F32, valid until the next call.
+    /// - Parameter magnitude: the largest so far.
+    private func rows(
+      of info: TensorInfo, records: Range<Int>, from number: Int, _ magnitude: inout Float
+    ) throws(QuantizationError) -> UnsafeMutablePointer<Float> {
       guard let weightReader, let source = quantizer.source else {
         preconditionFailure("weights need a source")
       }
       let perRecord = info.rowsPerRecord
-      let range = info.records(ofChunk: chunk)
-      let rows = range.lowerBound * perRecord..<min(info.rows, range.upperBound * perRecord)
+      let rows = records.lowerBound * perRecord..<min(info.rows, records.upperBound * perRecord)
       let x = values.bytes(rows.count * info.columns * 4).bindMemory(to: Float.self)
       try weightReader.read(number, rows: rows, into: x)
       try checkFinite(UnsafeBufferPointer(x), source.tensors[number], rows, path: source.path)
-      if let magnitude = info.format.magnitudeOutsideRange(UnsafeBufferPointer(x)) {
-        throw .outsideRange(tensor: info.name, format: info.format, magnitude: magnitude)
-      }
-      guard let x = x.baseAddress, let out = bytes.baseAddress else { return }
-      let format = Int32(info.format.rawValue)
-      let factor = factors[info.name]
-      if perRecord == 1, let factor {
-        return encodeInTurn(chunk, of: info, x, factor, into: out)
-      }
-      for record in range {
-        let place = out + (record - range.lowerBound) * info.recordBytes
-        let start = x + (record - range.lowerBound) * perRecord * info.columns
+      magnitude = max(magnitude, largestMagnitude(UnsafeBufferPointer(x)))
+      if let most = info.format.range?.upperBound, magnitude > most { try require(magnitude, for: info) }
+      guard let start = x.baseAddress else { preconditionFailure("records have rows") }
+      return start
+    }
+
+    private func require(_ magnitude: Float, for info: TensorInfo) throws(QuantizationError) {
+      guard let range = info.format.range, magnitude != 0, !range.contains(magnitude) else { return }
+      throw .outsideRange(tensor: info.name, format: info.format, magnitude: magnitude)
+    }
+
+    private func encode(
+      _ records: Range<Int>, of info: TensorInfo, _ x: UnsafeMutablePointer<Float>,
+      into out: UnsafeMutableRawPointer
+    ) {
+      let (format, perRecord) = (Int32(info.format.rawValue), info.rowsPerRecord)
+      for record in records {
+        let place = out + (record - records.lowerBound) * info.recordBytes
+        let start = x + (record - records.lowerBound) * perRecord * info.columns
         if perRecord == 1 {
           quantizer.kernels.encode_row(format, start, info.columns, place)
         } else {
           var panel = rk_encode_panel(
             format: format, x: start, rows: min(16, info.rows - record * 16), columns: info.columns,
-            stride: info.columns, factor: factor?.sums, panel: place)
+            stride: info.columns, factor: factors[info.name]?.sums, panel: place)
           quantizer.kernels.encode_panel(&panel)
         }
       }
@@ -190,30 +224,25 @@ struct Quantizer: Sendable {
 
 extension WeightFormat {
   /// The largest magnitude that blocks of codes reach, and the least with which all of their scales can be used
-  /// (formats/rwkv-v1.md: the table's reach times the largest scale times d, which is an F16 in units of 2^-12); nil if
-  /// there are no codes.
-  private var range: ClosedRange<Float>? {
+  /// (formats/rwkv-v1.md: the table's reach times the largest scale times d, which is an F16 in units of 2^-12): what is
+  /// larger would be cut off, and where all is smaller it would lose its precision. Nil if there are no codes.
+  fileprivate var range: ClosedRange<Float>? {
     guard isCoded, let numbers = rk_format_numbers(Int32(rawValue))?.pointee else { return nil }
     let reach = numbers.reach * Float(numbers.largest_scale)
     return reach * 0x1p-12 * 0x1p-24...reach * 0x1p-12 * 65504
   }
+}
 
-  /// The largest magnitude of `values` where this format cannot express them: where it would be cut off, or where all
-  /// are so small that they would lose their precision.
-  func magnitudeOutsideRange(_ values: UnsafeBufferPointer<Float>) -> Float? {
-    guard let range else { return nil }
-    let magnitude = Float(bitPattern: values.reduce(0) { max($0, $1.bitPattern & 0x7FFF_FFFF) })
-    return magnitude == 0 || range.contains(magnitude) ? nil : magnitude
-  }
+/// The largest magnitude; as integers, NaN and infinity are the largest of all.
+private func largestMagnitude(_ values: UnsafeBufferPointer<Float>) -> Float {
+  Float(bitPattern: values.reduce(0) { max($0, $1.bitPattern & 0x7FFF_FFFF) })
 }
 
 /// Throws for the first NaN or infinity among consecutive rows of a tensor.
 func checkFinite(
   _ values: UnsafeBufferPointer<Float>, _ tensor: SourceTensor, _ rows: Range<Int>, path: String
 ) throws(QuantizationError) {
-  // The largest magnitude as an integer: NaN and infinity are the largest of all.
-  let largest = values.reduce(0) { max($0, $1.bitPattern & 0x7FFF_FFFF) }
-  guard largest >= Float.infinity.bitPattern, let index = values.firstIndex(where: { !$0.isFinite }) else {
+  guard !largestMagnitude(values).isFinite, let index = values.firstIndex(where: { !$0.isFinite }) else {
     return
   }
   throw .notFinite(

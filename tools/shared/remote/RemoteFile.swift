@@ -14,20 +14,21 @@ package struct Expectation: Sendable {
 }
 
 /// A file on a server, of which the blocks in use are in memory and those that follow are on their way. Blocks that
-/// were read give their room to others first, so that a file that is read once and in order takes little of it.
+/// were read are forgotten, and those of which only a part was read go to the disk when there are too many, so that the
+/// memory is the same for any file.
 package final class RemoteFile: RemoteBytes, @unchecked Sendable {
   let address: Address
   package let size: Int
   let expected: Expectation
   private let web: Web
 
-  package static let blockBytes = 1 << 20
+  package static let blockBytes = 512 << 10
   /// Blocks that are asked for before they are needed, while a file is read in order.
   private static let ahead = 8
-  /// Blocks that are kept in any case; those at first while there are some of which a part was not read.
-  private static let (usualCapacity, firstCapacity) = (ahead + 2, ahead * 2)
-  private static let leastCapacity = 24 << 20
-  private let capacity: Int
+  /// Blocks in memory, enough for two threads that read in order.
+  private static let most = 2 * (ahead + 1)
+  /// What may be on the disk in any case [bytes].
+  private static let leastStored = 24 << 20
   /// Small ranges that are fetched together lie no further apart than this, and are so many bytes at most.
   private static let (nearness, mostPieces) = (8 << 10, 4 << 20)
 
@@ -35,7 +36,16 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
     case coming
     /// With the number of its bytes that nobody has read.
     case here([UInt8], unread: Int)
+    /// In this place on the disk.
+    case stored(Int, bytes: Int, unread: Int)
     case failed(String)
+
+    var isHere: Bool { if case .here = self { true } else { false } }
+    var isStored: Bool { if case .stored = self { true } else { false } }
+    /// Whether all of it was read, but for what containers have between tensors.
+    var wasRead: Bool {
+      if case .here(let bytes, let unread) = self { unread <= bytes.count / 32 } else { false }
+    }
   }
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
   private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
@@ -46,17 +56,17 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
   private var clock = 0
   /// Blocks that were read: they tell whether a file is read in order.
   private var seen: Set<Int> = []
-  /// Blocks that were to be read on when they gave their room away. If one is asked for again, there is too little room.
-  private var lost: Set<Int> = []
-  private var room = firstCapacity
+  private let disk: StoredBlocks
+  /// Blocks that were read to their end, the newest at the end: a thread that comes behind does not ask for them ahead.
+  private var finished: [Int] = []
   /// Small ranges that were announced, and are here.
   private var pieces: [(start: Int, bytes: [UInt8])] = []
   /// The version of the parts that came; the others must be of it, too.
   private var version = Version()
   private var hasBegun = false
 
-  /// - Parameter together: size of all files that are read as one model [bytes], which decides about the
-  ///   memory: the largest of its matrices that are read column by column have up to a 64th of it.
+  /// - Parameter together: size of all files that are read as one model [bytes], which decides about the room on the
+  ///   disk: the largest of its matrices that are read column by column have up to a 64th of it.
   package init(_ address: Address, web: Web, expected: Expectation, together: Int? = nil) throws {
     (self.address, self.web, self.expected) = (address, web, expected)
     if let size = expected.size {
@@ -65,7 +75,8 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
       let first = try web.part(address, 0..<1)
       (size, version, hasBegun) = (first.size, first.version, true)
     }
-    capacity = max(Self.leastCapacity, (together ?? size) / 64) / Self.blockBytes
+    let stored = max(Self.leastStored, (together ?? size) / 64)
+    disk = StoredBlocks(of: Self.blockBytes, limit: stored / Self.blockBytes)
     pthread_mutex_init(mutex, nil)
     pthread_cond_init(changed, nil)
   }
@@ -101,8 +112,10 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
       clock += 1
       let isInOrder = seen.contains(index - 1)
       seen.insert(index)
-      for next in index...index + (isInOrder ? Self.ahead : 0) where next * Self.blockBytes < size {
-        request(next, isNow: next == index)
+      request(index, isNow: true)
+      for next in index + 1...index + Self.ahead
+      where isInOrder && next * Self.blockBytes < size && !finished.contains(next) {
+        request(next, isNow: false)
       }
       while case .coming = blocks[index] { pthread_cond_wait(changed, mutex) }
       switch blocks[index] {
@@ -112,8 +125,21 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
           UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
             .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + count]))
         }
-        blocks[index] = .here(bytes, unread: unread - count)
         done += count
+        if unread > count { blocks[index] = .here(bytes, unread: unread - count) } else { finish(index) }
+      case .stored(let place, let bytes, let unread):
+        let count = min(buffer.count - done, bytes - start)
+        let part = UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
+        guard disk.read(place, at: start, into: part) else {
+          forget(index)
+          continue
+        }
+        done += count
+        if unread > count {
+          blocks[index] = .stored(place, bytes: bytes, unread: unread - count)
+        } else {
+          finish(index)
+        }
       case .failed(let problem): return problem
       // Others read it, and it gave its room away before this thread was there.
       default: continue
@@ -128,29 +154,43 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
     guard blocks[index] == nil else { return }
     used[index] = clock
     blocks[index] = .coming
-    if lost.remove(index) != nil { room = min(capacity, room + 1) }
-    while blocks.count > Self.usualCapacity, let oldest = oldest(ofAll: blocks.count > room) {
-      if !wasRead(blocks[oldest]) { lost.insert(oldest) }
-      blocks[oldest] = nil
-      used[oldest] = nil
-    }
+    while blocks.values.count(where: { !$0.isStored }) > Self.most, let oldest = oldest() { giveUp(oldest) }
     guard let worker = Worker({ self.load(index) }) else {
       return blocks[index] = .failed("no thread can be started")
     }
     worker.detach()
   }
 
-  /// Whether all of a block was read, but for what containers have between tensors.
-  private func wasRead(_ block: Block?) -> Bool {
-    if case .here(let bytes, let unread) = block { unread <= bytes.count / 32 } else { false }
+  /// The block whose room others get: of those that were read, or else of all that are here, the one that was used
+  /// longest ago. The caller holds the lock.
+  private func oldest() -> Int? { oldest(where: \.wasRead) ?? oldest(where: \.isHere) }
+
+  private func oldest(where isWanted: (Block) -> Bool) -> Int? {
+    blocks.filter { isWanted($0.value) }.keys.min { used[$0, default: 0] < used[$1, default: 0] }
   }
 
-  /// The block that was used longest ago, of those that were read, or of all. The caller holds the lock.
-  private func oldest(ofAll: Bool) -> Int? {
-    let idle = blocks.filter {
-      if ofAll, case .here = $0.value { true } else { wasRead($0.value) }
+  /// Takes a block out of memory. The caller holds the lock.
+  private func giveUp(_ index: Int) {
+    guard case .here(let bytes, let unread) = blocks[index] else { return }
+    if blocks[index]?.wasRead == false {
+      if disk.isFull, let oldest = oldest(where: \.isStored) { forget(oldest) }
+      if let place = disk.store(bytes) {
+        return blocks[index] = .stored(place, bytes: bytes.count, unread: unread)
+      }
     }
-    return idle.keys.min { used[$0, default: 0] < used[$1, default: 0] }
+    forget(index)
+  }
+
+  private func finish(_ index: Int) {
+    forget(index)
+    finished.append(index)
+    if finished.count > 4 * Self.most { finished.removeFirst() }
+  }
+
+  private func forget(_ index: Int) {
+    if case .stored(let place, _, _) = blocks[index] { disk.giveBack(place) }
+    blocks[index] = nil
+    used[index] = nil
   }
 
   package func willRead(_ ranges: [Range<Int>]) {
