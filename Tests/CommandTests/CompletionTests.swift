@@ -85,8 +85,14 @@ struct CompletionTests {
   /// What Tab makes of a line in a shell that shows every line before it runs it.
   @Test(
     arguments: [
-      ("zsh", "-f", "autoload -U compinit; compinit -u -d dump; preexec() { print -r -- \"<$1>\" }"),
-      ("fish", "--no-config", "function shown --on-event fish_preexec; echo \"<$argv>\"; end"),
+      (
+        "zsh", "-f",
+        "autoload -U compinit; compinit -u -d dump; PS1='rea''dy> '; preexec() { print -r -- \"<$1>\" }"
+      ),
+      (
+        "fish", "--no-config",
+        "function fish_prompt; echo 'rea''dy> '; end; function shown --on-event fish_preexec; echo \"<$argv>\"; end"
+      ),
     ].filter { isInstalled($0.0) })
   func tabCompletes(_ shell: (name: String, option: String, start: String)) throws {
     let tool = Tool(name: "rwkv-run")
@@ -101,12 +107,13 @@ struct CompletionTests {
       ], showsOutput: true)
     terminal.type("cd '\(folder.path)'\n")
     let reading = shell.name == "zsh" ? "fpath=(\"$PWD\" $fpath)" : "source _rwkv-run"
-    terminal.type("\(reading); \(shell.start)\necho re''ady\n")
-    terminal.expect("ready")
+    terminal.type("\(reading); \(shell.start)\n")
     for (typed, meant) in [
       ("ch", "chat"), ("chat --templ", "chat --template"), ("rm ti", "rm tiny"), ("chat ti", "chat tiny"),
-      ("two", "two\\ words"), ("mod", "model.rwkv"), ("chat --draft ti", "chat --draft tiny"),
+      ("two", "two\\ words"), ("model.", "model.rwkv"), ("chat --draft ti", "chat --draft tiny"),
     ] {
+      // What is typed before is not the shell's to complete.
+      terminal.expect("ready> ")
       terminal.type("rwkv-run \(typed)\t--version\n")
       terminal.expect("<rwkv-run \(meant) --version>")
     }
