@@ -20,7 +20,7 @@ struct PlannedTensor: Sendable {
 
 /// Makes the chunks of a model file on all threads: here a checkpoint's tensors become records (`Worker.quantize`).
 ///
-/// A thread holds the records of one chunk at a time and some rows of its weights in F32 (4 MiB), or all of them where
+/// A thread holds the records of one chunk at a time and some rows of its weights in F32 (2 MiB), or all of them where
 /// errors are made up for (8 MB for 1 MiB of INT4). The same input gives the same bytes for any number of threads and on
 /// any machine.
 struct Quantizer: Sendable {
@@ -123,8 +123,8 @@ struct Quantizer: Sendable {
       }
     }
 
-    /// Weights that are read at a time, but no fewer rows than that, so that stored columns are read in long runs.
-    private static let (partWeights, partRows) = (1 << 20, 256)
+    /// Weights that are read at a time, but no fewer rows than that: stored columns are read in long runs, and once.
+    private static let (partWeights, partRows) = (1 << 19, 256)
 
     /// Reads the rows of a chunk as F32 and makes records of them: the place where weights are rounded.
     private func quantize(
@@ -137,8 +137,10 @@ struct Quantizer: Sendable {
         let x = try rows(of: info, records: records, from: number, &magnitude)
         encodeInTurn(chunk, of: info, x, factor, into: out)
       } else {
-        let rows = max(Self.partRows, Self.partWeights / info.columns / Self.partRows * Self.partRows)
-        let step = max(1, rows / info.rowsPerRecord)
+        let rows = records.count * info.rowsPerRecord
+        let wanted = (rows * info.columns + Self.partWeights - 1) / Self.partWeights
+        let parts = max(1, min(wanted, rows / Self.partRows))
+        let step = (records.count + parts - 1) / parts
         for first in stride(from: records.lowerBound, to: records.upperBound, by: step) {
           let part = first..<min(first + step, records.upperBound)
           let x = try self.rows(of: info, records: part, from: number, &magnitude)

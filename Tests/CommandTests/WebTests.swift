@@ -55,8 +55,14 @@ struct WebTests {
     let inOrder = Array(stride(from: 0, to: size, by: block / 4))
     let behind = (0..<20).flatMap { [$0 * block, ($0 + 20) * block] }
     // Far more than what is in memory, a little of each block at a time.
-    let columns = (0..<32).flatMap { column in (0..<40).map { $0 * block + column * block / 32 } }
-    for (length, offsets) in [(block / 4, inOrder), (block, behind), (block / 32, columns)] {
+    func columns(_ numbers: some Sequence<Int>) -> [Int] {
+      numbers.flatMap { column in (0..<40).map { $0 * block + column * block / 32 } }
+    }
+    // The last one with some that were read before, a block at a time.
+    let twice = columns(0..<31) + (0..<40).flatMap { row in (16..<32).map { row * block + $0 * block / 32 } }
+    for (length, offsets) in [
+      (block / 4, inOrder), (block, behind), (block / 32, columns(0..<32)), (block / 32, twice),
+    ] {
       let file = try RemoteFile(#require(Self.address), web: web, expected: Expectation(size: size))
       let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: length, alignment: 1)
       defer { buffer.deallocate() }

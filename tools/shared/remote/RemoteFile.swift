@@ -126,7 +126,8 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
             .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0[start..<start + count]))
         }
         done += count
-        if unread > count { blocks[index] = .here(bytes, unread: unread - count) } else { finish(index) }
+        blocks[index] = .here(bytes, unread: unread - count)
+        if unread <= count, start + count == bytes.count { finish(index) }
       case .stored(let place, let bytes, let unread):
         let count = min(buffer.count - done, bytes - start)
         let part = UnsafeMutableRawBufferPointer(rebasing: buffer[done..<done + count])
@@ -135,11 +136,8 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
           continue
         }
         done += count
-        if unread > count {
-          blocks[index] = .stored(place, bytes: bytes, unread: unread - count)
-        } else {
-          finish(index)
-        }
+        blocks[index] = .stored(place, bytes: bytes, unread: unread - count)
+        if unread <= count, start + count == bytes { finish(index) }
       case .failed(let problem): return problem
       // Others read it, and it gave its room away before this thread was there.
       default: continue
@@ -181,6 +179,8 @@ package final class RemoteFile: RemoteBytes, @unchecked Sendable {
     forget(index)
   }
 
+  /// Forgets a block that was read to its end; some of it may have been read twice before, so that counting is not
+  /// enough. The caller holds the lock.
   private func finish(_ index: Int) {
     forget(index)
     finished.append(index)
