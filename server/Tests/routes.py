@@ -107,6 +107,9 @@ def texts(server):
     assert plain["usage"] == {"prompt_tokens": 12, "completion_tokens": 20, "total_tokens": 32,
                               "prompt_tokens_details": {"cached_tokens": 0}}, plain["usage"]
     assert plain["choices"][0]["finish_reason"] == "length" and len(text) == 20
+    # Tokens are those that were chosen, whatever their text would be read as.
+    odd = server.complete(prompt="a", max_tokens=3, logit_bias={"255": 100}, temperature=0)
+    assert odd["usage"]["completion_tokens"] == 3 and odd["choices"][0]["text"] == "\ufffd" * 3, odd
     ids = server.ask("POST", "/tokenize", {"content": "The database"})[1]["tokens"]
     assert server.complete(prompt=ids, max_tokens=20)["choices"][0]["text"] == text
     both = server.complete(prompt=["The database", "The"], max_tokens=5)["choices"]

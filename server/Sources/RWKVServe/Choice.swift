@@ -12,13 +12,13 @@ struct Choice {
   private(set) var calls: [Tools.Call] = []
   /// What the model wrote.
   private(set) var raw = ""
+  /// Tokens, once it has ended.
   private(set) var written = 0
   private var reports: [TokenReport] = []
   /// Reports that were sent, and characters of their tokens.
   private var sent = 0
   private var offset = 0
   private var reason: FinishReason?
-  private var promptReports = 0
 
   init(_ completion: Completion, _ generation: Generation) {
     self.completion = completion
@@ -69,20 +69,15 @@ struct Choice {
     switch event {
     case .progress: return []
     case .token(let report):
-      if generation.reportsPrompt && promptReports < generation.prompt.count - 1 {
-        promptReports += 1
-      } else {
-        written += 1
-      }
       reports.append(report)
       return []
     case .text(let text):
       raw += text
-      if generation.logprobs == nil { written = max(written, 1) }
       let (content, reasoning) = splitter.push(text)
       return piece(tools?.push(content) ?? content, reasoning, generation)
-    case .finished(let reason):
+    case .finished(let reason, let tokens):
       self.reason = reason
+      written = tokens
       var (content, reasoning) = splitter.flush()
       if tools != nil {
         content = tools?.push(content) ?? ""
@@ -91,7 +86,6 @@ struct Choice {
         self.calls = calls
       }
       var pieces = piece(content, reasoning, generation)
-      if generation.logprobs == nil { written = (try? completion.engine.encode(raw).count) ?? written }
       for (index, call) in calls.enumerated() {
         let head = call.description(arguments: "")
         pieces.append(Piece(call: (index, head)))

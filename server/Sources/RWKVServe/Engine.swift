@@ -17,7 +17,7 @@ enum Event: Sendable {
   case progress(read: Int)
   case token(TokenReport)
   case text(String)
-  case finished(FinishReason)
+  case finished(FinishReason, tokens: Int)
 }
 
 /// Tokens to read, and how to go on.
@@ -93,13 +93,18 @@ final class Engine: Sendable {
     }
     for choice in 0..<generation.choices {
       var request = request(generation, choice, prompt, found) { continuation.yield((choice, $0)) }
+      let written = Mutex(0)
+      request.observe = { [observe = request.observe] token in
+        written.withLock { $0 += 1 }
+        observe?(token)
+      }
       request.finish = { [cache] result in
         switch result {
         case .success((let reason, let state)):
           if generation.usesCache && generation.start == nil && generation.limit == 0 && reason == .length {
             cache.insert(prompt, state, owner: generation.owner)
           }
-          continuation.yield((choice, .finished(reason)))
+          continuation.yield((choice, .finished(reason, tokens: written.withLock { $0 })))
           let remaining = left.withLock { left in
             left -= 1
             return left
