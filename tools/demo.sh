@@ -25,12 +25,12 @@ done
 bin=$(swift build -c release --show-bin-path)
 
 model=.build/demo.rwkv
-say "converting examples/model/rwkv7-docs-5m.safetensors to INT4"
-"$bin/rwkv-quantize" examples/model/rwkv7-docs-5m.safetensors "$model" --type int4 --force
+say "converting examples/text/rwkv7-docs-8m.safetensors to INT4"
+"$bin/rwkv-quantize" examples/text/rwkv7-docs-8m.safetensors "$model" --type int4 --force
 
 say "writing text:"
 printf 'The database'
-"$bin/rwkv-run" "$model" -p "The database" -n 400 --temp 0.7 --top-p 0.8 --seed 1
+"$bin/rwkv-run" "$model" -p "The database" -n 120 --temp 1 --top-p 0.7 --seed 1
 
 if [ $serve = yes ]; then
   say "building the server (the first time takes some minutes)"

@@ -5,8 +5,8 @@
     server/Tests/load.py rwkv-serve MODEL.rwkv [--seconds 600] [--clients 64] [--run rwkv-run]
 
 Clients write and read over loopback: prompts of 10 to 2,000 tokens, some of which are left at random. Beside that, tokens
-per second of 16 clients with short prompts against `rwkv-run bench --streams 16`, and of one client against `rwkv-run`.
-Not part of the tests: figures.
+per second of 16 clients with short prompts against `rwkv-run bench --streams 16`, and of one client: always the likeliest
+token against the row without sampling, at temperature 1 against the row with it. Not part of the tests: figures.
 """
 
 import argparse
@@ -57,9 +57,10 @@ def text(generator, tokens):
 class Client(threading.Thread):
     """Asks one thing after the other until the end."""
 
-    def __init__(self, server, seed, until, tokens, leaves):
+    def __init__(self, server, seed, until, tokens, leaves, temperature=1):
         super().__init__()
         self.server, self.until, self.tokens, self.leaves = server, until, tokens, leaves
+        self.temperature = temperature
         self.random = random.Random(seed)
         self.gaps, self.first, self.failures, self.counts = [], [], [], {"asked": 0, "refused": 0, "left": 0, "written": 0}
 
@@ -76,7 +77,8 @@ class Client(threading.Thread):
         wanted = self.random.randint(16, 96) if self.leaves else 256
         fields = {
             "prompt": text(self.random, self.random.randint(*self.tokens)), "max_tokens": wanted, "stream": True,
-            "seed": self.random.randrange(1 << 30), "temperature": 1, "logit_bias": {"0": -100}, "no_cache": not self.leaves,
+            "seed": self.random.randrange(1 << 30), "temperature": self.temperature, "logit_bias": {"0": -100},
+            "no_cache": not self.leaves,
         }
         begin = last = time.perf_counter()
         with self.server.request("/v1/completions", fields) as connection:
@@ -112,10 +114,10 @@ class Client(threading.Thread):
                 data = data[-400:] if not data.startswith(b"HTTP") else data[:12] + data[-400:]
 
 
-def drive(server, clients, seconds, tokens, leaves):
+def drive(server, clients, seconds, tokens, leaves, temperature=1):
     """Tokens per second are those while all clients are there, after the first of the first prompts."""
     until = time.perf_counter() + seconds
-    threads = [Client(server, seed, until, tokens, leaves) for seed in range(clients)]
+    threads = [Client(server, seed, until, tokens, leaves, temperature) for seed in range(clients)]
     for thread in threads:
         thread.start()
     time.sleep(min(2, seconds / 10))
@@ -177,12 +179,15 @@ def main():
     # In turn, so that both have the same machine.
     for clients in [16, 1]:
         for _ in range(options.rounds):
-            server = Server(options.server, options.model, *options.options)
-            _, rate, _ = drive(server, clients, 20, (10, 10), 0)
-            assert server.stop() == 0
-            rates = bench(options.run, options.model, clients) if options.run else []
-            said = ", ".join(f"{other:.1f} ({rate / other:.3f})" for other in rates)
-            print(f"{clients} clients with prompts of ten tokens: {rate:.1f} tokens/s; bench, bench with sampling: {said}", flush=True)
+            rates = []
+            for temperature in [0, 1]:
+                server = Server(options.server, options.model, *options.options)
+                rates.append(drive(server, clients, 20, (10, 10), 0, temperature)[1])
+                assert server.stop() == 0
+            others = bench(options.run, options.model, clients) if options.run else rates
+            said = ", ".join(f"{rate:.1f} of {other:.1f} tokens/s ({rate / other:.3f})" for rate, other in zip(rates, others))
+            print(f"{clients} clients with prompts of ten tokens, likeliest and sampled, of bench: {said}", flush=True)
+
 
 if __name__ == "__main__":
     main()

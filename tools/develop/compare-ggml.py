@@ -9,6 +9,7 @@ and dequantized by the PyPI package `gguf`; the weights that result run, like th
 that nothing but the weights differs. ggml_types.py has the two choices of tensors.
 
 Rows that are no multiple of 256 columns are joined for the K formats, which llama-quantize would not use there.
+The vocabulary is found beside the checkpoint, as rwkv-quantize finds it; 256 tokens are bytes.
 Bytes are those of the tensors, vectors 4 bytes a number. Ours are counted as they stand in the file, and the file with
 its index; the index of a ggml file is not counted. Needs numpy, safetensors, gguf.
 """
@@ -31,13 +32,17 @@ class Ours:
 
     def __init__(self, options, folder):
         self.tool, self.options, self.folder = os.path.join(options.bin, "rwkv-quantize"), options, folder
+        beside = os.path.dirname(os.path.abspath(options.model))
+        for name in os.listdir(beside):
+            if name.endswith((".txt", ".json")) and ("vocab" in name or "tokenizer" in name):
+                os.symlink(os.path.join(beside, name), os.path.join(folder, name))
         self.exact = self.convert(options.model, "exact", ["--type", "fp32"])
 
     def convert(self, source, name, arguments):
         path = os.path.join(self.folder, name + ".rwkv")
         extra = ["--group-norm-eps", str(self.options.group_norm_eps)] if self.options.group_norm_eps else []
-        subprocess.run([self.tool, source, path, "--force", "--no-measure", "--tokenizer", "bytes", *extra, *arguments],
-                       check=True, stderr=subprocess.DEVNULL)
+        subprocess.run([self.tool, source, path, "--force", "--no-measure", *extra, *arguments], check=True,
+                       stderr=subprocess.DEVNULL)
         return path
 
     def sizes(self, path):

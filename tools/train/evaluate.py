@@ -4,10 +4,11 @@
 
     evaluate.py MODEL --text FILE [--bytes N] [--window N]     nats per byte, share of exact zeros of relu2 per layer
     evaluate.py MODEL --sample PROMPT --length N [--temperature T]     writes text (temperature 0: greedy)
-    evaluate.py MODEL --text FILE --expected FOLDER            logits of the first 64 bytes, in float64
+    evaluate.py MODEL --text FILE --expected FOLDER            logits of the first 64 bytes or 16 tokens, in float64
 
-A text is evaluated as a recurrence from a zero state, the state carried to the end (or, with --window, started again
-every N bytes). Matrices are applied to blocks of tokens; the recurrence itself is stepped token by token.
+Tokens are bytes, or with --vocabulary FILE those of a World vocabulary. A text is evaluated as a recurrence from a
+zero state, the state carried to the end (or, with --window, started again every N tokens). Matrices are applied to
+blocks of tokens; the recurrence itself is stepped token by token.
 """
 import argparse
 import json
@@ -16,6 +17,8 @@ import os
 import struct
 
 import numpy as np
+
+from vocabulary import read_vocabulary, tokens_of
 
 HEAD = 64
 
@@ -156,22 +159,22 @@ def losses(logits, targets):
     return top + np.log(np.exp(logits - top[:, None]).sum(-1)) - logits[np.arange(len(targets)), targets]
 
 
-def measure(model, text, window, block=1024):
-    """Nats per byte of `text` (every byte but the first of each window is predicted)."""
+def measure(model, tokens, sizes, window, block=1024):
+    """Nats per byte of `tokens`, of which the first of each window is not predicted; `sizes`: bytes of every id."""
     total, count = 0.0, 0
-    for start in range(0, len(text) - 1, window or len(text)):
-        piece, state = text[start:start + (window or len(text))], model.fresh()
+    for start in range(0, len(tokens) - 1, window or len(tokens)):
+        piece, state = tokens[start:start + (window or len(tokens))], model.fresh()
         for at in range(0, len(piece) - 1, block):
             inputs, targets = piece[at:at + block], piece[at + 1:at + 1 + block]
             total += losses(model.forward(inputs[:len(targets)], state), targets).sum()
-            count += len(targets)
+            count += sizes[targets].sum()
     return total / count, count
 
 
 def sample(model, prompt, length, temperature, seed=1):
-    """`length` bytes after `prompt`: the likeliest ones, or drawn at a temperature."""
+    """`length` tokens after `prompt`: the likeliest ones, or drawn at a temperature."""
     random, state, out = np.random.default_rng(seed), model.fresh(), []
-    logits = model.forward(np.frombuffer(prompt, np.uint8), state)[-1]
+    logits = model.forward(prompt, state)[-1]
     for _ in range(length):
         if temperature:
             p = np.exp((logits - logits.max()) / temperature)
@@ -180,15 +183,15 @@ def sample(model, prompt, length, temperature, seed=1):
             token = int(logits.argmax())
         out.append(token)
         logits = model.forward(np.array([token]), state)[-1]
-    return bytes(out)
+    return out
 
 
-def write_expected(model, text, folder, count=64):
-    """Writes expected.safetensors (`logits` [64,V]) and tokens.json for the first bytes of the text."""
-    logits = model.forward(text[:count], model.fresh())
+def write_expected(model, tokens, folder, count):
+    """Writes expected.safetensors (`logits` [count,V]) and tokens.json for the first `count` tokens of the text."""
+    logits = model.forward(tokens[:count], model.fresh())
     write_checkpoint(os.path.join(folder, "expected.safetensors"), {"logits": logits})
     with open(os.path.join(folder, "tokens.json"), "w", encoding="utf-8") as file:
-        json.dump([int(t) for t in text[:count]], file)
+        json.dump([int(t) for t in tokens[:count]], file)
         file.write("\n")
 
 
@@ -196,6 +199,7 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description="Evaluates an RWKV-7 checkpoint in numpy.")
     parser.add_argument("model")
+    parser.add_argument("--vocabulary")
     parser.add_argument("--text")
     parser.add_argument("--bytes", type=int)
     parser.add_argument("--window", type=int)
@@ -206,14 +210,20 @@ def main():
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     options = parser.parse_args()
     model = Model(read_checkpoint(options.model, "float64" if options.expected else options.dtype))
-    text = np.fromfile(options.text, np.uint8)[:options.bytes] if options.text else None
-    if options.expected:
-        write_expected(model, text, options.expected)
-    elif options.sample is not None:
+    ids = read_vocabulary(options.vocabulary) if options.vocabulary else {bytes([n]): n for n in range(256)}
+    texts = {number: token for token, number in ids.items()}
+    if options.sample is not None:
         prompt = options.sample.encode().decode("unicode_escape").encode("latin-1")
-        print(options.sample + sample(model, prompt, options.length, options.temperature).decode(errors="replace"))
+        written = sample(model, np.array(tokens_of(prompt, ids)), options.length, options.temperature)
+        print(options.sample + b"".join(texts.get(token, b"") for token in written).decode(errors="replace"))
+        return
+    with open(options.text, "rb") as file:
+        tokens = np.array(tokens_of(file.read()[:options.bytes], ids))
+    if options.expected:
+        write_expected(model, tokens, options.expected, 16 if options.vocabulary else 64)
     else:
-        nats, count = measure(model, text, options.window)
+        sizes = np.array([len(texts.get(n, b"")) for n in range(max(texts) + 1)])
+        nats, count = measure(model, tokens, sizes, options.window)
         print(f"{nats:.4f} nats/byte over {count} bytes, {nats / math.log(2):.4f} bits/byte")
         print("exact zeros of relu2 per layer: " + " ".join(f"{z / model.activations:.3f}" for z in model.zeros))
 

@@ -15,6 +15,8 @@ import sys
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
+from vocabulary import tokens_of
+
 WORDS = r" ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]+|\s+"
 
 
@@ -40,26 +42,6 @@ def literal(token):
         return repr(token.decode())
     except UnicodeDecodeError:
         return repr(token)
-
-
-def tokens_of(text, ids):
-    """The ids of a text: the longest token that fits, again and again."""
-    lengths, found, at = {}, [], 0
-    for token in sorted(ids, key=len, reverse=True):
-        own = lengths.setdefault(token[:2], [])
-        if len(token) not in own:
-            own.append(len(token))
-    while at < len(text):
-        for length in lengths.get(text[at:at + 2], ()):
-            chosen = ids.get(text[at:at + length])
-            if chosen is not None:
-                break
-        else:
-            length = 1
-            chosen = ids[text[at:at + 1]]
-        found.append(chosen)
-        at += length
-    return found
 
 
 def main(corpus, size):

@@ -46,13 +46,13 @@ picture)
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
   cd "$folder"
-  cp "$here/../../../examples/model/rwkv7-docs-5m.safetensors" .
+  cp "$here/../../../examples/text/rwkv7-docs-8m.safetensors" "$here/../../../examples/text/vocabulary.txt" .
   python3 "$here/record.py" "$out/run.svg" --width 110 \
     --title 'A checkpoint is converted, writes a text, its state is saved, and the text goes on from there' \
-    'rwkv-quantize rwkv7-docs-5m.safetensors model.rwkv --no-measure' \
-    'rwkv-run model.rwkv -p "The database" -n 300 --temp 0.7 --top-p 0.8 --seed 1 --save-state db.state' \
+    'rwkv-quantize rwkv7-docs-8m.safetensors model.rwkv --no-measure' \
+    'rwkv-run model.rwkv -p "The database" -n 80 --temp 1 --top-p 0.7 --seed 1 --save-state db.state' \
     'rwkv-run state show db.state' \
-    "rwkv-run model.rwkv --load-state db.state -p ' The index' -n 120 --temp 0.7 --top-p 0.8 --seed 2"
+    "rwkv-run model.rwkv --load-state db.state -p ' An index' -n 60 --temp 1 --top-p 0.7 --seed 2"
   ;;
 depth) rwkv-run bench "$1" -p 0 -n 64 -r 9 -d 0,1000,4000,16000,32000 -o json >"$out/depth.jsonl" ;;
 esac
