@@ -4,8 +4,10 @@ import RWKVFormat
 /// A request that is being served. Not thread-safe.
 final class Job: @unchecked Sendable {
   var id = 0
-  let state: State
-  private let request: Request
+  /// Made when the request has a place: those that wait take no memory.
+  private(set) lazy var state = beginning()
+  private let model: Model
+  private var request: Request
   private var sampler: Sampler
   /// Tokens of the prompt that the state has read.
   private var read = 0
@@ -14,7 +16,9 @@ final class Job: @unchecked Sendable {
   /// draft; none before the prompt is read. They stay in the evaluator's memory until its next pass, in which every
   /// text that is being written takes part.
   private var logits: [UnsafeBufferPointer<Float>] = []
-  /// The text that is being written.
+  /// What writes the text, if one is wanted.
+  private let writer: TextWriter?
+  /// The text that is being written, once the request has a place.
   private var text: DraftedText?
   /// Why the text ends when the state has read all of it.
   private var ending: FinishReason?
@@ -41,18 +45,32 @@ final class Job: @unchecked Sendable {
     if let state = request.state, state.model.identity != model.identity {
       throw ModelError(.invalidBatch("a state of another model"))
     }
+    self.model = model
     self.request = request
-    state = request.state ?? model.newState()
     sampler = try Sampler(request.options, tokenizer: model.tokenizer)
-    if request.limit != 0 {
+    if request.limit == 0 {
+      writer = nil
+    } else {
       guard model.languageHead != nil else {
         throw ModelError(.wrongKind(model.configuration.kind, expected: .language), path: model.path)
       }
-      let writer = TextWriter(request.limit, tokenizer: try model.requireTokenizer(), stop: request.stop)
-      text = DraftedText(state, nil, writer)
+      writer = TextWriter(request.limit, tokenizer: try model.requireTokenizer(), stop: request.stop)
     }
     checkpoints = request.checkpoints.filter { (1...max(1, request.prompt.count)).contains($0) }[...]
     if request.receiveEmbedding != nil { pooling = try TextPooling(model, request.embeddingOptions) }
+  }
+
+  /// The request has a place among those that are read and written.
+  func begin(_ drafts: @autoclosure () -> Drafts?) {
+    text = writer.map { DraftedText(state, drafts(), $0) }
+    prepare(request.history)
+  }
+
+  /// The state to go on from; a state that others hold, too, stays as it is.
+  private func beginning() -> State {
+    guard var state = request.state else { return model.newState() }
+    request.state = nil
+    return isKnownUniquelyReferenced(&state) ? state : state.copy()
   }
 
   /// Whether the prompt is still to be read, or a part of it.
@@ -93,13 +111,6 @@ final class Job: @unchecked Sendable {
   }
 
   // MARK: Drafts
-
-  /// Uses drafts.
-  func begin(_ drafts: @autoclosure () -> Drafts) {
-    guard text != nil else { return }
-    text?.drafts = drafts()
-    prepare(request.history)
-  }
 
   private func prepare(_ tokens: [Int]) {
     do {

@@ -10,7 +10,8 @@ internal import Synchronization
 public struct Request: @unchecked Sendable {
   /// Token ids to read first; empty only if `limit` is 0.
   public var prompt: [Int]
-  /// The state to go on from, which belongs to the request from now on; nil begins a new document.
+  /// The state to go on from; nil begins a new document. If nobody else holds it the request reads on in it, otherwise
+  /// in a copy, which is made when the request has a place.
   public var state: State?
   /// The tokens that the state has read, as far as they are known. Drafts are guessed from them.
   public var history: [Int] = []
@@ -260,7 +261,7 @@ public final class Scheduler: Sendable {
       return waiting.isRunning
     }
     for job in ended { job.end(.success(.cancelled)) }
-    if let drafter { for job in new { job.begin(Drafts(drafter(), always: mostDrafts)) } }
+    for job in new { job.begin(drafter.map { Drafts($0(), always: mostDrafts) }) }
     return goesOn
   }
 

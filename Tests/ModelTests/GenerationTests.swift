@@ -14,7 +14,7 @@ struct GenerationTests {
   private let options: SamplingOptions
 
   init() throws {
-    let checkpoint = TrainedModelTests.folder.appending(path: "rwkv7-docs-5m.safetensors").path
+    let checkpoint = TrainedModelTests.Trained.model.file("rwkv7-docs-5m.safetensors").path
     let path = try TemporaryFiles.shared.path(for: "trained-int8") { path in
       try convert(checkpoint, to: path, type: .int8)
     }

@@ -25,7 +25,7 @@ struct SchedulerTests {
   }
 
   private static func trained() throws -> Model {
-    let checkpoint = TrainedModelTests.folder.appending(path: "rwkv7-docs-5m.safetensors").path
+    let checkpoint = TrainedModelTests.Trained.model.file("rwkv7-docs-5m.safetensors").path
     return try Model(
       path: TemporaryFiles.shared.path(for: "trained-int8") { try convert(checkpoint, to: $0, type: .int8) },
       threads: 2)
@@ -190,7 +190,6 @@ struct SchedulerTests {
     #expect(outcome.state == (try session.state.encoded()))
   }
 
-  /// A checkpoint and the rest of the prompt are the whole.
   /// Every token counts once, and the time is that of the passes.
   @Test func statisticsAddUp() throws {
     let scheduler = try Scheduler(Self.trained(), threads: 1, parallel: 3)
@@ -209,6 +208,7 @@ struct SchedulerTests {
     #expect(found.nanoseconds > 0 && found.nanoseconds < all)
   }
 
+  /// A checkpoint and the rest of the prompt are the whole; a state that others hold, too, stays as it is.
   @Test func goesOnFromACheckpoint() throws {
     let model = try Self.trained()
     let whole = Self.requests(model, 5)[4]
@@ -216,9 +216,12 @@ struct SchedulerTests {
     let half = whole.prompt.count / 2
     var rest = whole
     rest.prompt = Array(whole.prompt[half...])
-    rest.state = try model.loadState(bytes: try #require(expected.checkpoints[half])).state
-    let outcome = try Self.run([rest], on: Scheduler(model, threads: 2), together: true)[0]
-    #expect(outcome.text == expected.text && outcome.state == expected.state)
+    let checkpoint = try #require(expected.checkpoints[half])
+    let shared = try model.loadState(bytes: checkpoint).state
+    rest.state = shared
+    let outcomes = try Self.run([rest, rest], on: Scheduler(model, threads: 2), together: true)
+    #expect(outcomes.allSatisfy { $0.text == expected.text && $0.state == expected.state })
+    #expect(try shared.encoded() == model.loadState(bytes: checkpoint).state.encoded())
   }
 
   @Test func aBoundedQueueRefusesAndACancelledRequestEnds() throws {

@@ -67,7 +67,7 @@ struct TeamTests {
       }
       return passed
     }
-    func stall() { crew.learn(stalled: 9 * millisecond, of: 10 * millisecond) }
+    func stall() { crew.learn(stalled: 90 * millisecond, of: 100 * millisecond) }
     #expect(crew.next() == 2)
     var rests: [UInt64] = []
     for _ in 0..<9 {
@@ -80,11 +80,24 @@ struct TeamTests {
     stall()
     #expect(rest() == 1000)
     // Waiting for as long as the others work is no stall; with one member there is nobody to wait for.
-    crew.learn(stalled: 5 * millisecond, of: 10 * millisecond)
+    crew.learn(stalled: 50 * millisecond, of: 100 * millisecond)
     #expect(crew.next() == 2)
     var alone = Crew(largest: 1)
-    alone.learn(stalled: 9 * millisecond, of: 10 * millisecond)
+    alone.learn(stalled: 90 * millisecond, of: 100 * millisecond)
     #expect(alone.next() == 1)
+  }
+
+  /// A slice of a core is lost now and then; a core that another process keeps busy is lost again and again.
+  @Test func aSingleStallAmongManyEvaluationsSendsNobodyAway() {
+    let millisecond: UInt64 = 1_000_000
+    var crew = Crew(largest: 2)
+    for _ in 0..<5 {
+      crew.learn(stalled: 4 * millisecond, of: 5 * millisecond)
+      for _ in 0..<10 { crew.learn(stalled: 0, of: 2 * millisecond) }
+    }
+    #expect(crew.next() == 2)
+    for _ in 0..<10 { crew.learn(stalled: 4 * millisecond, of: 5 * millisecond) }
+    #expect(crew.next() == 1)
   }
 
   /// One task that takes longer than the others is no sign of a core that others keep busy.

@@ -255,6 +255,10 @@ struct Crew {
   private var rest: UInt64 = 0
   /// How long the next rest will be [ns]; doubles each time a larger team stalls again.
   private var nextRest = Self.shortestRest
+  /// The last evaluations with as many members: how long they took, and how long members together waited [ns].
+  private var recent = (elapsed: 0.0, stalled: 0.0)
+  /// How many of them count [ns]. One lost slice of a core among many evaluations costs less than a rest.
+  private static let memory = 20_000_000.0
   private static let shortestRest: UInt64 = 30_000_000
   private static let longestRest: UInt64 = 2_000_000_000
 
@@ -264,17 +268,23 @@ struct Crew {
   }
 
   mutating func next() -> Int {
-    if count < largest && rest == 0 { count += 1 }
+    if count < largest && rest == 0 { change(to: count + 1) }
     return count
   }
 
   /// Takes note of an evaluation in which members together waited `stalled` of `elapsed` nanoseconds each.
   mutating func learn(stalled: UInt64, of elapsed: UInt64) {
-    // All but one waited for a share s = stalled / (count − 1) / elapsed. Without that one the evaluation would take
-    // (1 − s) · count / (count − 1) of its time, which is less if s > 1 / count.
-    let isStalled = Double(stalled) * Double(count) > Double(elapsed) * Double(count - 1)
+    recent.elapsed += Double(elapsed)
+    recent.stalled += Double(stalled)
+    if recent.elapsed > Self.memory {
+      recent.stalled *= Self.memory / recent.elapsed
+      recent.elapsed = Self.memory
+    }
+    // All but one waited for a share s = stalled / (count − 1) / elapsed. Without that one the evaluations would take
+    // (1 − s) · count / (count − 1) of their time, which is less if s > 1 / count.
+    let isStalled = recent.stalled * Double(count) > Self.memory * Double(count - 1)
     if isStalled && count > 1 {
-      count -= 1
+      change(to: count - 1)
       rest = nextRest
       nextRest = min(2 * nextRest, Self.longestRest)
       return
@@ -282,6 +292,11 @@ struct Crew {
     rest -= min(rest, elapsed)
     // Forgotten as slowly as it was learnt.
     if count == largest { nextRest = max(nextRest - min(nextRest, elapsed / 16), Self.shortestRest) }
+  }
+
+  private mutating func change(to count: Int) {
+    self.count = count
+    recent = (0, 0)
   }
 }
 

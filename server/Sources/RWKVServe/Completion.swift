@@ -11,7 +11,7 @@ struct Completion: Sendable {
   let isChat: Bool
   let model: String
   let id: String
-  let created = Int(Date().timeIntervalSince1970)
+  let created: Int
   let streams: Bool
   let includesUsage: Bool
   let echo: Bool
@@ -23,6 +23,8 @@ struct Completion: Sendable {
   let separatesThinking: Bool
   /// Tools that the model may call.
   let tools: Tools?
+  /// What every event of a stream begins with.
+  private let chunkHead: String
 
   static let maximumLogprobs = 20
 
@@ -31,6 +33,12 @@ struct Completion: Sendable {
     isChat = chat
     model = try fields.string("model").flatMap { $0.isEmpty ? nil : $0 } ?? engine.name
     id = (chat ? "chatcmpl-" : "cmpl-") + String(UInt64.random(in: 0 ... .max), radix: 36)
+    created = Int(Date().timeIntervalSince1970)
+    let head: JSON = [
+      "id": .string(id), "object": chat ? "chat.completion.chunk" : "text_completion",
+      "created": .integer(created), "model": .string(model),
+    ]
+    chunkHead = "data: \(head.text.dropLast()),"
     streams = try fields.bool("stream")
     includesUsage = try fields.object("stream_options")?.bool("include_usage") ?? false
     echo = try !chat && fields.bool("echo")
@@ -258,11 +266,8 @@ struct Completion: Sendable {
   }
 
   private func chunk(_ choices: [JSON], _ more: [(String, JSON)] = []) -> String {
-    let members: [(String, JSON)] = [
-      ("id", .string(id)), ("object", .string(isChat ? "chat.completion.chunk" : "text_completion")),
-      ("created", .integer(created)), ("model", .string(model)), ("choices", .array(choices)),
-    ]
-    return "data: \(JSON.object(members + more).text)\n\n"
+    let members: [(String, JSON)] = [("choices", .array(choices))]
+    return "\(chunkHead)\(JSON.object(members + more).text.dropFirst())\n\n"
   }
 
   func delta(_ index: Int, _ delta: JSON, logprobs: JSON = .null, reason: JSON = .null) -> JSON {

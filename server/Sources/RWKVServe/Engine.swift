@@ -131,7 +131,7 @@ final class Engine: Sendable {
   ) -> Request {
     let cached = found?.count ?? 0
     var request = Request(prompt: Array(prompt[cached...]), limit: generation.limit) { _ in }
-    request.state = found?.state.copy() ?? generation.start?.copy()
+    request.state = found?.state ?? generation.start?.state
     request.history = found == nil ? generation.start?.tokens ?? [] : Array(prompt[..<cached])
     request.options = generation.options
     request.options.seed &+= UInt64(choice)
@@ -170,7 +170,7 @@ final class Engine: Sendable {
         generation.start == nil ? cache.longest(prefixOf: tokens, owner: generation.owner) : nil
       }
     let rest = Array(tokens[(found?.count ?? 0)...])
-    let start = found?.state.copy() ?? generation.start?.copy()
+    let start = found?.state ?? generation.start?.state
     var request = Request(prompt: rest, limit: 0) { _ in }
     request.state = start
     let state = try await self.state(after: request)

@@ -11,8 +11,25 @@ struct Context: RequestContext {
   var coreContext: CoreRequestContextStorage
   /// What stands for the API key of the request; empty where none is needed.
   var owner = ""
+  /// The thread that serves the connection.
+  let loop: LoopExecutor
 
-  init(source: ApplicationRequestContextSource) { coreContext = .init(source: source) }
+  init(source: ApplicationRequestContextSource) {
+    coreContext = .init(source: source)
+    loop = LoopExecutor(source.channel.eventLoop)
+  }
+}
+
+/// Runs tasks on the thread of an event loop.
+final class LoopExecutor: TaskExecutor {
+  private let loop: any EventLoop
+
+  init(_ loop: any EventLoop) { self.loop = loop }
+
+  func enqueue(_ job: consuming ExecutorJob) {
+    let job = UnownedJob(job)
+    loop.execute { job.runSynchronously(on: self.asUnownedTaskExecutor()) }
+  }
 }
 
 /// What the server answers.
@@ -57,8 +74,8 @@ struct Routes: Sendable {
       router.post("\(prefix)/chat/completions") { try await complete($0, $1, chat: true) }
       router.post("\(prefix)/completions") { try await complete($0, $1, chat: false) }
       router.post("\(prefix)/responses") { try await respond($0, $1) }
-      router.post("\(prefix)/embeddings") { request, _ in try await embed(request) }
-      router.post("\(prefix)/rerank") { request, _ in try await rerank(request) }
+      router.post("\(prefix)/embeddings") { try await embed($0, $1) }
+      router.post("\(prefix)/rerank") { try await rerank($0, $1) }
       router.post("\(prefix)/tokenize") { request, _ in try tokenize(try await fields(request)) }
       router.post("\(prefix)/detokenize") { request, _ in try detokenize(try await fields(request)) }
       router.get("\(prefix)/tokenizer_info") { _, _ in reply(tokenizerInfo()) }
@@ -87,7 +104,7 @@ struct Routes: Sendable {
   // MARK: Texts
 
   private func complete(_ request: Request, _ context: Context, chat: Bool) async throws -> Response {
-    try await answer(request) { fields in
+    try await answer(request, context) { fields in
       let completion = try Completion(
         fields, chat: chat, engine: engine, owner: context.owner, maximum: maximum, separates: separates)
       return Answer(whole: completion.answer, stream: completion.streams ? completion.stream : nil)
@@ -95,7 +112,7 @@ struct Routes: Sendable {
   }
 
   private func respond(_ request: Request, _ context: Context) async throws -> Response {
-    try await answer(request) { fields in
+    try await answer(request, context) { fields in
       let exchange = try Exchange(fields, engine: engine, owner: context.owner, maximum: maximum)
       return Answer(whole: exchange.answer, stream: exchange.completion.streams ? exchange.stream : nil)
     }
@@ -110,7 +127,7 @@ struct Routes: Sendable {
 
   /// Answers until the client has left.
   private func answer(
-    _ request: Request, _ make: @escaping @Sendable (Fields) throws -> Answer
+    _ request: Request, _ context: Context, _ make: @escaping @Sendable (Fields) throws -> Answer
   ) async throws -> Response {
     var request = request
     let body = try await Self.body(of: &request, upTo: Self.maximumBody)
@@ -145,7 +162,10 @@ struct Routes: Sendable {
         try await source.consumeWithCancellationOnInboundClose { _ in
           do {
             try await translating {
-              try await stream { try await box.writer.write(ByteBuffer(string: $0)) }
+              // A token is prepared by the thread that sends it: with others in between, each would be woken for it.
+              try await withTaskExecutorPreference(context.loop) {
+                try await stream { try await box.writer.write(ByteBuffer(string: $0)) }
+              }
             }
           } catch is CancellationError {
             throw CancellationError()
@@ -182,8 +202,8 @@ struct Routes: Sendable {
     }
   }
 
-  private func embed(_ request: Request) async throws -> Response {
-    try await answer(request) { fields in
+  private func embed(_ request: Request, _ context: Context) async throws -> Response {
+    try await answer(request, context) { fields in
       let vectors = try Vectors(fields, engine)
       return Answer {
         vectors.answer(try await engine.embeddings(vectors.inputs, vectors.task), model: engine.name)
@@ -191,12 +211,12 @@ struct Routes: Sendable {
     }
   }
 
-  private func rerank(_ request: Request) async throws -> Response {
+  private func rerank(_ request: Request, _ context: Context) async throws -> Response {
     guard let texts = engine.texts, texts.hasReranker else {
       throw APIError(
         status: .notFound, message: "There is no reranker; the server is started with --reranker FILE.")
     }
-    return try await answer(request) { fields in
+    return try await answer(request, context) { fields in
       let wanted = try Reranking(fields)
       return Answer {
         wanted.answer(try await texts.scores(wanted.query, wanted.documents), model: engine.name)
@@ -262,7 +282,7 @@ struct Routes: Sendable {
       return reply(["object": "list", "data": .array(list.map(\.json))])
     }
     router.post(path) { request, context in
-      try await answer(request) { fields in
+      try await answer(request, context) { fields in
         let (generation, answered) = try reading(fields, context.owner)
         let name = try fields.string("name")
         guard name?.utf8.count ?? 0 <= 1024 else { throw fields.wrong("name", "at most 1024 bytes") }
@@ -281,7 +301,7 @@ struct Routes: Sendable {
       let entry = try await state(context)
       let fork = try await apart {
         try engine.states.add(
-          entry.copy(), tokens: entry.tokens, name: entry.description.name, owner: context.owner,
+          entry.state, tokens: entry.tokens, name: entry.description.name, owner: context.owner,
           answered: entry.answered)
       }
       return reply(fork.description.json, .created)

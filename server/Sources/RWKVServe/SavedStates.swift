@@ -28,11 +28,10 @@ final class SavedStates: Sendable {
   struct Entry: @unchecked Sendable {
     let description: Description
     let tokens: [Int]
-    fileprivate let state: State
+    /// What is kept never changes: whoever goes on does so on a copy.
+    let state: State
 
     var answered: Bool { description.answered }
-    /// What is kept never changes: whoever goes on does so on a copy.
-    func copy() -> State { state.copy() }
     func file() throws -> [UInt8] { try state.encoded(tokens: tokens) }
   }
 

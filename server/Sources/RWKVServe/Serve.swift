@@ -6,6 +6,7 @@ import Hummingbird
 import HummingbirdCore
 import Logging
 import NIOCore
+import NIOPosix
 import RWKV
 import RWKVChat
 import RWKVFormat
@@ -122,7 +123,9 @@ struct Serve: AsyncParsableCommand {
       configuration: .init(
         address: .hostname(host, port: self.port),
         availableConnectionsDelegate: MaximumAvailableConnections(Self.mostConnections())),
-      onServerRunning: { found.yield($0.localAddress?.port ?? 0) }, logger: logger)
+      onServerRunning: { found.yield($0.localAddress?.port ?? 0) },
+      // The cores are the model's; one thread sends more tokens than they write.
+      eventLoopGroupProvider: .shared(MultiThreadedEventLoopGroup(numberOfThreads: 1)), logger: logger)
     let options = self
     let life = Life(seconds: drain) { gate in
       let routes = try await options.load(keys, gate)
