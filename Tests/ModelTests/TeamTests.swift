@@ -96,7 +96,7 @@ struct TeamTests {
       for _ in 0..<10 { crew.learn(stalled: 0, of: 2 * millisecond) }
     }
     #expect(crew.next() == 2)
-    for _ in 0..<10 { crew.learn(stalled: 4 * millisecond, of: 5 * millisecond) }
+    for _ in 0..<5 { crew.learn(stalled: 4 * millisecond, of: 5 * millisecond) }
     #expect(crew.next() == 1)
   }
 
