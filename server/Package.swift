@@ -23,7 +23,6 @@ let package = Package(
         .product(name: "RWKVCheckpoint", package: "rwkv"), .product(name: "RWKVTokenizer", package: "rwkv"),
         .product(name: "Hummingbird", package: "hummingbird"),
         .product(name: "NIOCore", package: "swift-nio"),
-        .product(name: "NIOPosix", package: "swift-nio"),
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       path: "Sources/RWKVServe", resources: [.embedInCode("page.html"), .embedInCode("openapi.json")],

@@ -6,7 +6,6 @@ import Hummingbird
 import HummingbirdCore
 import Logging
 import NIOCore
-import NIOPosix
 import RWKV
 import RWKVChat
 import RWKVFormat
@@ -110,6 +109,8 @@ struct Serve: AsyncParsableCommand {
       guard !keys.isEmpty else { throw ValidationError("--api-key-file: there is no key in \(path)") }
       return keys.map { (key: $0, owner: String(sha256($0).prefix(32))) }
     }
+    // The cores are the model's; one thread sends more tokens than they write.
+    NIOSingletons.groupLoopCountSuggestion = 1
     let front = Front()
     let patience = Int64(idle)
     let (port, found) = AsyncStream<Int>.makeStream()
@@ -123,9 +124,7 @@ struct Serve: AsyncParsableCommand {
       configuration: .init(
         address: .hostname(host, port: self.port),
         availableConnectionsDelegate: MaximumAvailableConnections(Self.mostConnections())),
-      onServerRunning: { found.yield($0.localAddress?.port ?? 0) },
-      // The cores are the model's; one thread sends more tokens than they write.
-      eventLoopGroupProvider: .shared(MultiThreadedEventLoopGroup(numberOfThreads: 1)), logger: logger)
+      onServerRunning: { found.yield($0.localAddress?.port ?? 0) }, logger: logger)
     let options = self
     let life = Life(seconds: drain) { gate in
       let routes = try await options.load(keys, gate)
