@@ -71,6 +71,8 @@ struct PullTests {
     let kept = hub.models + "/r.rwkv.download/r"
     let parts = try FileManager.default.contentsOfDirectory(atPath: kept)
     #expect(parts.count == 1 && parts[0].hasSuffix(".part"), "\(parts)")
+    let listed = try hub.run("rwkv-run", ["list"])
+    #expect(listed.errors.contains("r: a download that has not ended"), "\(listed.errors)")
     let next = try Hub([Self.model])
     let done = try next.run("rwkv-run", arguments, setup: "export RWKV_MODELS=\(hub.models)")
     #expect(done.status == 0, "\(done.errors)")
@@ -80,6 +82,26 @@ struct PullTests {
     #expect(plain.status == 0, "\(plain.errors)")
     #expect(
       FileManager.default.contentsEqual(atPath: next.models + "/r.rwkv", andPath: hub.models + "/r.rwkv"))
+    // What is not wanted any more goes, whether it came to its end or not.
+    #expect(try hub.run("rwkv-run", arguments + ["--name", "other"]).status == 1)
+    #expect(FileManager.default.fileExists(atPath: hub.models + "/other.rwkv.download"))
+    let removed = try hub.run("rwkv-run", ["rm", "other"])
+    #expect(removed.status == 0 && removed.errors.contains("other.rwkv.download"), "\(removed.errors)")
+    #expect(try FileManager.default.contentsOfDirectory(atPath: hub.models) == ["r.rwkv"])
+  }
+
+  /// Names and addresses in places where they are not understood are answered with what to type.
+  @Test(.enabled(if: Hub.isReachable)) func mistypedNamesAreAnsweredWithWhatToType() throws {
+    let hub = try Hub([Self.model])
+    let file = try hub.run("rwkv-run", ["pull", "hf:owner/r/nothing.safetensors"])
+    #expect(file.status == 1 && file.errors.contains("not there; these checkpoints are:"), "\(file.errors)")
+    #expect(file.errors.contains("hf:owner/r/rwkv7-docs-5m.safetensors"), "\(file.errors)")
+    let bare = try hub.quantize(["owner/r", hub.folder.file("o.rwkv")])
+    #expect(bare.status == 1 && bare.errors.contains("write hf:owner/r"), "\(bare.errors)")
+    let place = try hub.run("rwkv-run", ["chat", "hf:owner/r"])
+    #expect(place.status == 1 && place.errors.contains("gets it, and gives it a name"), "\(place.errors)")
+    let name = try hub.run("rwkv-run", ["chat", "nothing"])
+    #expect(name.status == 1 && name.errors.contains("rwkv-run list shows"), "\(name.errors)")
   }
 
   /// A model that could not read a text would have been fetched for nothing.

@@ -202,7 +202,7 @@ struct RemoteTests {
     let output = hub.folder.file("m.rwkv")
     let cases = [
       (["hf:owner/r"], "hf:owner/r/other.safetensors  "), (["hf:owner/none"], "no such repository"),
-      (["hf:owner"], "expected hf:OWNER/REPO"), (["hf:owner/r/none"], "no checkpoint there"),
+      (["hf:owner"], "expected hf:OWNER/REPO"), (["hf:owner/r/none"], "not there; these checkpoints are"),
       (["http://127.0.0.1:\(hub.port)/cdn/model.pth/none?key=secret"], "/none: 404"),
       (["http://example.com/model.pth"], "--insecure"),
       (["http://127.0.0.1.example.com/model.pth"], "--insecure"),

@@ -203,6 +203,9 @@ struct Convert: ParsableCommand {
 
   private func checkPaths() throws {
     let isRemote = RemoteInput.isRemote(input)
+    if !isRemote, isLikelyRepository {
+      throw CommandError("\(input): no such file; if it is a repository of the hub, write hf:\(input)")
+    }
     if !isRemote, access(input, F_OK) != 0, access(output, F_OK) == 0 {
       throw CommandError(
         "\(input): no such file. The checkpoint comes first: rwkv-quantize \(shellQuoted(output)) \(shellQuoted(input))"
@@ -222,6 +225,13 @@ struct Convert: ParsableCommand {
     if !force, access(output, F_OK) == 0 {
       throw CommandError("\(output): exists already; choose another name, or --force to overwrite it")
     }
+  }
+
+  /// Whether the checkpoint is written as OWNER/REPO, where there is no folder OWNER.
+  private var isLikelyRepository: Bool {
+    let parts = input.split(separator: "/", omittingEmptySubsequences: false).map(String.init)
+    return parts.count == 2 && !parts[0].isEmpty && !parts[1].isEmpty && access(parts[0], F_OK) != 0
+      && HubPlace("hf:" + input) != nil
   }
 
   private func show(_ summary: ModelSummary, _ report: ConversionReport, seconds: Double) {

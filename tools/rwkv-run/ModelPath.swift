@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 import Glibc
 import RWKVFormat
+import Remote
 import Terminal
 
 /// Refuses a path that cannot be a model, with what to do about it.
@@ -8,7 +9,14 @@ func checkModelPath(_ path: String) throws {
   if access(path, F_OK) != 0, RecommendedModel.all.contains(where: { $0.name == path }) {
     throw CommandError("\(path): not here yet; rwkv-run pull \(path) gets it")
   }
-  try requireFile(path, ending: ".rwkv")
+  if HubPlace(path) != nil {
+    throw CommandError("\(path): not a file; rwkv-run pull \(shellQuoted(path)) gets it, and gives it a name")
+  }
+  do { try requireFile(path, ending: ".rwkv") } catch
+    where ModelDirectory.isName(path) && !path.contains(".")
+  {
+    throw CommandError("\(error); rwkv-run list shows the models that are here, rwkv-run pull those to get")
+  }
   var status = stat()
   guard stat(path, &status) == 0 else { return }  // opening it says why
   let name = path.split(separator: "/").last ?? ""

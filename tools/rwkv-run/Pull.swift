@@ -132,7 +132,7 @@ struct Pull: ParsableCommand {
     let progress = ProgressLine()
     defer { progress.clear() }
     if download {
-      try input.keep(in: target + ".download", progress: progress)
+      try input.keep(in: target + ModelDirectory.download, progress: progress)
       progress.clear()
     } else {
       note(RemoteInput.note)
@@ -203,6 +203,9 @@ struct List: ParsableCommand {
       }
       if !rows.isEmpty { output(table(rows, leftAligned: 2).joined(separator: "\n")) }
       if rows.isEmpty { note("no models in \(ModelDirectory.path); rwkv-run pull gets one") }
+      for name in ModelDirectory.begun {
+        note("\(name): a download that has not ended; pull --download goes on with it, rm removes it")
+      }
     }
   }
 
@@ -234,16 +237,33 @@ struct Remove: ParsableCommand {
   func run() throws {
     try reporting("rwkv-run") {
       for name in names {
-        guard ModelDirectory.isName(name), ModelDirectory.names.contains(name) else {
+        guard ModelDirectory.isName(name), (ModelDirectory.names + ModelDirectory.begun).contains(name) else {
           let there = ModelDirectory.names.joined(separator: ", ")
           throw CommandError("\(name): no such model" + (there.isEmpty ? "" : "; there are \(there)"))
         }
       }
       for name in names {
         let path = ModelDirectory.file(named: name)
+        if ModelDirectory.begun.contains(name) {
+          RemoteInput.remove(path + ModelDirectory.download)
+          note("removed: \(path)\(ModelDirectory.download)")
+        }
+        guard ModelDirectory.names.contains(name) else { continue }
         guard unlink(path) == 0 else { throw CommandError("\(path): \(String(cString: strerror(errno)))") }
         note("removed: \(path)")
       }
+    }
+  }
+}
+
+extension ModelDirectory {
+  /// The end of the name of a folder in which `pull --download` keeps what has come of a checkpoint.
+  fileprivate static let download = ".download"
+
+  /// The names of the models whose download has begun and not ended.
+  fileprivate static var begun: [String] {
+    contents(ofFolder: path).filter { $0.hasSuffix(".rwkv" + download) }.map {
+      String($0.dropLast((".rwkv" + download).utf8.count))
     }
   }
 }

@@ -26,7 +26,7 @@ struct Download {
     defer { block.deallocate() }
     var done = try hashed(descriptor, part, into: &hash, block)
     while done < file.size {
-      if isInterrupted { throw CommandError("interrupted; what is there is kept in \(part)") }
+      if isInterrupted { throw CommandError("interrupted") }
       let buffer = UnsafeMutableRawBufferPointer(rebasing: block[..<min(block.count, file.size - done)])
       if let problem = file.read(at: done, into: buffer) { throw CommandError(problem) }
       guard write(Array(buffer), to: descriptor) else { throw failure(part) }

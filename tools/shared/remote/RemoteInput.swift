@@ -74,7 +74,8 @@ package final class RemoteInput {
     if let kept { Self.remove(kept) }
   }
 
-  private static func remove(_ folder: String) {
+  /// Removes a folder that `keep` has filled.
+  package static func remove(_ folder: String) {
     for name in contents(ofFolder: folder) {
       let inner = folder + "/" + name
       for file in contents(ofFolder: inner) { unlink(inner + "/" + file) }
@@ -166,13 +167,13 @@ package final class RemoteInput {
 
   private static func ambiguous(_ place: HubPlace, _ weights: [RepositoryListing.File]) -> CommandError {
     let below = weights.filter { place.path.isEmpty || $0.path.hasPrefix(place.path + "/") }
-    let list = below.map {
+    let list = (below.isEmpty ? weights : below).map {
       "\n  hf:\(place.repository)/\($0.path.replacing("\n", with: "\\x0A"))  \($0.size.map(size) ?? "")"
     }
+    let isMissing = below.isEmpty && !list.isEmpty
     let place = place.path.isEmpty ? place.repository : place.repository + "/" + place.path
-    return CommandError(
-      list.isEmpty
-        ? "hf:\(place): no checkpoint there" : "hf:\(place): name one of its checkpoints:" + list.joined())
+    let problem = isMissing ? "not there; these checkpoints are:" : "name one of its checkpoints:"
+    return CommandError("hf:\(place): " + (list.isEmpty ? "no checkpoint there" : problem + list.joined()))
   }
 
   private func place(_ file: RemoteFile, at path: String) throws {
@@ -207,7 +208,12 @@ package final class RemoteInput {
     var before = 0
     for (path, file) in wanted {
       let download = Download(file, to: there + "/" + lastPart(path))
-      try download.run { progress.update("downloading", Double(before + $0) / Double(max(1, total))) }
+      do {
+        try download.run { progress.update("downloading", Double(before + $0) / Double(max(1, total))) }
+      } catch  where isInterrupted {
+        Terminal.note("interrupted; what has come is kept in \(target), and the same command goes on with it")
+        throw error
+      }
       before += file.size
     }
     for side in contents(ofFolder: around) where files[around + "/" + side] == nil {

@@ -235,8 +235,11 @@ package final class Web: Sendable {
       let reason =
         answer.headers["x-error-code"] == "RepoNotFound"
         ? "no such repository, or a private one" : "access denied"
-      throw CommandError(
-        "\(url): \(answer.status), \(reason); if it is private or gated, accept its terms and set HF_TOKEN")
+      let advice =
+        token?.origin == address.origin
+        ? "the token that was sent (HF_TOKEN, or the file of the hub's own programs) is wrong or may not read it"
+        : "if it is private or gated, accept its terms and set HF_TOKEN"
+      throw CommandError("\(url): \(answer.status), \(reason); \(advice)")
     case 404: throw CommandError("\(url): 404, there is no such file")
     case 408, 425, 429, 500...: return .again(answer, problem)
     case 0:
