@@ -4,8 +4,8 @@ import RWKVFormat
 /// A request that is being served. Not thread-safe.
 final class Job: @unchecked Sendable {
   var id = 0
-  /// Made when the request has a place: those that wait take no memory.
-  private(set) lazy var state = beginning()
+  /// What the request reads on in, from when it has a place: those that wait take no memory.
+  private var own: State?
   private let model: Model
   private var request: Request
   private var sampler: Sampler
@@ -62,6 +62,8 @@ final class Job: @unchecked Sendable {
 
   /// The request has a place among those that are read and written.
   func begin(_ drafts: @autoclosure () -> Drafts?) {
+    let state = beginning()
+    own = state
     text = writer.map { DraftedText(state, drafts(), $0) }
     prepare(request.history)
   }
@@ -71,6 +73,11 @@ final class Job: @unchecked Sendable {
     guard var state = request.state else { return model.newState() }
     request.state = nil
     return isKnownUniquelyReferenced(&state) ? state : state.copy()
+  }
+
+  private var state: State {
+    guard let own else { preconditionFailure("a request has a state when it has a place") }
+    return own
   }
 
   /// Whether the prompt is still to be read, or a part of it.
@@ -240,6 +247,6 @@ final class Job: @unchecked Sendable {
       if !request.targets.isEmpty { request.receiveScores(scores) }
       request.receiveEmbedding?(vector)
     }
-    request.finish(result.map { ($0, state) })
+    request.finish(result.map { ($0, own ?? beginning()) })
   }
 }

@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -126,6 +127,15 @@ def drains():
         data += piece
     assert json.loads(data.partition(b"\r\n\r\n")[2])["usage"]["completion_tokens"] == 800, data
     assert server.process.wait(30) == 0
+    # Clients that have gone before their answers begin are not waited for.
+    server = Server("--drain", "60")
+    for _ in range(8):
+        gone = send(server, **{**ENDLESS, "stream": True})
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone.close()
+    wait(lambda: server.metric("requests_active") == server.metric("requests_waiting") == 0)
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(15) == 0
     # More than can be written in this time; and somebody who has not asked yet.
     server = Server("--drain", "1", "--max-tokens", "1000000")
     running = [send(server, **{**ENDLESS, "max_tokens": 1000000, "stream": stream}) for stream in [False, True]]
@@ -174,6 +184,8 @@ def folder():
         (folder,) = pathlib.Path(place).iterdir()
         owner = hashlib.sha256(b"one").hexdigest()[:32]
         wait(lambda: list(folder.glob("c-*")))
+        # While one is written, it has a name of its own.
+        wait(lambda: all("-" in name.name for name in folder.iterdir()))
         assert all(name.name.split("-")[1] == owner for name in folder.iterdir()), list(folder.iterdir())
         assert not any(b"two" in name.read_bytes()[:200] for name in folder.iterdir())
         first.kill()

@@ -391,10 +391,15 @@ def keys():
             allowed = server.ask("OPTIONS", "/v1/models", Origin="https://a.example")[2]
             assert allowed["Access-Control-Allow-Origin"] == "https://a.example"
             assert server.ask("OPTIONS", "/v1/models", Origin="https://b.example")[2]["Access-Control-Allow-Origin"] is None
+            own = {"Origin": "https://a.example", "Access-Control-Request-Headers": "authorization, x-own"}
+            assert server.ask("OPTIONS", "/v1/models", **own)[2]["Access-Control-Allow-Headers"] == "authorization, x-own"
 
 
 def queue():
     with Server("--parallel", "1", "--queue", "1") as server:
+        for stream in [False, True]:
+            assert server.ask("POST", "/v1/completions", {"prompt": "a", "n": 3, "stream": stream})[0] == 429
+        wait(lambda: server.metric("requests_active") == server.metric("requests_waiting") == 0)
         connections = [send(server, **ENDLESS)]
         wait(lambda: server.metric("requests_active") == 1)
         connections.append(send(server, **ENDLESS))

@@ -228,17 +228,26 @@ struct Completion: Sendable {
     ]
   }
 
-  /// Sends server-sent events as they happen.
-  @Sendable func stream(_ send: (String) async throws -> Void) async throws {
+  /// Begins an answer of server-sent events.
+  @Sendable func stream() async throws -> Events {
     let generation = generations[0]
+    let beginning =
+      echo
+      ? (0..<generation.choices).map { chunk([Choice.Piece(content: echoed(generation)).json($0, self)]) }
+      : []
     let (events, cached) = try await engine.run(generation)
+    return { send in
+      for text in beginning { try await send(text) }
+      try await self.send(events, generation, cached, send)
+    }
+  }
+
+  private func send(
+    _ events: AsyncThrowingStream<(Int, Event), any Error>, _ generation: Generation, _ cached: Int,
+    _ send: (String) async throws -> Void
+  ) async throws {
     let begin = ContinuousClock.now
     var parts = (0..<generation.choices).map { _ in Choice(self, generation) }
-    if echo {
-      for index in parts.indices {
-        try await send(chunk([Choice.Piece(content: echoed(generation)).json(index, self)]))
-      }
-    }
     var hasBegun = Set<Int>()
     for try await (index, event) in events {
       if isChat && hasBegun.insert(index).inserted {

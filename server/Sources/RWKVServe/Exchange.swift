@@ -84,8 +84,15 @@ struct Exchange: Sendable {
     return try await finish(choice, cached)
   }
 
-  @Sendable func stream(_ send: (String) async throws -> Void) async throws {
+  @Sendable func stream() async throws -> Events {
     let (events, cached) = try await completion.engine.run(generation)
+    return { send in try await self.send(events, cached, send) }
+  }
+
+  private func send(
+    _ events: AsyncThrowingStream<(Int, Event), any Error>, _ cached: Int,
+    _ send: (String) async throws -> Void
+  ) async throws {
     var choice = Choice(completion, generation)
     var number = 0
     func emit(_ type: String, _ members: [(String, JSON)]) async throws {

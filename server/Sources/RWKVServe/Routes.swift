@@ -32,6 +32,9 @@ final class LoopExecutor: TaskExecutor {
   }
 }
 
+/// Sends server-sent events as they happen.
+typealias Events = @Sendable (_ send: (String) async throws -> Void) async throws -> Void
+
 /// What the server answers.
 struct Routes: Sendable {
   let engine: Engine
@@ -122,7 +125,8 @@ struct Routes: Sendable {
   private struct Answer: Sendable {
     var status = HTTPResponse.Status.ok
     let whole: @Sendable () async throws -> JSON
-    var stream: (@Sendable ((String) async throws -> Void) async throws -> Void)?
+    /// Begins the events, or refuses; what it returns sends them.
+    var stream: (@Sendable () async throws -> Events)?
   }
 
   /// Answers until the client has left.
@@ -133,10 +137,10 @@ struct Routes: Sendable {
     let body = try await Self.body(of: &request, upTo: Self.maximumBody)
     // Texts and states may be long.
     let answer = try await apart { try make(try Fields(body)) }
-    try gate.enter()
+    let passage = try gate.enter()
     let source = request.body
     guard let stream = answer.stream else {
-      defer { gate.leave() }
+      defer { withExtendedLifetime(passage) {} }
       return try await translating {
         var response = reply(
           try await source.consumeWithCancellationOnInboundClose { _ in try await answer.whole() },
@@ -147,24 +151,21 @@ struct Routes: Sendable {
       }
     }
     // A refusal is still an answer with a status.
-    if engine.scheduler.statistics.waiting >= engine.scheduler.queue {
-      gate.leave()
-      throw Self.busy
-    }
+    let events = try await translating { try await stream() }
     let headers: HTTPFields = [
       .contentType: "text/event-stream", .cacheControl: "no-store", .connection: "close",
     ]
     return Response(
       status: .ok, headers: headers,
       body: .init { writer in
-        defer { gate.leave() }
+        defer { withExtendedLifetime(passage) {} }
         let box = UncheckedWriter(writer)
         try await source.consumeWithCancellationOnInboundClose { _ in
           do {
             try await translating {
               // A token is prepared by the thread that sends it: with others in between, each would be woken for it.
               try await withTaskExecutorPreference(context.loop) {
-                try await stream { try await box.writer.write(ByteBuffer(string: $0)) }
+                try await events { try await box.writer.write(ByteBuffer(string: $0)) }
               }
             }
           } catch is CancellationError {
@@ -436,7 +437,9 @@ private struct Surroundings: RouterMiddleware {
     }
     if let origin = request.headers[.origin], routes.origins.contains(where: { $0 == "*" || $0 == origin }) {
       response.headers[.accessControlAllowOrigin] = origin
-      response.headers[.accessControlAllowHeaders] = "authorization, content-type"
+      // Clients of browsers send headers of their own.
+      response.headers[.accessControlAllowHeaders] =
+        request.headers[.accessControlRequestHeaders] ?? "authorization, content-type"
       response.headers[.accessControlAllowMethods] = "GET, POST, PUT, DELETE, OPTIONS"
       response.headers[.vary] = "Origin"
     }

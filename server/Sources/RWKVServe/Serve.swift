@@ -255,16 +255,25 @@ func fail(_ error: any Error) -> Never {
 final class Gate: Sendable {
   private let state = Mutex((isOpen: true, running: 0))
 
-  func enter() throws {
+  /// A request that runs, until nobody holds it any more: also where its answer is never begun.
+  final class Passage: Sendable {
+    private let gate: Gate
+
+    fileprivate init(_ gate: Gate) { self.gate = gate }
+
+    deinit { gate.state.withLock { $0.running -= 1 } }
+  }
+
+  func enter() throws -> Passage {
     try state.withLock { state in
       guard state.isOpen else {
         throw APIError(status: .serviceUnavailable, message: "The server is shutting down.", retryAfter: 5)
       }
       state.running += 1
     }
+    return Passage(self)
   }
 
-  func leave() { state.withLock { $0.running -= 1 } }
   func close() { state.withLock { $0.isOpen = false } }
   var isOpen: Bool { state.withLock { $0.isOpen } }
   var running: Int { state.withLock { $0.running } }
