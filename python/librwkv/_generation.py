@@ -112,20 +112,20 @@ class Generation(Iterator[str]):
 
     def __next__(self) -> str:
         writer = self._writer
-        if self._thread.ident is None and writer.goes_on:
-            self._thread.start()
-        if writer.goes_on and self._thread.is_alive():
-            writer.piece = None
-            writer.wanted.release()
-            try:
+        try:
+            if self._thread.ident is None and writer.goes_on:
+                self._thread.start()
+            if writer.goes_on and self._thread.is_alive():
+                writer.piece = None
+                writer.wanted.release()
                 writer.ready.acquire()
-            except BaseException:  # Ctrl-C: the model is free again
-                self.close()
-                raise
-            if writer.piece is not None:
-                self._pieces.append(writer.piece)
-                return writer.piece
-            self._thread.join()
+                if writer.piece is not None:
+                    self._pieces.append(writer.piece)
+                    return writer.piece
+                self._thread.join()
+        except BaseException:  # Ctrl-C: the model is free again
+            self.close()
+            raise
         failure, writer.error = writer.error, None
         if failure:
             raise failure

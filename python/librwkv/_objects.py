@@ -228,12 +228,13 @@ def interruptible(progress: Callable[[float], bool | None] | None, call: Callabl
             failures.append(failure)
 
     thread = threading.Thread(target=run)
-    thread.start()
     try:
+        thread.start()
         thread.join()
     except BaseException:
         goes_on = False
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         raise
     if failures:
         raise failures[0]
