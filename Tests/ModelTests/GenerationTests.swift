@@ -14,11 +14,7 @@ struct GenerationTests {
   private let options: SamplingOptions
 
   init() throws {
-    let checkpoint = TrainedModelTests.Trained.model.file("rwkv7-docs-5m.safetensors").path
-    let path = try TemporaryFiles.shared.path(for: "trained-int8") { path in
-      try convert(checkpoint, to: path, type: .int8)
-    }
-    model = try Model(path: path, threads: 2)
+    model = try TrainedModelTests.Trained.model.converted(.int8)
     var options = SamplingOptions.greedy
     options.temperature = 0.8
     options.seed = 3

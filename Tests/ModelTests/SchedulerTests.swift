@@ -24,12 +24,7 @@ struct SchedulerTests {
     var promptLogits: [Int: Float] = [:]
   }
 
-  private static func trained() throws -> Model {
-    let checkpoint = TrainedModelTests.Trained.model.file("rwkv7-docs-5m.safetensors").path
-    return try Model(
-      path: TemporaryFiles.shared.path(for: "trained-int8") { try convert(checkpoint, to: $0, type: .int8) },
-      threads: 2)
-  }
+  private static func trained() throws -> Model { try TrainedModelTests.Trained.model.converted(.int8) }
 
   private static func random(_ name: String, maximumContext: Int? = nil) throws -> Model? {
     guard let golden = Golden.cases(name).first(where: { $0.name == name }) else { return nil }

@@ -9,7 +9,7 @@ func checkModelPath(_ path: String) throws {
   if access(path, F_OK) != 0, RecommendedModel.all.contains(where: { $0.name == path }) {
     throw CommandError("\(path): not here yet; rwkv-run pull \(path) gets it")
   }
-  if HubPlace(path) != nil {
+  if access(path, F_OK) != 0, HubPlace(path) != nil {
     throw CommandError("\(path): not a file; rwkv-run pull \(shellQuoted(path)) gets it, and gives it a name")
   }
   do { try requireFile(path, ending: ".rwkv") } catch
